@@ -1,0 +1,55 @@
+# make quickstart   .venv, install, the whole pipeline on the embedded default
+# make test         .venv, install, all tests, lint, types
+#
+# PYTHON       the Python 3.11 that makes the environment
+# TORCH_INDEX  another index for torch; the default index's torch brings CUDA on Linux (some GB). CPU only:
+#              make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# ARGS         passed on: make quickstart ARGS="--dry-run", make test ARGS="-k buffer"
+
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install quickstart test lint format types unit docs clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/^$$/p;/^PYTHON/,/^$$/p'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/retro run configs/quickstart.yaml $(ARGS)
+
+test: lint types unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy --strict retro
+
+unit: install
+	$(BIN)/python -m pytest --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/python scripts/write_config_docs.py
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage coverage.xml

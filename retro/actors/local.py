@@ -1,0 +1,76 @@
+"""An actor of our own: a transformers model in this process, answering all episodes of a round as one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from retro.config import ActorSection
+from retro.models.generation import Engine
+from retro.models.loading import load_base, load_tokenizer
+from retro.models.rounds import Rounds
+from retro.models.stopping import cut
+from retro.models.text import decode_response, encode_prompt
+from retro.types import ActorError, Completion, Prompt, Sampling, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    prompt: Prompt
+    sampling: Sampling
+
+
+class LocalActor:
+    """Implements :class:`retro.types.Actor` with the project's own generation.
+
+    Calls of one ``Sampling.session`` share a row of the key-value memory: the next prompt of an episode costs what was
+    appended to it. What a call answers depends on its prompt and its sampling alone, not on the others in its round.
+
+    Args:
+        rows: episodes at once, and sessions remembered.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int = 256) -> None:
+        self._tokenizer = tokenizer
+        self._engine = Engine(model, tokenizer, max_rows=rows)
+        self._rounds: Rounds[_Call, Completion | ActorError] = Rounds(self._answer)
+
+    @classmethod
+    def from_section(cls, section: ActorSection, device: torch.device | str = "auto") -> LocalActor:
+        """Load the section's checkpoint.
+
+        Raises:
+            ConfigError: if it cannot be loaded.
+        """
+        return cls(load_base(section, device), load_tokenizer(section), rows=section.concurrency)
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        """Answer ``prompt``; the text ends before the first stop string.
+
+        Raises:
+            ActorError: if the prompt is longer than the model's context.
+        """
+        answer = await self._rounds.submit(_Call(prompt, sampling))
+        if isinstance(answer, ActorError):
+            raise answer
+        return answer
+
+    def _answer(self, calls: list[_Call]) -> list[Completion | ActorError]:
+        answers: dict[int, Completion | ActorError] = {}
+        requests: dict[int, tuple[str, list[int], Sampling]] = {}
+        for place, call in enumerate(calls):
+            ids = encode_prompt(self._tokenizer, call.prompt)
+            try:
+                self._engine.check_length(len(ids))
+            except ValueError as error:
+                answers[place] = ActorError(str(error))
+            else:
+                requests[place] = (call.sampling.session, ids, call.sampling)
+        generated = self._engine.complete(list(requests.values()))
+        for (place, (_, ids, sampling)), output in zip(requests.items(), generated, strict=True):
+            text, _ = decode_response(self._tokenizer, output.ids)
+            usage = Usage(len(ids), len(output.ids))
+            answers[place] = Completion(cut(text, sampling.stop).strip(), output.finish_reason, usage)
+        return [answers[place] for place in range(len(calls))]

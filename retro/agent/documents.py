@@ -1,0 +1,78 @@
+"""Trajectories as users have them: plain JSON, ours or written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retro.types import Episode, Split, Step, StopReason, Task, Trajectory, from_json
+
+
+class TrajectoryError(ValueError):
+    """A document that is not a trajectory: the message names the key."""
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    action: str
+    observation: str
+    reward: float = 0.0
+    thought: str = ""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    opening: str
+    steps: list[_Step] = Field(min_length=1)
+    return_: float | None = Field(default=None, alias="return")
+    success: bool = False
+    memory: list[str] = []
+
+
+def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...]]:
+    """An episode and its actor's memory, from whatever form of a trajectory there is.
+
+    Args:
+        value: An :class:`Episode`, a :class:`Trajectory`, an episode as ``to_json`` writes it, or a mapping
+
+            {"opening": "You are in … Your task is to …",
+             "steps": [{"action": "go to desk 1", "observation": "On the desk 1 you see a pen 1.",
+                        "thought": "", "reward": 0.0}, …],
+             "return": 0.3, "success": false, "memory": ["an earlier reflection", …]}
+
+            of which ``thought``, ``reward``, ``return`` (the sum of the rewards), ``success`` (false) and ``memory``
+            (empty) may be left out.
+
+    Raises:
+        TrajectoryError: naming the key that is missing, unknown or mistyped.
+    """
+    if isinstance(value, Episode):
+        return value, ()
+    if isinstance(value, Trajectory):
+        return _episode(value, None, False), ()
+    if not isinstance(value, Mapping):
+        raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
+    try:
+        if "trajectory" in value:
+            return from_json(Episode, value), ()
+        document = _Document.model_validate(value)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise TrajectoryError(f"not a trajectory: {'; '.join(problems)}") from None
+    steps = tuple(Step(step.action, step.observation, step.reward, step.thought) for step in document.steps)
+    trajectory = Trajectory(document.opening, steps)
+    return _episode(trajectory, document.return_, document.success), tuple(document.memory)
+
+
+def _episode(trajectory: Trajectory, return_: float | None, success: bool) -> Episode:
+    return Episode(
+        id="",
+        task=Task("", "", Split.TEST),
+        trial=0,
+        trajectory=trajectory,
+        return_=sum(step.reward for step in trajectory.steps) if return_ is None else return_,
+        success=success,
+        stop=StopReason.SUCCESS if success else StopReason.FAILURE,
+    )

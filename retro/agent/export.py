@@ -1,0 +1,105 @@
+"""Stage ``export``: what leaves the run folder: the policy in plain PEFT format, the reward model, ``retro.json``.
+
+``export/adapter`` loads with ``PeftModel.from_pretrained`` alone (and in servers that take LoRA adapters);
+``export/reward`` is the reward adapter with its head beside it, which no PEFT format has a place for; ``retro.json``
+says on which base, with which prompts and memory, and on which scale of scores they were trained.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from retro.agent.loading import ADAPTER, HEAD, REWARD
+from retro.agent.records import EXPORT, BaseRecord, ExportRecord, RewardRecord
+from retro.artifacts import digest_path, git_revision, versions, write_json
+from retro.config import ConfigError, RunConfig
+from retro.models.adapters import IDENTITY, WEIGHTS
+from retro.models.loading import base_identity
+from retro.stage import Stage, open_stage, stage_folder
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "memory", "environment.name", "buffer.environments", "export")
+ADAPTER_FILES = ("adapter_config.json", WEIGHTS, IDENTITY)
+"""PEFT's own, and which base they belong to; checkpoints hold more (value head, optimiser), which an export does not
+need."""
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of the adapters that are exported."""
+    inputs = {"policy": digest_path(policy_folder(config))}
+    reward = stage_folder(config, "reward")
+    if (reward / "reward.json").is_file():
+        inputs["reward"] = digest_path(reward / "adapter") + digest_path(reward / HEAD)
+    return inputs
+
+
+def run_export(config: RunConfig) -> Path:
+    """Write ``export/``; return it.
+
+    Raises:
+        ConfigError: if there is neither a PPO nor an SFT adapter yet.
+    """
+    with open_stage(config, "export", stage_inputs(config), SECTIONS) as stage:
+        if not stage.up_to_date and stage.main:
+            _export(config, stage)
+    return stage.folder
+
+
+def policy_folder(config: RunConfig) -> Path:
+    """The adapter that is exported: PPO's best (or last) one; the SFT adapter of a run without PPO.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    ppo, sft = stage_folder(config, "ppo"), stage_folder(config, "sft") / "adapter"
+    checkpoints = sorted(ppo.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if config.export.checkpoint == "best" and (ppo / "best").is_dir():
+        return ppo / "best"
+    if config.export.checkpoint == "last" and checkpoints:
+        return checkpoints[-1]
+    if ppo.is_dir():
+        raise ConfigError(f"{ppo} has no {config.export.checkpoint} checkpoint yet: run the stage ppo to its end")
+    if not sft.is_dir():
+        raise ConfigError(f"nothing to export: neither {ppo} nor {sft} is there; run the stages sft and ppo first")
+    logger.info("export: this run has no ppo stage: its sft adapter is exported")
+    return sft
+
+
+def _export(config: RunConfig, stage: Stage) -> None:
+    copy_adapter(policy_folder(config), stage.output(ADAPTER, stage.folder / ADAPTER))
+    reward = stage_folder(config, "reward")
+    record = None
+    if (reward / "reward.json").is_file():
+        copied = stage.output(REWARD, stage.folder / REWARD)
+        copy_adapter(reward / "adapter", copied)
+        shutil.copyfile(reward / HEAD, copied / HEAD)
+        facts: dict[str, Any] = json.loads((reward / "reward.json").read_text(encoding="utf-8"))
+        record = RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
+    trained_on = config.buffer.environments
+    export = ExportRecord(
+        base=BaseRecord(
+            name=config.model.base, revision=config.model.revision, identity=base_identity(config.model.base)
+        ),
+        prompts=trained_on[0] if len(trained_on) == 1 else config.environment.name,
+        model=config.model,
+        memory=config.memory,
+        reward=record,
+        versions={**versions(), "git": git_revision()},
+    )
+    write_json(stage.output("record", stage.folder / EXPORT), export.model_dump(mode="json"))
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """Copy the plain PEFT adapter out of ``source``, which may hold more."""
+    if target.exists():  # of an export that was interrupted
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for name in ADAPTER_FILES:
+        if not (source / name).is_file():
+            raise ConfigError(f"{source} is no PEFT adapter: it has no {name}; run its stage again")
+        shutil.copyfile(source / name, target / name)

@@ -1,0 +1,132 @@
+"""A trained retrospective model, as a user has it: load an export, reflect on a trajectory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from retro.agent.best_of_n import BestOfN, Scorer, best
+from retro.agent.documents import read_trajectory
+from retro.memory import Memory, ReflectionWindow
+from retro.prompts import PromptSet
+from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Trajectory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reflected:
+    """What the retrospective model says about a failed trajectory."""
+
+    text: str
+    score: float | None
+    """The reward model's raw score of it; None without a reward model."""
+    candidates: tuple[Reflection, ...]
+    """All that were drawn, in their order; ``text`` is that of the highest score."""
+
+
+class RetrospectiveModel:
+    """Reflects on failed trajectories: Best-of-N where there is a reward model.
+
+    Args:
+        reflector: Who writes.
+        prompts: The prompts it was trained on.
+        scorer: The reward model, if there is one.
+        memory: The memory it was trained with.
+    """
+
+    def __init__(
+        self,
+        reflector: Reflector,
+        prompts: PromptSet,
+        scorer: Scorer | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self.prompts = prompts
+        self.memory = memory or ReflectionWindow()
+        self._reflector = reflector
+        self._scorer = scorer
+
+    @classmethod
+    def load(
+        cls, path: str | Path, base: str | None = None, device: str = "auto", prompts: str | PromptSet | None = None
+    ) -> Self:
+        """Load an export folder (with ``retro.json``) or a plain PEFT adapter.
+
+        Args:
+            path: The folder.
+            base: Where the base model lies; by default where the export (or the adapter) says.
+            device: ``auto`` is CUDA where there is one.
+            prompts: The prompts to use; by default the export's. A plain adapter names none, so they must be given.
+
+        Raises:
+            ExportError: if the folder is neither, or damaged, or its prompts are not known.
+            AdapterMismatchError: if ``base`` is not the base it was trained on; names both.
+        """
+        from retro.agent.loading import load_export
+
+        parts = load_export(Path(path), base, device, prompts)
+        return cls(parts.reflector, parts.prompts, parts.scorer, parts.memory)
+
+    @property
+    def has_reward_model(self) -> bool:
+        return self._scorer is not None
+
+    def sampler(self, n: int) -> Reflector:
+        """What the loop asks: Best-of-``n``; without a reward model (or for n = 1) the model's first reflection."""
+        if self._scorer is None or n == 1:
+            return self._reflector
+        return BestOfN(self._reflector, self._scorer, n)
+
+    def reflect(
+        self,
+        trajectory: Trajectory | Episode | Mapping[str, Any],
+        n: int = 8,
+        memory: tuple[str, ...] | None = None,
+        seed: int = 0,
+    ) -> Reflected:
+        """Reflect on a failed trajectory; of ``n`` reflections the best is kept.
+
+        Args:
+            trajectory: An episode, a trajectory, or plain JSON as :func:`~retro.agent.documents.read_trajectory` says.
+            n: How many reflections are drawn. Without a reward model nothing could choose, and one is drawn.
+            memory: Earlier reflections on the same task, oldest first; by default those of the JSON.
+            seed: The same seed, the same reflections.
+
+        Raises:
+            TrajectoryError: if the JSON is not a trajectory.
+            PromptTooLongError: if it does not fit the model, even without observations.
+        """
+        return run_sync(self.reflect_async(trajectory, n, memory, seed))
+
+    async def reflect_async(
+        self,
+        trajectory: Trajectory | Episode | Mapping[str, Any],
+        n: int = 8,
+        memory: tuple[str, ...] | None = None,
+        seed: int = 0,
+    ) -> Reflected:
+        """:meth:`reflect`, for callers with an event loop: calls under way at once become one batch."""
+        episode, earlier = read_trajectory(trajectory)
+        recalled = self.memory.recall(earlier if memory is None else memory)
+        request = ReflectionRequest(episode=episode, memory=recalled, seed=seed)
+        if self._scorer is None:
+            candidates = await self._reflector.reflect(request)
+        else:
+            candidates = await BestOfN(self._reflector, self._scorer, n).candidates(request)
+        kept = best(candidates)
+        return Reflected(kept.text, kept.score, tuple(candidates))
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result, also where an event loop is already running (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()

@@ -1,0 +1,179 @@
+"""The retrospective model and the reward model on a shared base, as the loop asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+
+from retro.config import ModelSection
+from retro.models.adapters import SharedBase
+from retro.models.generation import Engine
+from retro.models.packing import last_token_scores, pack
+from retro.models.rounds import Rounds
+from retro.models.text import decode_response, encode_prompt, encode_response
+from retro.prompts import PromptSet, TokenLimit
+from retro.types import Episode, Reflection, ReflectionRequest, Sampling, Usage, derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from retro.models.heads import ScalarHead
+
+_SCORED_TOKENS = 16384
+"""Tokens of one scoring pass, padding included; one group may be longer."""
+
+
+def reflection_prompt(
+    prompts: PromptSet,
+    tokenizer: PreTrainedTokenizerBase,
+    section: ModelSection,
+    episode: Episode,
+    memory: Sequence[str],
+) -> list[int]:
+    """What a retrospective model is asked about ``episode``, and a reward model judges an answer to, in tokens.
+
+    Args:
+        prompts: The environment's prompts.
+        tokenizer: The base's.
+        section: Its ``max_prompt_tokens`` is kept to, by leaving out observations.
+        episode: The failed one.
+        memory: What its actor's memory held, oldest first.
+
+    Raises:
+        PromptTooLongError: if it does not fit even without observations.
+    """
+    limit = TokenLimit(lambda text: len(encode_prompt(tokenizer, text)), section.max_prompt_tokens)
+    text = prompts.reflection(episode.trajectory, episode.return_, episode.success, memory, limit)
+    return encode_prompt(tokenizer, text)
+
+
+def reflection_response(tokenizer: PreTrainedTokenizerBase, reflection: Reflection) -> list[int]:
+    """The reflection's tokens, with the end token unless it was cut before it."""
+    ids = encode_response(tokenizer, reflection.text)
+    return ids[:-1] if reflection.finish_reason == "length" and len(ids) > 1 else ids
+
+
+class LocalReflector:
+    """Writes reflections with one role of a shared base; requests under way at once become one batch.
+
+    Args:
+        base: The shared base model.
+        role: The adapter that writes; None is the base itself.
+        prompts: The environment's prompts.
+        section: How it samples: temperature, top_p, lengths.
+        source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …).
+    """
+
+    def __init__(
+        self, base: SharedBase, role: str | None, prompts: PromptSet, section: ModelSection, source: str
+    ) -> None:
+        self._base = base
+        self._role = role
+        self._prompts = prompts
+        self._section = section
+        self._source = source
+        self._engine = Engine(base.model, base.tokenizer)
+        self._rounds: Rounds[ReflectionRequest, list[Reflection]] = Rounds(self._write)
+
+    async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+        """``request.count`` reflections behind one prefill of the prompt."""
+        return await self._rounds.submit(request)
+
+    def _write(self, requests: list[ReflectionRequest]) -> list[list[Reflection]]:
+        """One batch for all requests of a count (one batch alone, as a rule: a run asks for groups of one size)."""
+        answers: dict[int, list[Reflection]] = {}
+        places = sorted(range(len(requests)), key=lambda place: requests[place].count)
+        with self._base.role(self._role):
+            for count, same in groupby(places, key=lambda place: requests[place].count):
+                members = list(same)
+                written = self._sample([requests[place] for place in members], count)
+                answers.update(zip(members, written, strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def _sample(self, requests: list[ReflectionRequest], count: int) -> list[list[Reflection]]:
+        section, tokenizer = self._section, self._base.tokenizer
+        asked = [
+            reflection_prompt(self._prompts, tokenizer, section, request.episode, request.memory)
+            for request in requests
+        ]
+        sampling = Sampling(temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_new_tokens)
+        seeds = [[derive_seed(request.seed, index) for index in range(count)] for request in requests]
+        drawn = self._engine.sample(asked, count, sampling, seeds)
+        return [
+            [
+                Reflection(
+                    text=decode_response(tokenizer, generated.ids)[0],
+                    source=self._source,
+                    index=index,
+                    finish_reason=generated.finish_reason,
+                    usage=Usage(len(prompt), len(generated.ids)),
+                )
+                for index, generated in enumerate(group)
+            ]
+            for prompt, group in zip(asked, drawn, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    prompt: list[int]
+    responses: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+class LocalScorer:
+    """Scores reflections with the reward model: its adapter on the shared base, and its scalar head.
+
+    The scores are raw: of no scale (Bradley-Terry) or logits (cross-entropy). Requests under way at once are one batch.
+    """
+
+    def __init__(
+        self, base: SharedBase, role: str, head: ScalarHead, prompts: PromptSet, section: ModelSection
+    ) -> None:
+        self._base = base
+        self._role = role
+        self._head = head
+        self._prompts = prompts
+        self._section = section
+        self._rounds: Rounds[_Judged, list[float]] = Rounds(self._judge)
+
+    async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
+        """A score a reflection, in order."""
+        tokenizer = self._base.tokenizer
+        prompt = reflection_prompt(self._prompts, tokenizer, self._section, request.episode, request.memory)
+        responses = [reflection_response(tokenizer, reflection) for reflection in reflections]
+        return await self._rounds.submit(_Judged(prompt, responses))
+
+    @torch.inference_mode()
+    def _judge(self, requests: list[_Judged]) -> list[list[float]]:
+        scores: dict[int, list[float]] = {}
+        with self._base.role(self._role):
+            for chunk in _chunks([request.tokens for request in requests]):
+                members = [requests[place] for place in chunk]
+                packed = pack(
+                    [request.prompt for request in members],
+                    [request.responses for request in members],
+                    self._base.tokenizer.pad_token_id,
+                )
+                flat = last_token_scores(self._base.model, packed, self._head)  # (R,)
+                groups = flat.float().split([len(request.responses) for request in members])
+                scores.update(zip(chunk, (group.tolist() for group in groups), strict=True))
+        return [scores[place] for place in range(len(requests))]
+
+
+def _chunks(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of like length together, each chunk within the token budget after padding."""
+    chunks: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if chunks and (len(chunks[-1]) + 1) * lengths[place] <= _SCORED_TOKENS:
+            chunks[-1].append(place)
+        else:
+            chunks.append([place])
+    return chunks

@@ -1,0 +1,110 @@
+"""RetroAgent: a frozen actor that learns from its failures while it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retro.agent.functions import FunctionEnvironment
+from retro.agent.model import RetrospectiveModel, run_sync
+from retro.envs.base import TaskSet
+from retro.memory import Memory, ReflectionWindow
+from retro.prompts import PromptSet
+from retro.rollout.collect import collect
+from retro.rollout.episode import Player
+from retro.rollout.progress import CollectionProgress
+from retro.rollout.trials import Record
+from retro.types import Actor, Episode, Sampling, Split, Task
+
+
+class RetroAgent:
+    """Plays a task; after a failure the retrospective model reflects (Best-of-N), and the actor tries again.
+
+    Args:
+        actor: The frozen language model that acts.
+        environment: Where it acts: a task set, or :class:`FunctionEnvironment` around your own functions.
+        model: The retrospective model; None retries without reflections.
+        prompts: The actor's prompts; by default the ones the retrospective model was trained with.
+        memory: What the actor sees of earlier reflections; by default the model's.
+        sampling: How the actor samples.
+        attempts: Plays of one task, the first one included.
+        n: Reflections drawn after a failure, of which the reward model keeps one.
+        seed: The same seed, the same plays (as far as the actor's own sampling is deterministic).
+        concurrency: Episodes under way at once; always 1 for functions, which share their state.
+
+    Raises:
+        ValueError: if there are no prompts to play with.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        environment: TaskSet,
+        model: RetrospectiveModel | None = None,
+        *,
+        prompts: PromptSet | None = None,
+        memory: Memory | None = None,
+        sampling: Sampling | None = None,
+        attempts: int = 4,
+        n: int = 8,
+        seed: int = 0,
+        concurrency: int = 256,
+    ) -> None:
+        prompts = prompts or (model.prompts if model else None)
+        memory = memory or (model.memory if model else None)
+        if prompts is None:
+            raise ValueError("RetroAgent without a retrospective model needs prompts: load_prompts(name) gives them")
+        self._player = Player(
+            taskset=environment,
+            actor=actor,
+            prompts=prompts,
+            memory=memory or ReflectionWindow(),
+            sampling=sampling or Sampling(),
+            key=(seed, "agent"),
+        )
+        self._reflector = model.sampler(n) if model else None
+        self._attempts = attempts
+        self._concurrency = 1 if isinstance(environment, FunctionEnvironment) else concurrency
+
+    def run(self, task: Task | str, attempts: int | None = None, record: Record | None = None) -> list[Episode]:
+        """Play one task (or the task of an id) until it is solved or the attempts are spent.
+
+        Args:
+            task: What is played.
+            attempts: Instead of the agent's own.
+            record: Called with every episode the moment it is over.
+
+        Returns:
+            The episodes, one a trial; the reflection before each retry is in it.
+        """
+        return self.run_all([task], attempts, record)[0]
+
+    def run_all(
+        self,
+        tasks: Sequence[Task | str],
+        attempts: int | None = None,
+        record: Record | None = None,
+        progress: CollectionProgress | None = None,
+    ) -> list[list[Episode]]:
+        """:meth:`run` on many tasks, concurrently: the episodes of each, in the order of ``tasks``."""
+        return run_sync(self.run_all_async(tasks, attempts, record, progress))
+
+    async def run_all_async(
+        self,
+        tasks: Sequence[Task | str],
+        attempts: int | None = None,
+        record: Record | None = None,
+        progress: CollectionProgress | None = None,
+    ) -> list[list[Episode]]:
+        """:meth:`run_all`, for callers with an event loop."""
+        return await collect(
+            self._player,
+            [self._task(task) for task in tasks],
+            self._attempts if attempts is None else attempts,
+            self._reflector,
+            record=record,
+            concurrency=self._concurrency,
+            progress=progress,
+        )
+
+    def _task(self, task: Task | str) -> Task:
+        return task if isinstance(task, Task) else Task(self._player.taskset.name, task, Split.TEST)

@@ -1,0 +1,75 @@
+"""How the database is opened: SQLite in WAL mode with a busy timeout, or whatever the URL names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+BUSY_TIMEOUT_SECONDS = 60
+
+WRITING = {"sqlite_begin": "IMMEDIATE"}
+"""Execution options of a connection that is going to write."""
+
+
+class ReplayBufferError(ValueError):
+    """The buffer can't be opened or an episode can't be added: the message names it, and the remedy."""
+
+
+def open_engine(url: str, create: bool) -> Engine:
+    """The engine of a database URL; a missing SQLite file is made if ``create``, else it is an error.
+
+    Raises:
+        ReplayBufferError: if the URL is malformed, its driver is missing, or the file is.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ReplayBufferError(
+            f"replay buffer {url!r}: not a database URL; write it like sqlite:///path/to/buffer.sqlite"
+        ) from None
+    sqlite = parsed.get_backend_name() == "sqlite"
+    in_memory = sqlite and parsed.database in (None, "", ":memory:")
+    if sqlite and not in_memory:
+        _prepare_folder(parsed, create)
+    arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}} if sqlite else {}
+    if in_memory:
+        arguments["poolclass"] = StaticPool
+    try:
+        engine = create_engine(parsed, **arguments)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ReplayBufferError(
+            f"replay buffer {parsed.render_as_string()}: {error}; install the database's Python driver or use sqlite:///…"
+        ) from None
+    if sqlite:
+        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare_folder(url: URL, create: bool) -> None:
+    path = Path(str(url.database))
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.is_file():
+        raise ReplayBufferError(f"replay buffer {path}: no such file; collect or import episodes into it first")
+
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    # The driver must not begin transactions by itself: _begin says which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode NORMAL loses nothing when a process dies; only a power cut may take back the last transactions.
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # A writer takes the lock at once: one that read first would fail, not wait, if another wrote in between.
+    kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {kind}")

@@ -1,0 +1,175 @@
+"""The replay buffer's tables, rows to episodes and back. Plain SQL types: SQLite and PostgreSQL run them alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, cast
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    Select,
+    String,
+    Table,
+    Text,
+    select,
+)
+
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+schema_info = Table("schema_info", metadata, Column("version", Integer, primary_key=True))
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("environment", String(200), primary_key=True),
+    Column("id", String(500), primary_key=True),
+    Column("split", String(20), nullable=False),
+    Column("kind", String(200), nullable=False),
+)
+
+reflections = Table(
+    "reflections",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("parent", String(200), ForeignKey("episodes.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
+    Column("source", String(500), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("finish_reason", String(20), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("score", Float, nullable=True),
+)
+
+episodes = Table(
+    "episodes",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("environment", String(200), nullable=False),
+    Column("task", String(500), nullable=False),
+    Column("trial", Integer, nullable=False),
+    Column("parent", String(200), ForeignKey("episodes.id"), nullable=True, index=True),
+    # A plain column: a foreign key here and one from reflections to episodes would be a cycle between two tables.
+    Column("reflection", String(64), nullable=True),
+    Column("return", Float, nullable=False),
+    Column("success", Boolean, nullable=False),
+    Column("stop", String(20), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("trajectory", JSON, nullable=False),
+    Column("info", JSON, nullable=False),
+    Column("digest", String(32), nullable=False),
+    ForeignKeyConstraint(["environment", "task"], ["tasks.environment", "tasks.id"]),
+    Index("episodes_by_task", "environment", "task", "trial"),
+)
+
+
+def content_digest(value: Any) -> str:
+    """32 hexadecimal digits that name the content of ``value``, which is plain JSON (see ``types.to_json``)."""
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """1.0 as 1: databases and JSON do not keep the difference."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def task_row(task: Task) -> dict[str, Any]:
+    return {"environment": task.environment, "id": task.id, "split": task.split.value, "kind": task.kind}
+
+
+def reflection_row(parent: str, reflection: Reflection, tree: dict[str, Any]) -> dict[str, Any]:
+    """The id is the digest of ``tree``, its content: retries that were given the same reflection share its row."""
+    return {
+        "id": content_digest([parent, tree]),
+        "parent": parent,
+        "text": reflection.text,
+        "source": reflection.source,
+        "index": reflection.index,
+        "finish_reason": reflection.finish_reason,
+        "prompt_tokens": reflection.usage.prompt_tokens,
+        "completion_tokens": reflection.usage.completion_tokens,
+        "score": reflection.score,
+    }
+
+
+def episode_row(episode: Episode, reflection_id: str | None, tree: dict[str, Any], digest: str) -> dict[str, Any]:
+    """``tree`` is ``to_json(episode)``, which the digest needed already."""
+    return {
+        "id": episode.id,
+        "environment": episode.task.environment,
+        "task": episode.task.id,
+        "trial": episode.trial,
+        "parent": episode.parent,
+        "reflection": reflection_id,
+        "return": episode.return_,
+        "success": episode.success,
+        "stop": episode.stop.value,
+        "seed": episode.seed,
+        "prompt_tokens": episode.usage.prompt_tokens,
+        "completion_tokens": episode.usage.completion_tokens,
+        "trajectory": tree["trajectory"],
+        "info": tree["info"],
+        "digest": digest,
+    }
+
+
+def select_episodes() -> Select[Any]:
+    """Every column of :func:`to_episode`, of all episodes; parents before their children."""
+    task_columns = [tasks.c.split, tasks.c.kind]
+    reflection_columns = [column.label(f"reflection_{column.name}") for column in reflections.c if column.name != "id"]
+    return (
+        select(episodes, *task_columns, *reflection_columns)
+        .join(tasks, (tasks.c.environment == episodes.c.environment) & (tasks.c.id == episodes.c.task))
+        .join(reflections, reflections.c.id == episodes.c.reflection, isouter=True)
+        .order_by(episodes.c.environment, episodes.c.task, episodes.c.trial, episodes.c.id)
+    )
+
+
+def to_episode(row: RowMapping) -> Episode:
+    trajectory = row["trajectory"]
+    reflection = None
+    if row["reflection"] is not None:
+        reflection = Reflection(
+            text=row["reflection_text"],
+            source=row["reflection_source"],
+            index=row["reflection_index"],
+            finish_reason=cast(Any, row["reflection_finish_reason"]),
+            usage=Usage(row["reflection_prompt_tokens"], row["reflection_completion_tokens"]),
+            score=row["reflection_score"],
+        )
+    return Episode(
+        id=row["id"],
+        task=Task(row["environment"], row["task"], Split(row["split"]), row["kind"]),
+        trial=row["trial"],
+        trajectory=Trajectory(trajectory["opening"], tuple(Step(**step) for step in trajectory["steps"])),
+        return_=row["return"],
+        success=row["success"],
+        stop=StopReason(row["stop"]),
+        parent=row["parent"],
+        reflection=reflection,
+        seed=row["seed"],
+        usage=Usage(row["prompt_tokens"], row["completion_tokens"]),
+        info=row["info"],
+    )

@@ -1,0 +1,237 @@
+"""The replay buffer: a tree of episodes in a database, one transaction an episode.
+
+SQLite runs in WAL mode with a busy timeout: one process writes while others read, and a killed process leaves whole
+episodes only. Any other SQLAlchemy URL works as well (PostgreSQL).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import (
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from retro.buffer.engine import WRITING, ReplayBufferError, open_engine
+from retro.buffer.insertion import insert_episode
+from retro.buffer.schema import (
+    SCHEMA_VERSION,
+    episodes,
+    metadata,
+    reflections,
+    schema_info,
+    select_episodes,
+    tasks,
+    to_episode,
+)
+from retro.types import Episode, Reflection, Split, StopReason, Task
+
+MEMORY_KEY = "memory"
+"""``Episode.info["memory"]`` of a root: texts its actor already had from trials that are not in the buffer (logs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A failed episode and what was tried next: what a rating compares."""
+
+    parent: Episode
+    memory: tuple[str, ...]
+    """The reflections on the way up to ``parent``, its own included, oldest first."""
+    retries: tuple[Episode, ...]
+    """Each with its reflection, ordered by source, index and id; none that an actor's error ended."""
+    controls: tuple[Episode, ...]
+    """The retries without a reflection, in the order of their ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    episodes: int
+    reflections: int
+    tasks: int
+
+
+class ReplayBuffer:
+    """Episodes by id, and the tree they form.
+
+    Args:
+        url: a SQLAlchemy database URL, for example ``sqlite:///runs/NAME/buffer.sqlite``.
+        create: make the database where there is none yet; otherwise that is an error.
+
+    Raises:
+        ReplayBufferError: if the URL is malformed, its driver is missing, the database can't be opened, or it holds
+            another version of the schema.
+    """
+
+    def __init__(self, url: str, create: bool = True) -> None:
+        self.url = url
+        self._engine = open_engine(url, create)
+        self._known_tasks: dict[tuple[str, str], Task] = {}
+        try:
+            self._prepare()
+        except DBAPIError as error:
+            self._engine.dispose()
+            raise ReplayBufferError(
+                f"replay buffer {self}: {error.orig}; check that it is a replay buffer, and that you may write to it"
+            ) from error
+        except ReplayBufferError:
+            self._engine.dispose()
+            raise
+
+    def add(self, episode: Episode) -> None:
+        """Store ``episode`` in one transaction; adding the same one again changes nothing.
+
+        Raises:
+            ReplayBufferError: if another episode has this id, its parent is missing or did not fail, or its task is
+                in the buffer with another split or kind.
+        """
+        try:
+            with self.transaction() as add:
+                add(episode)
+        except IntegrityError:
+            # Two processes added the same task or reflection at once: now it is there, and is found.
+            with self.transaction() as add:
+                add(episode)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable[[Episode], bool]]:
+        """Several episodes or none: yields ``add(episode) -> bool`` (False: it was there already).
+
+        ``add`` raises :class:`ReplayBufferError` before it writes anything of the episode, so a caller may catch
+        that and go on with the next one. Any error that leaves the ``with`` block takes everything back.
+        """
+        known = dict(self._known_tasks)
+        with self._engine.execution_options(**WRITING).begin() as connection:
+            yield lambda episode: insert_episode(connection, episode, known)
+        self._known_tasks = known
+
+    def get(self, id: str) -> Episode | None:
+        with self._engine.connect() as connection:
+            row = connection.execute(select_episodes().where(episodes.c.id == id)).mappings().first()
+        return None if row is None else to_episode(row)
+
+    def episodes(self, environment: str | None = None, split: Split | str | None = None) -> Iterator[Episode]:
+        """All episodes, ordered by environment, task, trial and id: parents come before their children."""
+        return self._select([environment] if environment else [], [split] if split else [])
+
+    def groups(self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()) -> list[Group]:
+        """Every failed episode that was retried, ordered by environment, task, trial and id; empty filters: all.
+
+        One pass over the episodes. Retries that an actor's error ended are in no group: they were not played out.
+        """
+        paths: dict[str, tuple[str, ...]] = {}
+        parents: dict[str, Episode] = {}
+        children: dict[str, list[Episode]] = {}
+        for episode in self._select(environments, splits):
+            paths[episode.id] = _memory(episode, paths)
+            parents[episode.id] = episode
+            if episode.parent is not None and episode.stop is not StopReason.ACTOR_ERROR:
+                children.setdefault(episode.parent, []).append(episode)
+        return [
+            Group(
+                parent=parent,
+                memory=paths[id],
+                retries=tuple(sorted((e for e in children[id] if e.reflection), key=_retry_order)),
+                controls=tuple(sorted((e for e in children[id] if not e.reflection), key=lambda e: e.id)),
+            )
+            for id, parent in parents.items()
+            if id in children
+        ]
+
+    def failures(
+        self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()
+    ) -> Iterator[tuple[Episode, tuple[str, ...]]]:
+        """Every failed episode, retried or not, with the reflections on its way up (see :class:`Group`.memory)."""
+        paths: dict[str, tuple[str, ...]] = {}
+        for episode in self._select(environments, splits):
+            paths[episode.id] = _memory(episode, paths)
+            if episode.failed:
+                yield episode, paths[episode.id]
+
+    def path(self, episode: Episode) -> tuple[Reflection, ...]:
+        """The reflections on the way from the root to ``episode``, its own included, oldest first."""
+        found: list[Reflection] = []
+        node: Episode | None = episode
+        while node is not None:
+            if node.reflection is not None:
+                found.append(node.reflection)
+            if node.parent is None:
+                found.extend(Reflection(text, source=MEMORY_KEY) for text in reversed(_given(node)))
+            node = self.get(node.parent) if node.parent is not None else None
+        return tuple(reversed(found))
+
+    def counts(self) -> Counts:
+        with self._engine.connect() as connection:
+            found = [
+                int(connection.scalar(select(func.count()).select_from(table)) or 0)
+                for table in (episodes, reflections, tasks)
+            ]
+        return Counts(*found)
+
+    def digest(self, environments: Sequence[str] = ()) -> str:
+        """32 hexadecimal digits that name the whole content, in whatever order it was added."""
+        query = select(episodes.c.id, episodes.c.digest).order_by(episodes.c.id)
+        if environments:
+            query = query.where(episodes.c.environment.in_(list(environments)))
+        with self._engine.connect() as connection:
+            # Sorted here too: databases differ in how they collate text.
+            lines = sorted(f"{id} {digest}" for id, digest in connection.execute(query))
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+    def __str__(self) -> str:
+        return self._engine.url.render_as_string()  # without the password
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _select(self, environments: Sequence[str], splits: Sequence[Split | str]) -> Iterator[Episode]:
+        query = select_episodes()
+        if environments:
+            query = query.where(episodes.c.environment.in_(list(environments)))
+        if splits:
+            query = query.where(tasks.c.split.in_([Split(split).value for split in splits]))
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query).mappings():
+                yield to_episode(row)
+
+    def _prepare(self) -> None:
+        with self._engine.execution_options(**WRITING).begin() as connection:
+            metadata.create_all(connection)
+            version = connection.scalar(select(schema_info.c.version))
+            if version is None:
+                connection.execute(insert(schema_info).values(version=SCHEMA_VERSION))
+            elif version != SCHEMA_VERSION:
+                raise ReplayBufferError(
+                    f"replay buffer {self}: it has schema version {version}, this retro reads {SCHEMA_VERSION}; "
+                    "export it with the retro that wrote it (retro buffer export) and import the JSONL here"
+                )
+
+
+def _given(root: Episode) -> Sequence[str]:
+    given = root.info.get(MEMORY_KEY, ())
+    return [str(text) for text in given] if isinstance(given, Iterable) and not isinstance(given, str) else []
+
+
+def _memory(episode: Episode, paths: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    above = paths[episode.parent] if episode.parent is not None else tuple(_given(episode))
+    return above if episode.reflection is None else (*above, episode.reflection.text)
+
+
+def _retry_order(episode: Episode) -> tuple[str, int, str]:
+    reflection = episode.reflection
+    return (reflection.source, reflection.index, episode.id) if reflection else ("", 0, episode.id)

@@ -1,0 +1,83 @@
+"""What each stage reads of the buffer: rated reflections to imitate or to judge by, contexts to reflect on.
+
+All are split by task, filtered by environment, deterministic in content and order. Episodes without a trajectory (some
+logs have only outcomes) are in none of them: there is nothing to reflect on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retro.buffer.ratings import EQUAL, rate
+from retro.buffer.store import Group, ReplayBuffer
+from retro.config import Rating
+from retro.types import Episode, Reflection, Split
+
+Splits = Sequence[Split | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A failed episode, and the reflections its actor had: what a retrospective model is asked about."""
+
+    episode: Episode
+    memory: tuple[str, ...]
+    """Oldest first; all of them, the memory's strategy selects later."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatedReflection:
+    """One reflection on a context and what it was worth."""
+
+    context: Context
+    reflection: Reflection
+    rating: float
+
+
+def has_trajectory(episode: Episode) -> bool:
+    return bool(episode.trajectory.opening or episode.trajectory.steps)
+
+
+def rated_reflections(
+    buffer: ReplayBuffer, scheme: Rating, splits: Splits = (), environments: Sequence[str] = ()
+) -> list[RatedReflection]:
+    """Every reflection on a trajectory that was retried."""
+    return [rated for group in buffer.groups(environments, splits) for rated in _rated(group, scheme)]
+
+
+def sft_examples(
+    buffer: ReplayBuffer,
+    scheme: Rating,
+    threshold: float,
+    splits: Splits = (Split.TRAIN,),
+    environments: Sequence[str] = (),
+) -> list[RatedReflection]:
+    """The reflections rated above ``threshold``: what supervised fine-tuning imitates."""
+    rated = rated_reflections(buffer, scheme, splits, environments)
+    return [item for item in rated if item.rating > threshold + EQUAL]
+
+
+def contexts(
+    buffer: ReplayBuffer,
+    splits: Splits = (Split.TRAIN,),
+    environments: Sequence[str] = (),
+    max_trial: int | None = None,
+) -> list[Context]:
+    """Every failed episode with a trajectory, retried or not, up to trial ``max_trial`` (included; None: all)."""
+    return [
+        Context(episode, memory)
+        for episode, memory in buffer.failures(environments, splits)
+        if has_trajectory(episode) and (max_trial is None or episode.trial <= max_trial)
+    ]
+
+
+def _rated(group: Group, scheme: Rating) -> list[RatedReflection]:
+    if not has_trajectory(group.parent):
+        return []
+    context = Context(group.parent, group.memory)
+    return [
+        RatedReflection(context, retry.reflection, rating)
+        for retry, rating in zip(group.retries, rate(group, scheme), strict=True)
+        if retry.reflection is not None
+    ]

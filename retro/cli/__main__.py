@@ -1,0 +1,5 @@
+"""``python -m retro.cli`` is ``retro``."""
+
+from retro.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""The commands and their help. Each body only calls the module that does the work: ``--help`` loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retro.cli.buffer import buffer_app
+from retro.cli.environments import env_app
+
+app = typer.Typer(
+    help="Train the retrospective model of a frozen LLM agent, and play with it.\n\n"
+    "Begin with: retro run configs/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(buffer_app, name="buffer")
+app.add_typer(env_app, name="env")
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML config, for example configs/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key.sub=value]", help="Values that replace the config's, written as YAML."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from retro import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    first: Annotated[str | None, typer.Option("--from", help="The first stage to run.")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="The last stage to run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, plan and estimates; run nothing.")] = False,
+) -> None:
+    """Run the whole pipeline, or a part of it.
+
+    The stages are collect, sft, reward, ppo, export and evaluate. One that is up to date is skipped and an interrupted
+    one resumes, so the same command completes a killed run.
+
+    \b
+    Examples:
+      retro run configs/quickstart.yaml
+      retro run configs/quickstart.yaml name=more ppo.steps=60 --from ppo
+      retro run configs/quickstart.yaml --dry-run
+    """
+    from retro.cli.pipeline import dry_run_pipeline, run_pipeline
+    from retro.cli.stages import stage_range
+    from retro.config import load_config
+
+    resolved, stages = load_config(config, overrides or ()), stage_range(first, last)
+    if dry_run:
+        dry_run_pipeline(resolved, stages)
+    else:
+        run_pipeline(resolved, stages, config)
+
+
+def _stage_command(stage: str, does: str) -> None:
+    """Register ``retro STAGE CONFIG …``."""
+
+    def command(config: Config, overrides: Overrides = None) -> None:
+        from retro.cli.pipeline import run_pipeline
+        from retro.config import load_config
+
+        run_pipeline(load_config(config, overrides or ()), (stage,), config)
+
+    app.command(stage, help=f"{does}\n\n\b\nExample:\n  retro {stage} configs/quickstart.yaml name=quickstart")(command)
+
+
+_stage_command("collect", "Play, reflect, retry; fill the replay buffer.")
+_stage_command("sft", "Fine-tune on the reflections that helped.")
+_stage_command("reward", "Train the reward model.")
+_stage_command("ppo", "Train the policy, from the SFT adapter on.")
+_stage_command("export", "Write the adapters in plain PEFT format.")
+_stage_command("evaluate", "Play the test tasks with every arm; report.")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")]) -> None:
+    """Rebuild tables, plot and report of a run.
+
+    They are drawn from what was measured; nothing is played again.
+
+    \b
+    Example:
+      retro report runs/quickstart
+    """
+    from retro.cli.pipeline import report_run
+
+    report_run(run_dir)
+
+
+@app.command()
+def reflect(
+    adapter: Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")],
+    trajectory: Annotated[
+        Path | None, typer.Option("--trajectory", help="The trajectory's JSON file; standard input without it.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Reflections sampled; the one with the best score is kept.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    base: Annotated[
+        str | None, typer.Option(help="Where the base model lies; by default where the adapter says.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print text, score and all candidates as JSON.")] = False,
+) -> None:
+    """Print the Best-of-N reflection on a trajectory.
+
+    The trajectory is JSON: {"opening": "...", "steps": [{"action": "...", "observation": "...", "reward": 0.0}]}.
+
+    \b
+    Example:
+      retro reflect runs/quickstart/export < trajectory.json
+    """
+    from retro.cli.reflecting import ReflectOptions, reflect_on
+
+    reflect_on(ReflectOptions(adapter, trajectory, n, seed, base, prompts, as_json))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices, and what would run where.
+
+    \b
+    Example:
+      retro doctor
+    """
+    from retro.cli.doctor import examine
+
+    examine()

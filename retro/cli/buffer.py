@@ -1,0 +1,112 @@
+"""``retro buffer``: logged trials in, episodes out, and what is in there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
+
+DEFAULT = "runs/imported"
+BufferPlace = Annotated[
+    str, typer.Option("--buffer", help="A run folder, an SQLite file, or a SQLAlchemy database URL.")
+]
+BufferArgument = Annotated[str, typer.Argument(help="A run folder, an SQLite file, or a SQLAlchemy database URL.")]
+
+
+class Format(StrEnum):
+    JSONL = "jsonl"
+    REFLEXION_LOGS = "reflexion-logs"
+
+
+def buffer_url(place: str) -> str:
+    """``runs/NAME`` → its ``buffer.sqlite``; a file → SQLite; what has ``://`` is a database URL already."""
+    if "://" in place:
+        return place
+    path = Path(place)
+    if path.suffix not in (".sqlite", ".sqlite3", ".db"):
+        path = path / "buffer.sqlite"
+    return f"sqlite:///{path}"
+
+
+@buffer_app.command("import")
+def import_episodes(
+    format: Annotated[Format, typer.Argument(help="What the files are.")],
+    paths: Annotated[list[Path], typer.Argument(help="The files.")],
+    buffer: BufferPlace = DEFAULT,
+    on_error: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="jsonl: refuse a file with a bad line, or skip the line.")
+    ] = "refuse",
+    validation: Annotated[
+        float, typer.Option(help="Share of tasks for validation, where the file says no split.")
+    ] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of tasks for test, likewise.")] = 0.1,
+) -> None:
+    """Add logged trials to a buffer.
+
+    A file is added as a whole or not at all. The formats: docs/buffer.md.
+
+    \b
+    Examples:
+      retro buffer import jsonl trials.jsonl --buffer runs/mine
+      retro buffer import reflexion-logs reflexion_tuples.parquet --buffer runs/hotpotqa
+    """
+    from retro.buffer import ReplayBuffer
+    from retro.buffer.jsonl import import_jsonl
+    from retro.buffer.reflexion_logs import import_reflexion_logs
+    from retro.buffer.splits import SplitRule
+
+    rule = SplitRule(validation=validation, test=test)
+    url = buffer_url(buffer)
+    with ReplayBuffer(url) as store:
+        if format is Format.REFLEXION_LOGS:
+            reports = [import_reflexion_logs(store, paths, rule)]  # the files of one log complete one another
+        else:
+            reports = [import_jsonl(store, path, on_error, rule) for path in paths]
+    for line in (line for report in reports for line in report.skipped):
+        print(f"skipped {line}")
+    added, present = sum(report.added for report in reports), sum(report.present for report in reports)
+    print(f"{url}: {added:,} episodes added, {present:,} there already")
+
+
+@buffer_app.command()
+def stats(buffer: BufferArgument = DEFAULT) -> None:
+    """Show what a buffer holds.
+
+    \b
+    Example:
+      retro buffer stats runs/quickstart
+    """
+    from rich.console import Console
+
+    from retro.buffer import ReplayBuffer
+    from retro.buffer.stats import buffer_stats, stats_table
+
+    with ReplayBuffer(buffer_url(buffer), create=False) as store:
+        Console().print(stats_table(buffer_stats(store)))
+
+
+@buffer_app.command()
+def export(
+    buffer: BufferArgument,
+    path: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
+    environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split: train, validation or test.")] = None,
+) -> None:
+    """Write a buffer's episodes as JSON lines.
+
+    `retro buffer import jsonl` reads them back equal.
+
+    \b
+    Example:
+      retro buffer export runs/quickstart episodes.jsonl --split train
+    """
+    from retro.buffer import ReplayBuffer
+    from retro.buffer.jsonl import export_jsonl
+
+    with ReplayBuffer(buffer_url(buffer), create=False) as store:
+        count = export_jsonl(store, path, environment, split)
+    print(f"{path}: {count:,} episodes")

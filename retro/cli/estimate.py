@@ -1,0 +1,149 @@
+"""What a run will need, from its config alone: episodes at most, and memory by the headers of the checkpoints.
+
+No weights are read and nothing is downloaded: a base that is not on this machine is judged by the size in its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.config import ActorSection, ModelSection, RunConfig
+
+_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+_NF4_BYTES = 0.56
+"""Four bits and a share of the double-quantised block scales (Dettmers et al. 2023, section 3)."""
+_ADAM_BYTES = 16
+"""A trained parameter, its gradient and two moments, all float32."""
+_ACTIVATION_VALUES = 34
+"""Values kept for the backward pass, a token, a layer and a hidden unit, without attention scores
+(Korthikanti et al. 2022, equation 2, counts 34 bytes at 16 bits: 17 values and their masks; doubled for LoRA's own)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the headers of a checkpoint tell."""
+
+    parameters: int
+    shapes: Mapping[str, tuple[int, ...]]
+    hidden: int
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Episodes at most: as if every attempt but the last failed."""
+
+    collect: int
+    ppo: int
+    evaluate_per_arm: int
+
+
+def episodes(config: RunConfig) -> Episodes:
+    """The most episodes that each stage can play."""
+    counts = config.environment.tasks.model_dump()
+    tasks = sum(counts[split] for split in config.collect.splits)
+    controls = config.collect.controls if config.actor.temperature > 0 else 0
+    collected = tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls))
+    played = 0
+    if config.ppo.reward != "model":
+        played = config.ppo.steps * config.ppo.contexts * config.ppo.group
+    played += config.ppo.steps // config.ppo.validate_every * config.ppo.validation_contexts
+    return Episodes(collected, played, counts["test"] * config.evaluate.attempts)
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint | None:
+    """Parameter count and shapes from ``config.json`` and the safetensors headers; None where there are none."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Checkpoint(
+        parameters=sum(_product(shape) for shape in shapes.values()),
+        shapes=shapes,
+        hidden=int(settings.get("hidden_size", 0)),
+        layers=int(settings.get("num_hidden_layers", 0)),
+    )
+
+
+def parameters_by_name(name: str) -> int | None:
+    """``Qwen/Qwen2.5-7B-Instruct`` → 7,000,000,000; None where the name tells no size."""
+    match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", Path(name).name.lower().replace("-", " "))
+    return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None
+
+
+def memory_lines(config: RunConfig) -> list[str]:
+    """One line for the actor and one for training, in MiB or GiB, or why it cannot be told."""
+    lines = []
+    if config.actor.kind == "local":
+        weights = _weight_bytes(config.actor.model, config.actor)
+        lines.append(f"actor: {_size(weights)} of weights" if weights else _unknown("actor", config.actor.model))
+    else:
+        lines.append(f"actor: served by {config.actor.base_url or 'the OpenAI API'}, none here")
+    weights = _weight_bytes(config.model.base, config.model)
+    if weights is None:
+        return [*lines, _unknown("retrospective model", config.model.base)]
+    checkpoint = read_checkpoint(config.model.base)
+    if checkpoint is None:
+        return [
+            *lines,
+            f"retrospective model: {_size(weights)} of weights (by its name), adapters and activations on top",
+        ]
+    lora = _lora_parameters(checkpoint, config.model)
+    training = lora * _ADAM_BYTES + 2 * 4 * lora  # the policy, and the frozen reference and reward adapters beside it
+    live_layers = 1 if config.model.gradient_checkpointing else checkpoint.layers
+    activations = (
+        config.ppo.token_budget * checkpoint.hidden * live_layers * _ACTIVATION_VALUES * _BYTES[config.model.dtype]
+    )
+    lines.append(
+        f"retrospective model in PPO: about {_size(weights + training + activations)} "
+        f"({_size(weights)} base, {_size(training)} adapters of {lora:,} parameters and their optimiser, "
+        f"{_size(activations)} activations at ppo.token_budget={config.ppo.token_budget})"
+    )
+    return lines
+
+
+def _weight_bytes(model: str, section: ActorSection | ModelSection) -> float | None:
+    checkpoint = read_checkpoint(model)
+    parameters = checkpoint.parameters if checkpoint else parameters_by_name(model)
+    if parameters is None:
+        return None
+    return parameters * (_NF4_BYTES if section.quantization == "nf4" else _BYTES[section.dtype])
+
+
+def _lora_parameters(checkpoint: Checkpoint, section: ModelSection) -> int:
+    targets = section.lora.target_modules
+    wanted = ("_proj",) if targets == "all-linear" else tuple(targets)
+    linear = [
+        shape
+        for name, shape in checkpoint.shapes.items()
+        if len(shape) == 2 and name.removesuffix(".weight").endswith(wanted)
+    ]
+    return sum(section.lora.r * (rows + columns) for rows, columns in linear)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _unknown(what: str, model: str) -> str:
+    return f"{what}: {model} is not on this machine and its name tells no size"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,97 @@
+"""``retro run``: a plan first, then each stage in order in this process, then the last screen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from retro.artifacts import write_atomically
+from retro.cli.estimate import episodes, memory_lines
+from retro.cli.logs import quieten
+from retro.cli.plan import plan_run, plan_table
+from retro.cli.stages import stage_function
+from retro.config import ConfigError, RunConfig
+
+
+def run_pipeline(config: RunConfig, stages: tuple[str, ...], config_path: str) -> None:
+    """Run ``stages`` in order; those that are up to date return at once, an interrupted one resumes."""
+    console = Console()
+    quieten()
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.run_dir / "config.yaml", config.dump())
+    console.print(plan_table(plan_run(config, stages)))
+    folder = config.run_dir
+    for name in stages:
+        started = time.monotonic()
+        console.print(f"\n[bold]{name}[/bold]")
+        folder = stage_function(name)(config)
+        console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
+    if stages[-1] == "evaluate":
+        last_screen(config.run_dir, config_path, console)
+
+
+def dry_run_pipeline(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """Print the resolved config, the plan and the estimates; write and run nothing."""
+    quieten()
+    console = Console()
+    print(config.dump())
+    console.print(plan_table(plan_run(config, stages)))
+    most = episodes(config)
+    console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
+    console.print(f"  collect: {most.collect:,} episodes")
+    console.print(f"  ppo: {most.ppo:,} episodes, validation included")
+    console.print(f"  evaluate: {most.evaluate_per_arm:,} episodes an arm")
+    console.print("\n[bold]memory[/bold] (from the checkpoints' headers)")
+    for line in memory_lines(config):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def report_run(run_dir: Path) -> None:
+    """``retro report``: tables, plot and page from what the evaluation measured."""
+    from retro.evaluation.report import rebuild_report
+
+    if not (run_dir / "config.yaml").is_file():
+        raise ConfigError(f"{run_dir}: not a run folder (no config.yaml); runs are made by retro run")
+    quieten()
+    rebuild_report(run_dir)
+    last_screen(run_dir, str(run_dir / "config.yaml"), Console())
+
+
+def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
+    """The table of arms × attempts, where things are, and how to go on."""
+    from retro.evaluation.report import read_results
+    from retro.evaluation.table import results_table
+
+    console.print()
+    console.print(results_table(read_results(run_dir / "evaluation" / "results.json")))
+    console.print()
+    for name, path in (
+        ("adapter", run_dir / "export" / "adapter"),
+        ("plot", run_dir / "evaluation" / "success_by_trial.png"),
+        ("report", run_dir / "evaluation" / "report.html"),
+    ):
+        if path.exists():
+            console.print(f"{name:<8} {path}", highlight=False, soft_wrap=True)
+    console.print("\n[bold]go on with[/bold]")
+    for what, command in next_commands(run_dir, config_path):
+        console.print(f"[dim]# {what}[/dim]\n{command}", highlight=False, soft_wrap=True, markup=True)
+
+
+def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
+    """Own actor, own environment, 7B on a GPU."""
+    return [
+        (
+            "your own actor, behind any OpenAI-compatible endpoint",
+            f"retro run {config_path} name=own-actor actor.kind=openai actor.model=MODEL actor.base_url=http://localhost:8000/v1",
+        ),
+        (
+            "your own environment: a step function and this export",
+            f"python examples/own_environment.py {run_dir / 'export'}",
+        ),
+        (
+            "a 7B retrospective model on one GPU",
+            "retro run configs/hotpotqa.yaml --from sft --dry-run",
+        ),
+    ]

@@ -1,0 +1,55 @@
+"""``retro reflect``: a trajectory in, the Best-of-N reflection out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.cli.logs import quieten
+from retro.config import ConfigError
+from retro.types import to_json
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectOptions:
+    """What was asked on the command line."""
+
+    adapter: str
+    trajectory: Path | None
+    n: int
+    seed: int
+    base: str | None
+    prompts: str | None
+    as_json: bool
+
+
+def reflect_on(options: ReflectOptions) -> None:
+    """Print the reflection's text, or with ``as_json`` everything that is known of it."""
+    trajectory = _read(options.trajectory)
+    quieten()
+
+    from retro.agent.model import RetrospectiveModel
+
+    model = RetrospectiveModel.load(_export(options.adapter), base=options.base, prompts=options.prompts)
+    reflected = model.reflect(trajectory, n=options.n, seed=options.seed)
+    print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if options.as_json else reflected.text)
+
+
+def _export(path: str) -> Path:
+    """A run folder means its export."""
+    inside = Path(path) / "export"
+    return inside if inside.is_dir() else Path(path)
+
+
+def _read(path: Path | None) -> Any:
+    origin = "standard input" if path is None else str(path)
+    if path is None and sys.stdin.isatty():
+        raise ConfigError("standard input: give the trajectory's JSON there, or name its file with --trajectory")
+    text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{origin}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None

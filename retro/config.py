@@ -1,0 +1,345 @@
+"""One pydantic model a stage: YAML in, unknown keys refused, dotted overrides on top.
+
+Importable without torch. ``load_config(path, overrides)`` is the one way in; ``RunConfig.dump()`` the one way out, and
+what it writes runs again as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Rating = Literal["delta_return", "over_control", "group"]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+STAGES = ("collect", "sft", "reward", "ppo", "export", "evaluate")
+"""The stages of a run, in the order in which they read one another's outputs."""
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run: the message names the file, the key and the remedy."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TaskCounts(Section):
+    """How many tasks of each split are played: the first ones in the environment's order."""
+
+    train: NonNegativeInt = 600
+    validation: NonNegativeInt = 100
+    test: NonNegativeInt = 200
+    offset: NonNegativeInt = 0
+    """How many tasks of each split are skipped first."""
+
+
+class EnvironmentSection(Section):
+    name: str = "household"
+    options: dict[str, Any] = {}
+    tasks: TaskCounts = TaskCounts()
+
+
+class ActorSection(Section):
+    """The frozen actor. ``local`` is a transformers checkpoint, ``openai`` any OpenAI-compatible endpoint."""
+
+    kind: Literal["local", "openai"] = "local"
+    model: str = "data/quickstart/actor"
+    base_url: str | None = None
+    """``openai`` only; the key is read from the environment variable OPENAI_API_KEY, never from here."""
+    temperature: NonNegativeFloat = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 128
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    trust_remote_code: bool = False
+    concurrency: PositiveInt = 256
+    """Episodes under way at once."""
+
+
+class MemorySection(Section):
+    kind: Literal["window"] = "window"
+    size: PositiveInt = 3
+    """How many of the latest reflections the actor sees (Reflexion: 3)."""
+
+
+class LoraSection(Section):
+    r: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class ModelSection(Section):
+    """The retrospective model: one base, on which all adapters live, and how it writes."""
+
+    base: str = "data/quickstart/retrospective"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    trust_remote_code: bool = False
+    rope_scaling: dict[str, Any] | None = None
+    """Overrides the base's rotary scaling (longchat-7b-16k: ``{rope_type: linear, factor: 8.0}``)."""
+    gradient_checkpointing: bool = False
+    max_prompt_tokens: PositiveInt = 2048
+    """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so."""
+    max_new_tokens: PositiveInt = 128
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lora: LoraSection = LoraSection()
+
+
+class BufferSection(Section):
+    url: str | None = None
+    """A SQLAlchemy database URL; by default ``buffer.sqlite`` in the run folder."""
+    environments: list[str] = []
+    """What training reads of a buffer that holds several environments; empty: all."""
+
+
+class CollectSection(Section):
+    attempts: Annotated[int, Field(ge=2)] = 4
+    """Attempts at a task, the first one included."""
+    group: PositiveInt = 4
+    """Reflections sampled for a failed episode, each with its own retry."""
+    controls: NonNegativeInt = 1
+    """Retries without a reflection beside each group; not played for an actor at temperature 0."""
+    source: Literal["base", "sft"] = "base"
+    splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]
+
+
+class OptimiserSection(Section):
+    learning_rate: PositiveFloat = 1e-4
+    batch_size: PositiveInt = 32
+    """Examples in one optimiser step, over all processes and accumulation steps."""
+    microbatch_size: PositiveInt = 32
+    """Examples in one forward pass of one process."""
+    warmup_fraction: Fraction = 0.05
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class SftSection(OptimiserSection):
+    rating: Rating = "delta_return"
+    threshold: float = 0.0
+    """Reflections rated above it are imitated."""
+    epochs: PositiveInt = 2
+    max_steps: PositiveInt | None = None
+    checkpoint_every: PositiveInt = 50
+
+
+class RewardSection(OptimiserSection):
+    loss: Literal["bradley_terry", "bce"] = "bradley_terry"
+    """Pairs from one group, or the paper's accepted / rejected classifier."""
+    rating: Rating = "delta_return"
+    threshold: float = 0.0
+    """``bce``: accepted above it. ``bradley_terry``: the least difference of ratings that makes a pair."""
+    epochs: PositiveInt = 2
+    max_steps: PositiveInt | None = None
+    eval_every: PositiveInt = 50
+    """Steps between evaluations on the validation tasks; the best checkpoint is kept."""
+    balance: bool = True
+    """``bce``: down-sample the more frequent label to 1:1 (the paper's code)."""
+
+
+class KlSection(Section):
+    coefficient: NonNegativeFloat = 0.05
+    """β: what one nat of log π/π_ref costs, in units of the score."""
+    adaptive: bool = False
+    target: PositiveFloat = 0.1
+    """Nats a response; ``adaptive`` only (Ziegler et al. 2019)."""
+    horizon: PositiveInt = 10_000
+    """Responses; ``adaptive`` only."""
+    loss: Literal["none", "k1", "k3"] = "none"
+    """A second KL term inside the loss. ``k1`` has no expected gradient there and is refused."""
+    loss_coefficient: NonNegativeFloat = 0.0
+
+
+class PpoSection(Section):
+    reward: Literal["model", "environment", "mix"] = "environment"
+    """The learnt reward model, the actor's own retry (true ΔG), or both."""
+    mix: Fraction = 0.5
+    """Weight of the environment in ``mix``."""
+    score: Literal["sigmoid", "standardise"] = "standardise"
+    """How a Bradley-Terry score, which has no scale, becomes a reward."""
+    advantage: Literal["gae", "rloo", "group"] = "gae"
+    steps: PositiveInt = 30
+    contexts: PositiveInt = 24
+    """Failed episodes in one step, over all processes."""
+    group: PositiveInt = 4
+    """Responses a context."""
+    epochs: PositiveInt = 4
+    minibatches: PositiveInt = 1
+    """Optimiser steps an epoch."""
+    token_budget: PositiveInt = 16384
+    """Tokens in one forward pass: packed sequences are accumulated up to it."""
+    learning_rate: PositiveFloat = 1e-4
+    value_learning_rate: PositiveFloat = 1e-3
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["constant", "linear"] = "constant"
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat = 0.2
+    value_coefficient: NonNegativeFloat = 0.5
+    entropy_coefficient: NonNegativeFloat = 0.0
+    whiten_advantages: bool = True
+    target_kl: PositiveFloat | None = None
+    """Stops a step's epochs early once the policy has moved this far from the sampler (nats a token)."""
+    missing_end_penalty: NonNegativeFloat = 1.0
+    """Taken from the score of a response that was cut at ``max_new_tokens`` without its end token."""
+    kl: KlSection = KlSection()
+    checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 3
+    validate_every: PositiveInt = 10
+    """Steps between measurements of the true return on validation tasks; the best checkpoint is kept."""
+    validation_contexts: NonNegativeInt = 64
+
+    @model_validator(mode="after")
+    def _checks(self) -> PpoSection:
+        if self.kl.loss == "k1":
+            raise ValueError(
+                "kl.loss: k1 has no expected gradient as a loss term; use k3, or kl.coefficient for k1 in the reward"
+            )
+        if self.advantage != "gae" and self.group < 2:
+            raise ValueError(
+                f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
+            )
+        return self
+
+
+class ExportSection(Section):
+    checkpoint: Literal["best", "last"] = "best"
+
+
+ARMS = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "ppo", "oracle")
+
+
+class EvaluateSection(Section):
+    attempts: PositiveInt = 4
+    arms: list[str] = []
+    """Names of arms; empty: every arm that the run has the models for. ``ppo-rm`` and ``ppo-env`` name the PPO stage by
+    its reward; ``-bonN`` keeps the best of N reflections by the reward model's score."""
+    best_of: list[PositiveInt] = [4, 8]
+    sampled_temperature: PositiveFloat = 1.0
+    """The actor's temperature in ``retry-sampled``."""
+    bootstrap: PositiveInt = 10_000
+    permutations: PositiveInt = 100_000
+    checkpoints: dict[str, str] = {}
+    """Further arms: name → run folder, stage folder, ``checkpoint-*`` or plain PEFT adapter."""
+
+
+class RunConfig(Section):
+    """Everything a run needs, resolved."""
+
+    name: str = "run"
+    runs: str = "runs"
+    """The folder of run folders."""
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    """``auto``: CUDA where there is one."""
+    trackers: list[Literal["wandb", "tensorboard"]] = []
+    environment: EnvironmentSection = EnvironmentSection()
+    actor: ActorSection = ActorSection()
+    memory: MemorySection = MemorySection()
+    model: ModelSection = ModelSection()
+    buffer: BufferSection = BufferSection()
+    collect: CollectSection = CollectSection()
+    sft: SftSection = SftSection()
+    reward: RewardSection = RewardSection()
+    ppo: PpoSection = PpoSection()
+    export: ExportSection = ExportSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs) / self.name
+
+    @property
+    def buffer_url(self) -> str:
+        return self.buffer.url or f"sqlite:///{self.run_dir / 'buffer.sqlite'}"
+
+    def dump(self) -> str:
+        """YAML that :func:`load_config` reads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML config, apply ``key.sub=value`` overrides (values are YAML), validate.
+
+    Raises:
+        ConfigError: naming the file, the key, what is wrong with it and the nearest right key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config {path}: no such file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path}: the top level must be a mapping of sections, not {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
+    """Validate a tree of plain values; ``origin`` is what errors call it."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"config {origin}:\n" + "\n".join(_explain(error))) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: write it as key.sub=value, for example ppo.steps=50")
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        location = [part for part in problem["loc"]]
+        key = ".".join(map(str, location))
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            yield f"  {key}: unknown key; {hint}"
+        else:
+            yield f"  {key or 'config'}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return []
+        annotation = field.annotation
+        candidates = [annotation, *get_args(annotation)]
+        models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

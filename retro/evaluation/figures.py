@@ -1,0 +1,198 @@
+"""The plots: success by attempt, success over training steps, and a stage's learning curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from retro.evaluation.results import Results, split_best_of
+
+matplotlib.rcParams["svg.hashsalt"] = "retro"  # the same figure gives the same bytes
+
+# Okabe & Ito's palette: distinguishable with every common colour vision deficiency, and on paper by its markers.
+_GREY, _BLACK = "#8a8a8a", "#222222"
+_KNOWN = {
+    "one-shot": (_GREY, "."),
+    "retry": (_GREY, "x"),
+    "retry-sampled": ("#5f5f5f", "s"),
+    "vague": (_GREY, "v"),
+    "shuffled": ("#CC79A7", "D"),
+    "reflexion": ("#E69F00", "^"),
+    "sft": ("#56B4E9", "v"),
+    "ppo": ("#0072B2", "o"),
+    "ppo-rm": ("#009E73", "P"),
+    "ppo-env": ("#0072B2", "o"),
+    "ppo-mix": ("#D55E00", "X"),
+    "oracle": (_BLACK, "*"),
+}
+_FURTHER = ("#D55E00", "#7B4FA3", "#8C6D1F", "#A0522D", "#2F6F6F")
+_DASHES = {1: "-", 4: "--", 8: ":"}
+
+
+@dataclass(frozen=True, slots=True)
+class ArmStyle:
+    colour: str
+    marker: str
+    line: str
+
+
+def arm_style(name: str, arms: Sequence[str]) -> ArmStyle:
+    """A Best-of-N arm has its base's colour and another dash; arms without a fixed colour take the next free one."""
+    base, best_of = split_best_of(name)
+    line = _DASHES.get(best_of, "-.")
+    if base in _KNOWN:
+        return ArmStyle(*_KNOWN[base], line)
+    others = list(dict.fromkeys(b for b, _ in map(split_best_of, arms) if b not in _KNOWN))
+    return ArmStyle(_FURTHER[others.index(base) % len(_FURTHER)], "h", line)
+
+
+def success_by_trial(results: Results) -> Figure:
+    """Left: cumulative success by attempt. Right: the last attempt with its 95 % intervals, best arm on top."""
+    arms = list(results["arms"])
+    figure = Figure(figsize=(11.5, max(4.8, 1.6 + 0.27 * len(arms))), layout="constrained")
+    curves, last = figure.subplots(1, 2, width_ratios=(1.45, 1))
+    attempts = range(1, results["attempts"] + 1)
+    ends: list[tuple[float, str, str]] = []
+    for name, arm in results["arms"].items():
+        style = arm_style(name, arms)
+        values = arm["success_by_trial"]
+        low, high = ([interval[side] for interval in arm["ci95"]] for side in (0, 1))
+        curves.fill_between(attempts, low, high, color=style.colour, alpha=0.07, linewidth=0)
+        curves.plot(attempts, values, style.line, color=style.colour, marker=style.marker, markersize=5, linewidth=1.6)
+        ends.append((values[-1], name, style.colour))
+    seeds = max(arm["seeds"] for arm in results["arms"].values())
+    curves.set_title(_caption(results["tasks"], seeds), loc="left", fontsize=10)
+    curves.set_xticks(list(attempts))
+    curves.set_xlabel("attempt")
+    curves.set_ylabel("tasks solved so far")
+    top = min(1.02, 0.03 + max(high for arm in results["arms"].values() for _, high in arm["ci95"]))
+    curves.set_ylim(0, top)
+    curves.set_xlim(0.9, results["attempts"] + 0.05)
+    _label_ends(curves, results["attempts"], ends, gap=0.034 * top * 4.8 / figure.get_figheight())
+    _last_attempt(last, results)
+    for axes in (curves, last):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y" if axes is curves else "x", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def success_by_step(results: Results, steps: Mapping[str, int]) -> Figure:
+    """Success at the last attempt over the training steps of the checkpoints evaluated (``steps``: arm → step)."""
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes: Axes = figure.subplots()
+    series: dict[str, list[tuple[int, str]]] = {}
+    for name, step in steps.items():
+        series.setdefault(name.partition("@")[0], []).append((step, name))
+    for index, (label, points) in enumerate(series.items()):
+        points.sort()
+        values = [results["arms"][name]["success_by_trial"][-1] for _, name in points]
+        intervals = [results["arms"][name]["ci95"][-1] for _, name in points]
+        bars = [
+            [v - low for v, (low, _) in zip(values, intervals, strict=True)],
+            [h - v for v, (_, h) in zip(values, intervals, strict=True)],
+        ]
+        colour = list(_KNOWN.values())[6 + index % 4][0]
+        at = [step for step, _ in points]
+        axes.errorbar(at, values, yerr=bars, color=colour, marker="o", capsize=3, linewidth=1.6)
+        axes.annotate(label, (at[-1], values[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
+    axes.set_xlabel("training step")
+    axes.set_ylabel(f"tasks solved after {results['attempts']} attempts")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    return figure
+
+
+def learning_curves(metrics: Mapping[str, Sequence[tuple[float, float]]], columns: int = 4) -> Figure:
+    """Small multiples of one stage: metric name → its (step, value) points."""
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(11.5, 1.75 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, points) in zip(grid.flat, metrics.items(), strict=False):
+        marker = "." if len(points) < 60 else ""
+        axes.plot(
+            [x for x, _ in points], [y for _, y in points], color="#0072B2", linewidth=1.2, marker=marker, markersize=4
+        )
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eeeeee", linewidth=0.6)
+    for axes in list(grid.flat)[len(metrics) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """What the reward model predicts against what came true, by bin; the area of a point is its count."""
+    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+    axes: Axes = figure.subplots()
+    most = max(row["count"] for row in bins)
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
+    at, true = [row["probability"] for row in bins], [row["outcome"] for row in bins]
+    axes.plot(at, true, color="#0072B2", linewidth=1.2)
+    axes.scatter(at, true, s=[12 + 140 * row["count"] / most for row in bins], color="#0072B2", alpha=0.8)
+    axes.set_xlabel("predicted probability, test tasks")
+    axes.set_ylabel("frequency")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#eeeeee", linewidth=0.6)
+    return figure
+
+
+def to_svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    temporary = path.with_name(path.name + ".part")
+    figure.savefig(temporary, format="png", dpi=160)
+    temporary.replace(path)
+
+
+def _caption(tasks: int, seeds: int) -> str:
+    return f"success by attempt · {tasks} held-out tasks" + (f", {seeds} seeds" if seeds > 1 else "")
+
+
+def _last_attempt(axes: Axes, results: Results) -> None:
+    arms = list(results["arms"])
+    ranked = sorted(arms, key=lambda name: results["arms"][name]["success_by_trial"][-1])
+    for row, name in enumerate(ranked):
+        arm, style = results["arms"][name], arm_style(name, arms)
+        value, (low, high) = arm["success_by_trial"][-1], arm["ci95"][-1]
+        axes.plot([low, high], [row, row], color=style.colour, linewidth=2.2, solid_capstyle="round", alpha=0.75)
+        axes.plot([value], [row], color=style.colour, marker=style.marker, markersize=7)
+        axes.annotate(f"{value:.2f}", (high, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(ranked)), ranked, fontsize=9)
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"solved after {results['attempts']} attempts, 95 % interval")
+
+
+def _label_ends(axes: Axes, attempts: int, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Name each curve at its end, pushed apart upwards and then back under the top, so that no two names overlap."""
+    ordered = sorted(ends)
+    heights: list[float] = []
+    for value, _, _ in ordered:
+        heights.append(max(value, heights[-1] + gap) if heights else max(value, gap / 2))
+    ceiling = axes.get_ylim()[1]
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling - gap / 2 if i == len(heights) - 1 else heights[i + 1] - gap)
+    for height, (value, name, colour) in zip(heights, ordered, strict=True):
+        axes.annotate(
+            name,
+            xy=(attempts, value),
+            xytext=(attempts + 0.12, height),
+            color=colour,
+            fontsize=8.5,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
+        )

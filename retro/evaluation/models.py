@@ -1,0 +1,55 @@
+"""The retrospective models behind the arms: one base in memory, an adapter an arm, the reward model for Best-of-N."""
+
+from __future__ import annotations
+
+from retro.agent.best_of_n import BestOfN
+from retro.agent.reflector import LocalReflector, LocalScorer
+from retro.config import ConfigError, RunConfig
+from retro.evaluation.arms import Arm, Source
+from retro.evaluation.locate import reward_model
+from retro.evaluation.play import Candidates
+from retro.evaluation.results import split_best_of
+from retro.models.adapters import SharedBase
+from retro.models.heads import load_head
+from retro.models.loading import resolve_device
+from retro.prompts import PromptSet
+from retro.types import Reflector
+
+
+class RetrospectiveArms:
+    """Builds the reflector of an arm whose reflections a model writes. Loads the base at the first one."""
+
+    def __init__(self, config: RunConfig, prompts: PromptSet) -> None:
+        self._config = config
+        self._prompts = prompts
+        self._base: SharedBase | None = None
+        self._scorer: LocalScorer | None = None
+
+    def __call__(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
+        """The arm's reflector, and what its Best-of-N sampler asked the reward model.
+
+        Raises:
+            AdapterMismatchError: if the adapter was trained on another base.
+        """
+        if self._base is None:
+            self._base = SharedBase.load(self._config.model, resolve_device(self._config.device))
+        role = None
+        if arm.source is Source.ADAPTER and arm.adapter is not None:
+            role = "policy"
+            self._base.load_role(role, arm.adapter, trainable=False)
+        source = "base" if role is None else split_best_of(arm.name)[0]
+        reflector = LocalReflector(self._base, role, self._prompts, self._config.model, source)
+        if arm.best_of == 1:
+            return reflector, None
+        candidates = Candidates(self._reward_model(self._base))
+        return BestOfN(reflector, candidates, arm.best_of), candidates
+
+    def _reward_model(self, base: SharedBase) -> LocalScorer:
+        if self._scorer is None:
+            found = reward_model(self._config)
+            if found is None:
+                raise ConfigError(f"{self._config.run_dir}: no finished reward stage; first: retro reward CONFIG")
+            base.load_role("reward", found.adapter, trainable=False)
+            head = load_head(found.head).to(base.device)
+            self._scorer = LocalScorer(base, "reward", head, self._prompts, self._config.model)
+        return self._scorer

@@ -1,0 +1,152 @@
+"""Playing arms: each through the one loop of ``rollout``, resumable at any episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from retro.agent.best_of_n import Scorer
+from retro.config import ActorSection, ConfigError
+from retro.envs.base import TaskSet
+from retro.evaluation.arms import Arm, Source
+from retro.evaluation.records import EpisodeRecords, Record, chains
+from retro.evaluation.sources import Shuffled, Written
+from retro.memory import make_memory
+from retro.prompts import PromptSet
+from retro.rollout.collect import collect
+from retro.rollout.episode import Player
+from retro.rollout.progress import CollectionProgress
+from retro.types import Actor, ActorError, Episode, Reflection, ReflectionRequest, Reflector, Sampling, StopReason, Task
+
+
+@dataclass
+class Candidates:
+    """Keeps what a Best-of-N scorer was asked, so that the report can show what was not chosen."""
+
+    scorer: Scorer
+    by_episode: dict[str, tuple[Reflection, ...]] = field(default_factory=dict)
+    """The failed episode's id → its scored reflections."""
+
+    async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
+        scores = await self.scorer(request, reflections)
+        scored = (replace(r, score=score) for r, score in zip(reflections, scores, strict=True))
+        self.by_episode[request.episode.id] = tuple(scored)
+        return scores
+
+
+@dataclass
+class ArmPlayer:
+    """Plays arms on the same tasks. What was recorded is never played again, and equal first plays are shared."""
+
+    taskset: TaskSet
+    prompts: PromptSet
+    tasks: Sequence[Task]
+    seed: int
+    records: EpisodeRecords
+    actor: Callable[[ActorSection], Actor]
+    """Builds an actor; asked once for each model."""
+    models: Callable[[Arm], tuple[Reflector, Candidates | None]]
+    """Builds the reflector of an arm whose reflections a model writes."""
+    _actors: dict[str, Actor] = field(default_factory=dict)
+    _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
+    """Actor → episode id → first play."""
+
+    async def play(self, arm: Arm, mark: str, best: Sequence[Record] = ()) -> list[Record]:
+        """Every record of ``arm``, of as many tasks as it can play.
+
+        Args:
+            mark: The arm's fingerprint.
+            best: The best arm's records; ``Source.SHUFFLED`` only.
+
+        Raises:
+            ActorError: if the actor failed for good on some episodes: what was played is kept, the same call goes on.
+        """
+        tasks = self.tasks_of(arm)
+        player = self._player(arm)
+        self._share_first_plays(arm, mark, player, tasks)
+        known = self._known(arm, mark)
+        todo = [task for task in tasks if not _complete(known.get(task.id, []), arm.attempts)]
+        if todo:
+            await self._play(arm, mark, player, todo, best)
+            known = self._known(arm, mark)
+        pool = self._first[arm.actor.model_dump_json()]
+        pool.update({known[task.id][0].episode.id: known[task.id][0].episode for task in tasks})
+        return [record for task in tasks for record in known[task.id]]
+
+    def _known(self, arm: Arm, mark: str) -> dict[str, list[Record]]:
+        """Recorded chains by task; an earlier evaluation may have allowed more attempts."""
+        return chains([r for r in self.records.of(arm.name, mark) if r.episode.trial < arm.attempts])
+
+    def tasks_of(self, arm: Arm) -> list[Task]:
+        """The tasks that an arm can play: the oracle does not know every one."""
+        if arm.source is Source.ORACLE:
+            return [task for task in self.tasks if self.taskset.oracle(task) is not None]
+        return list(self.tasks)
+
+    async def _play(self, arm: Arm, mark: str, player: Player, tasks: list[Task], best: Sequence[Record]) -> None:
+        reflector, candidates = self._reflector(arm, best)
+        recorded = {record.episode.id: record.episode for record in self.records.of(arm.name, mark)}
+
+        def record(episode: Episode) -> None:
+            kept = candidates.by_episode.pop(episode.parent or "", ()) if candidates else ()
+            self.records.add(Record(arm.name, mark, episode, kept))
+
+        played = await collect(
+            player,
+            tasks,
+            arm.attempts,
+            reflector,
+            recall=recorded.get,
+            record=record,
+            concurrency=arm.actor.concurrency,
+            progress=CollectionProgress(len(tasks), arm.name),
+        )
+        errors = [e for chain in played for e in chain if e.stop is StopReason.ACTOR_ERROR]
+        if errors:
+            raise ActorError(
+                f"arm {arm.name}: the actor failed in {len(errors)} episodes "
+                f"({errors[0].info.get('error', 'no message')}); "
+                "what was played is kept: the same command goes on"
+            )
+
+    def _player(self, arm: Arm) -> Player:
+        section = arm.actor
+        shared = section.model_dump_json(exclude={"temperature", "top_p", "max_tokens", "concurrency"})
+        if shared not in self._actors:
+            self._actors[shared] = self.actor(section)
+        sampling = Sampling(section.temperature, section.top_p, section.max_tokens)
+        # One key for all arms: their draws are paired, and a first play is the same episode in each.
+        key = (self.seed, "evaluate", f"temperature {section.temperature:g}")
+        return Player(self.taskset, self._actors[shared], self.prompts, make_memory(arm.memory), sampling, key)
+
+    def _share_first_plays(self, arm: Arm, mark: str, player: Player, tasks: Sequence[Task]) -> None:
+        """Give ``arm`` the first plays of arms with the same actor: before any reflection their episodes are equal."""
+        pool = self._first.setdefault(arm.actor.model_dump_json(), {})
+        own = {record.episode.id for record in self.records.of(arm.name, mark)}
+        for task in tasks:
+            identity = player.episode_id(task)
+            if identity in pool and identity not in own:
+                self.records.add(Record(arm.name, mark, pool[identity]))
+
+    def _reflector(self, arm: Arm, best: Sequence[Record]) -> tuple[Reflector | None, Candidates | None]:
+        if arm.source is Source.NONE:
+            return None, None
+        if arm.source is Source.ORACLE:
+            return Written(lambda task: self.taskset.oracle(task) or "", "oracle"), None
+        if arm.source is Source.VAGUE:
+            return Written(self._vague, "vague"), None
+        if arm.source is Source.SHUFFLED:
+            donors = {task: [r.episode for r in chain] for task, chain in chains(best).items()}
+            return Shuffled(donors, self.tasks, self.seed), None
+        return self.models(arm)
+
+    def _vague(self, task: Task) -> str:
+        vague = getattr(self.taskset, "vague", None)
+        if vague is None:
+            raise ConfigError(f"evaluate.arms: environment {self.taskset.name!r} has no vague reflection")
+        text: str = vague(task)
+        return text
+
+
+def _complete(chain: Sequence[Record], attempts: int) -> bool:
+    return bool(chain) and (chain[-1].episode.success or chain[-1].episode.trial == attempts - 1)

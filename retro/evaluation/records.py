@@ -1,0 +1,116 @@
+"""Every evaluated episode, a JSON line each, as it happens: evaluations resume from it, reports are rebuilt from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.types import Episode, Reflection, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One episode of one arm."""
+
+    arm: str
+    fingerprint: str
+    """Digest of all that decides the arm's episodes; a record of another fingerprint is out of date."""
+    episode: Episode
+    candidates: tuple[Reflection, ...] = ()
+    """The reflections among which the episode's one was chosen (Best-of-N), with their scores."""
+
+
+class RecordFileError(ValueError):
+    """A line of the records that is not one of ours: names the file, the line and the remedy."""
+
+
+class EpisodeRecords:
+    """The append-only file of an evaluation's records.
+
+    A line that a killed process left unfinished at the end of the file is cut off when the file is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        self._records = list(read_records(path)) if path.exists() else []
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, record: Record) -> None:
+        self._file.write(_line(record))
+        self._file.flush()
+        self._records.append(record)
+
+    def of(self, arm: str, fingerprint: str) -> list[Record]:
+        """What was recorded of an arm as it is now, in order."""
+        return [r for r in self._records if r.arm == arm and r.fingerprint == fingerprint]
+
+    def all(self) -> list[Record]:
+        return list(self._records)
+
+    def drop_stale(self, current: Mapping[str, str]) -> None:
+        """Drop, atomically, what was recorded of an arm when it was another one (``current``: arm → fingerprint)."""
+        kept = [r for r in self._records if current.get(r.arm, r.fingerprint) == r.fingerprint]
+        if len(kept) == len(self._records):
+            return
+        self.close()
+        self._records = kept
+        temporary = self.path.with_name(self.path.name + ".part")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(map(_line, self._records))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> EpisodeRecords:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file, in order.
+
+    Raises:
+        RecordFileError: naming the line that is not a record.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield from_json(Record, json.loads(line))
+            except ValueError as error:
+                raise RecordFileError(
+                    f"{path}, line {number}: not an evaluation record ({error}); delete the line"
+                ) from None
+
+
+def chains(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of one arm by task id, in the order of their trials."""
+    by_task: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: r.episode.trial):
+        by_task.setdefault(record.episode.task.id, []).append(record)
+    return by_task
+
+
+def _line(record: Record) -> str:
+    value: dict[str, Any] = to_json(record)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)

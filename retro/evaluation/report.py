@@ -1,0 +1,258 @@
+"""``report.html``: one self-contained page from what was measured, without models or network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from retro.artifacts import write_atomically
+from retro.evaluation.figures import (
+    learning_curves,
+    reliability_diagram,
+    save_png,
+    success_by_step,
+    success_by_trial,
+    to_svg,
+)
+from retro.evaluation.records import Record, chains, read_records
+from retro.evaluation.results import Comparison, Results
+from retro.evaluation.table import best_learned_arm
+from retro.types import Reflection, to_json
+
+logger = logging.getLogger(__name__)
+
+BROWSED_TASKS = 60
+"""Tasks in the page's episode browser; all of them are in ``episodes.jsonl``."""
+_STAGES = ("collect", "sft", "reward", "ppo")
+_METRICS_SHOWN = 16
+
+
+class NothingMeasuredError(ValueError):
+    """A run folder without an evaluation to report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What a report is made of and where it goes."""
+
+    run: Path
+    evaluation: Path
+
+    @property
+    def results(self) -> Path:
+        return self.evaluation / "results.json"
+
+    @property
+    def episodes(self) -> Path:
+        return self.evaluation / "episodes.jsonl"
+
+    @property
+    def plot(self) -> Path:
+        return self.evaluation / "success_by_trial.png"
+
+    @property
+    def page(self) -> Path:
+        return self.evaluation / "report.html"
+
+
+def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
+    """Draw a run's plot and page anew from ``results.json``, ``episodes.jsonl``, ``metrics.jsonl``; return the page.
+
+    Raises:
+        NothingMeasuredError: if the run has not been evaluated.
+    """
+    paths = Paths(run_dir, evaluation or run_dir / "evaluation")
+    results = read_results(paths.results)
+    records = list(read_records(paths.episodes)) if paths.episodes.is_file() else []
+    save_png(success_by_trial(results), paths.plot)
+    write_atomically(paths.page, render(paths, results, records))
+    return paths.page
+
+
+def read_results(path: Path) -> Results:
+    """``results.json`` as it was written.
+
+    Raises:
+        NothingMeasuredError: if there is none.
+    """
+    if not path.is_file():
+        raise NothingMeasuredError(
+            f"{path}: no such file; evaluate the run first: retro evaluate {path.parent.parent}/config.yaml"
+        )
+    return cast(Results, json.loads(path.read_text(encoding="utf-8")))
+
+
+def render(paths: Paths, results: Results, records: list[Record]) -> str:
+    """The page's HTML. Every text of a model or of an environment is escaped; scripts get them as JSON data."""
+    environment = Environment(
+        loader=PackageLoader("retro.evaluation", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+    steps = _checkpoint_steps(results)
+    metrics = _stage_metrics(paths.run / "metrics.jsonl")
+    reward = _reward_figures(paths.run)
+    bins = reward.get("test", {}).get("reliability", [])
+    return environment.get_template("report.html.j2").render(
+        name=paths.run.resolve().name,
+        results=results,
+        best=best_learned_arm(results),
+        comparisons=_by_pair(results["comparisons"]),
+        curves=_image(to_svg(success_by_trial(results))),
+        step_curves=_image(to_svg(success_by_step(results, steps))) if len(steps) > 1 else None,
+        learning={stage: _image(to_svg(learning_curves(series))) for stage, series in metrics.items()},
+        reward=_flat_numbers(reward),
+        calibration=_image(to_svg(reliability_diagram(bins))) if bins else None,
+        browser=_script_json(browser_data(results, records)),
+        stylesheet=_own_file("report.css"),
+        script=_own_file("report.js"),
+    )
+
+
+def browser_data(results: Results, records: list[Record]) -> dict[str, Any]:
+    """What the page's episode browser shows: tasks spread evenly over the evaluation's, with every arm's chain."""
+    by_arm: dict[str, list[Record]] = {}
+    for record in records:
+        by_arm.setdefault(record.arm, []).append(record)
+    all_chains = {arm: chains(of_arm) for arm, of_arm in by_arm.items()}
+    ids = sorted({task for of_arm in all_chains.values() for task in of_arm})
+    shown = ids if len(ids) <= BROWSED_TASKS else [ids[i * len(ids) // BROWSED_TASKS] for i in range(BROWSED_TASKS)]
+    kinds = {record.episode.task.id: record.episode.task.kind for record in records}
+    ordered = [arm for arm in results["arms"] if arm in all_chains]
+    return {
+        "total": len(ids),
+        "tasks": [{"id": task, "kind": kinds[task]} for task in shown],
+        "arms": {
+            arm: {
+                task: [_browsed(record) for record in all_chains[arm][task]]
+                for task in shown
+                if task in all_chains[arm]
+            }
+            for arm in ordered
+        },
+    }
+
+
+def _by_pair(comparisons: list[Comparison]) -> list[dict[str, Any]]:
+    """One row a pair, with the p-value of each test under the test's name."""
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for comparison in comparisons:
+        row = rows.setdefault((comparison["a"], comparison["b"], comparison["trial"]), {**comparison, "p_values": {}})
+        row["p_values"][comparison["test"]] = comparison["p_value"]
+    return list(rows.values())
+
+
+def _browsed(record: Record) -> dict[str, Any]:
+    episode = record.episode
+    return {
+        "trial": episode.trial,
+        "return": episode.return_,
+        "success": episode.success,
+        "stop": str(episode.stop),
+        "opening": episode.trajectory.opening,
+        "steps": [[step.thought, step.action, step.observation] for step in episode.trajectory.steps],
+        "reflection": _reflected(episode.reflection) if episode.reflection else None,
+        "candidates": [_reflected(candidate) for candidate in record.candidates],
+    }
+
+
+def _reflected(reflection: Reflection) -> dict[str, Any]:
+    value: dict[str, Any] = to_json(reflection)
+    return {key: value[key] for key in ("text", "source", "score", "index")}
+
+
+def _own_file(name: str) -> Markup:
+    return Markup(resources.files("retro.evaluation").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element that holds it, whatever a model wrote."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _image(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def _checkpoint_steps(results: Results) -> dict[str, int]:
+    """Arms called ``NAME@STEP``: checkpoints of one training run."""
+    found = {}
+    for name in results["arms"]:
+        label, at, step = name.rpartition("@")
+        if at and label and step.isdigit():
+            found[name] = int(step)
+    return found
+
+
+def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Stage → metric → (step, value) points, of the numeric metrics that change."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            logged = json.loads(line)
+        except json.JSONDecodeError:  # a kill in the middle of a write: only the last line of a stage can be torn
+            logger.warning("%s: a torn line is left out of the learning curves", path)
+            continue
+        series = found.setdefault(logged["stage"], {})
+        for key, value in logged.items():
+            if (
+                key not in ("stage", "step", "seconds")
+                and isinstance(value, (int, float))
+                and not isinstance(value, bool)
+            ):
+                series.setdefault(key, []).append((logged["step"], value))
+    curves = {stage: _changing(found[stage]) for stage in _STAGES if stage in found}
+    return {stage: series for stage, series in curves.items() if series}
+
+
+def _changing(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    moving = {name: points for name, points in series.items() if len({value for _, value in points}) > 1}
+    return dict(list(moving.items())[:_METRICS_SHOWN])
+
+
+def _reward_figures(run: Path) -> Mapping[str, Any]:
+    path = run / "reward" / "reward.json"
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
+
+
+def _flat_numbers(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Rows (name, value) of the nested figures; a list of numbers is one value."""
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(item, Mapping) and {"value", "ci95"} == item.keys():
+            interval = f" ({_number(item['ci95'][0])} to {_number(item['ci95'][1])})" if item["ci95"] else ""
+            rows.append((name, "undefined" if item["value"] is None else _number(item["value"]) + interval))
+        elif isinstance(item, Mapping):
+            rows += _flat_numbers(item, f"{name} · ")
+        elif isinstance(item, list):
+            if all(isinstance(entry, (int, float)) for entry in item):
+                rows.append((name, ", ".join(map(_number, item))))
+        elif item is not None:
+            rows.append((name, _number(item)))
+    return rows
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -1,0 +1,237 @@
+"""From outcomes, one a seed, arm and task, to what ``results.json`` says: curves, intervals, paired comparisons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from retro.evaluation.statistics import Floats, Outcome, bootstrap_mean, mcnemar_exact, sign_flip, wilson
+from retro.types import Task, derive_seed
+
+Interval = tuple[float, float]
+Outcomes = Mapping[int, Mapping[str, Outcome]]
+"""Of one arm: seed → task id → outcome. Every seed holds the same tasks."""
+
+
+class Breakdown(TypedDict):
+    tasks: int
+    success_by_trial: list[float]
+    return_by_trial: list[float]
+
+
+class ArmResult(TypedDict):
+    success_by_trial: list[float]
+    """Share of tasks solved at attempt t or earlier, mean over seeds."""
+    return_by_trial: list[float]
+    """Mean of the best return so far."""
+    ci95: list[Interval]
+    """Of ``success_by_trial``: Wilson for one seed, a bootstrap over tasks of their means for several."""
+    return_ci95: list[Interval]
+    """Of ``return_by_trial``: a bootstrap over tasks."""
+    tokens_per_task: float
+    seeds: int
+    tasks: int
+    by_environment: dict[str, Breakdown]
+    by_kind: dict[str, Breakdown]
+
+
+class Comparison(TypedDict):
+    a: str
+    b: str
+    trial: int
+    difference: float
+    """Success of ``a`` minus success of ``b``, on the tasks that both played."""
+    ci95: Interval
+    p_value: float
+    test: Literal["sign-flip", "mcnemar-exact"]
+    tasks: int
+    seeds: int
+    seeds_agreeing: int
+    """Seeds in which the difference has the sign of the mean difference."""
+
+
+class Results(TypedDict):
+    tasks: int
+    attempts: int
+    arms: dict[str, ArmResult]
+    comparisons: list[Comparison]
+    seconds: dict[str, float]
+    outcomes: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    """Arm → seed → task id → ``{"solved_at": trial | null, "returns": [..], "tokens": n}``."""
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How often the resampling tests draw, and from which seed."""
+
+    bootstrap: int = 10_000
+    permutations: int = 100_000
+    seed: int = 0
+
+
+def split_best_of(name: str) -> tuple[str, int]:
+    """``ppo-env-bon8`` → ``("ppo-env", 8)``; a name without the suffix keeps one reflection."""
+    match = re.fullmatch(r"(.+)-bon([1-9]\d*)", name)
+    return (match[1], int(match[2])) if match else (name, 1)
+
+
+def summarise(outcomes: Mapping[str, Outcomes], tasks: Sequence[Task], attempts: int, draws: Draws) -> Results:
+    """Everything that ``results.json`` says but the stages' seconds and the notes.
+
+    Raises:
+        ValueError: if the seeds of an arm hold different tasks.
+    """
+    by_id = {task.id: task for task in tasks}
+    return Results(
+        tasks=len(tasks),
+        attempts=attempts,
+        arms={name: _arm(name, of_arm, by_id, attempts, draws) for name, of_arm in outcomes.items()},
+        comparisons=[c for a, b in planned_pairs(list(outcomes)) for c in compare(outcomes, a, b, attempts - 1, draws)],
+        seconds={},
+        outcomes={
+            name: {
+                str(seed): {task: outcome_to_json(o) for task, o in by_task.items()} for seed, by_task in of_arm.items()
+            }
+            for name, of_arm in outcomes.items()
+        },
+        notes=[],
+    )
+
+
+def planned_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Which arms are compared, the one that should be better first: the method's chain, and each of its controls."""
+    controls = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "oracle", "vague")
+    pairs = [
+        ("retry-sampled", "retry"),
+        ("shuffled", "retry-sampled"),
+        ("reflexion", "retry-sampled"),
+        ("sft", "reflexion"),
+        ("oracle", "retry-sampled"),
+    ]
+    for arm in arms:
+        if arm in controls:
+            continue
+        base, best_of = split_best_of(arm)
+        rivals = (base, "shuffled") if best_of > 1 else ("sft", "reflexion", "shuffled", "retry-sampled")
+        pairs += [(arm, rival) for rival in rivals]
+    return [(a, b) for a, b in pairs if a in arms and b in arms]
+
+
+def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws: Draws) -> list[Comparison]:
+    """Paired tests of two arms at one trial: sign-flip over per-task means, and exact McNemar where there is one seed.
+
+    Seeds and tasks that only one of the arms has are left out; no common one, no comparison.
+    """
+    seeds = sorted(outcomes[a].keys() & outcomes[b].keys())
+    if not seeds:
+        return []
+    ids = sorted(set.intersection(*({*outcomes[arm][seed]} for arm in (a, b) for seed in seeds)))
+    if not ids:
+        return []
+    solved_a, solved_b = (_success(outcomes[arm], seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
+    by_task = (solved_a - solved_b).mean(axis=0)  # (T,)
+    by_seed = (solved_a - solved_b).mean(axis=1)  # (S,)
+    difference = float(by_task.mean())
+    shared = Comparison(
+        a=a,
+        b=b,
+        trial=trial,
+        difference=difference,
+        ci95=bootstrap_mean(by_task, draws.bootstrap, derive_seed(draws.seed, "difference", a, b, trial)),
+        p_value=sign_flip(by_task, draws.permutations, derive_seed(draws.seed, "sign-flip", a, b, trial)),
+        test="sign-flip",
+        tasks=len(ids),
+        seeds=len(seeds),
+        seeds_agreeing=int(np.count_nonzero(np.sign(by_seed) == np.sign(difference))),
+    )
+    if len(seeds) > 1:
+        return [shared]
+    exact = mcnemar_exact([bool(x) for x in solved_a[0]], [bool(x) for x in solved_b[0]])
+    return [shared, {**shared, "p_value": exact, "test": "mcnemar-exact"}]
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    solved_at = outcome.success.index(True) if any(outcome.success) else None
+    return {"solved_at": solved_at, "returns": list(outcome.returns), "tokens": outcome.tokens}
+
+
+def outcomes_from_json(
+    value: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, dict[int, dict[str, Outcome]]]:
+    """The inverse of what :class:`Results` keeps under ``outcomes``: how results of several runs are pooled."""
+    return {
+        name: {
+            int(seed): {
+                task: Outcome(
+                    tuple(o["solved_at"] is not None and t >= o["solved_at"] for t in range(len(o["returns"]))),
+                    tuple(o["returns"]),
+                    o["tokens"],
+                )
+                for task, o in by_task.items()
+            }
+            for seed, by_task in of_arm.items()
+        }
+        for name, of_arm in value.items()
+    }
+
+
+def _arm(name: str, outcomes: Outcomes, tasks: Mapping[str, Task], attempts: int, draws: Draws) -> ArmResult:
+    seeds = sorted(outcomes)
+    ids = sorted(outcomes[seeds[0]])
+    for seed in seeds:
+        if sorted(outcomes[seed]) != ids:
+            raise ValueError(f"arm {name}: seed {seed} played other tasks than seed {seeds[0]}; evaluate it anew")
+    success, returns = _success(outcomes, seeds, ids), _returns(outcomes, seeds, ids)  # (S, T, K)
+    rows = [tasks[task] for task in ids]
+    return ArmResult(
+        success_by_trial=_curve(success),
+        return_by_trial=_curve(returns),
+        ci95=[
+            _success_interval(success[:, :, t], derive_seed(draws.seed, "success", name, t), draws)
+            for t in range(attempts)
+        ],
+        return_ci95=[
+            bootstrap_mean(returns[:, :, t].mean(axis=0), draws.bootstrap, derive_seed(draws.seed, "return", name, t))
+            for t in range(attempts)
+        ],
+        tokens_per_task=float(np.mean([outcomes[seed][task].tokens for seed in seeds for task in ids])),
+        seeds=len(seeds),
+        tasks=len(ids),
+        by_environment=_breakdown(success, returns, [task.environment for task in rows]),
+        by_kind=_breakdown(success, returns, [task.kind or task.environment for task in rows]),
+    )
+
+
+def _success_interval(success: Floats, seed: int, draws: Draws) -> Interval:
+    if len(success) == 1:
+        return wilson(int(success.sum()), success.shape[1])
+    return bootstrap_mean(success.mean(axis=0), draws.bootstrap, seed)
+
+
+def _breakdown(success: Floats, returns: Floats, groups: Sequence[str]) -> dict[str, Breakdown]:
+    columns: dict[str, list[int]] = {}
+    for column, group in enumerate(groups):
+        columns.setdefault(group, []).append(column)
+    return {
+        group: Breakdown(
+            tasks=len(where), success_by_trial=_curve(success[:, where]), return_by_trial=_curve(returns[:, where])
+        )
+        for group, where in sorted(columns.items())
+    }
+
+
+def _success(outcomes: Outcomes, seeds: Iterable[int], ids: Sequence[str]) -> Floats:
+    return np.array([[outcomes[seed][task].success for task in ids] for seed in seeds], dtype=np.float64)  # (S, T, K)
+
+
+def _returns(outcomes: Outcomes, seeds: Iterable[int], ids: Sequence[str]) -> Floats:
+    return np.array([[outcomes[seed][task].returns for task in ids] for seed in seeds], dtype=np.float64)  # (S, T, K)
+
+
+def _curve(values: Floats) -> list[float]:
+    return [float(value) for value in values.mean(axis=(0, 1))]

@@ -1,0 +1,213 @@
+"""evaluate: every arm on the held-out tasks → ``results.json``, ``episodes.jsonl``, the plot and the report page.
+
+Reads the adapters of the sft, reward and ppo stages; trains nothing. An interrupted evaluation goes on at the episode
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from retro.artifacts import digest_model, digest_path, write_json
+from retro.config import STAGES, ConfigError, RunConfig
+from retro.envs import make_taskset
+from retro.evaluation.arms import Arm, Source, fingerprint, prompts_digest, selected_arms
+from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation.play import ArmPlayer, Candidates
+from retro.evaluation.records import EpisodeRecords, Record, chains
+from retro.evaluation.report import Paths, rebuild_report
+from retro.evaluation.results import Draws, Results, summarise
+from retro.evaluation.sources import NoDonorError
+from retro.evaluation.statistics import Outcome, outcome
+from retro.prompts import load_prompts
+from retro.stage import open_stage, read_manifest, stage_folder
+from retro.types import Reflector, Split
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = (
+    "environment.name",
+    "environment.options",
+    "environment.tasks.test",
+    "environment.tasks.offset",
+    "actor.temperature",
+    "actor.top_p",
+    "actor.max_tokens",
+    "actor.dtype",
+    "actor.quantization",
+    "memory",
+    "model.dtype",
+    "model.quantization",
+    "model.rope_scaling",
+    "model.max_prompt_tokens",
+    "model.max_new_tokens",
+    "model.temperature",
+    "model.top_p",
+    "ppo.reward",
+    "evaluate",
+)
+"""What the stage reads of the config."""
+Log = Callable[..., None]
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """A digest of every model that the arms play with."""
+    inputs = {"actor": digest_model(config.actor.model), "base": digest_model(config.model.base, config.model.revision)}
+    inputs["prompts"] = prompts_digest(config.environment.name)
+    adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
+    adapters |= {name: find_adapter(Path(path)) for name, path in config.evaluate.checkpoints.items()}
+    inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
+    reward = reward_model(config)
+    return inputs | ({"reward": reward.digest} if reward else {})
+
+
+def run_evaluate(config: RunConfig) -> Path:
+    """Evaluate the run's arms; return the stage's folder, ``evaluation``."""
+    with open_stage(config, "evaluate", stage_inputs(config), SECTIONS) as stage:
+        if not stage.up_to_date and stage.main:
+            stage.cut_metrics(None)
+            paths = Paths(config.run_dir, stage.folder)
+            evaluate_into(config, paths, log=stage.log, seconds=lambda: stage.seconds)
+            for name in ("results", "episodes", "plot", "page"):
+                stage.output(name, getattr(paths, name))
+    return stage.folder
+
+
+def evaluate_into(
+    config: RunConfig, paths: Paths, log: Log | None = None, seconds: Callable[[], float] | None = None
+) -> Results:
+    """Play every selected arm, and write all that an evaluation leaves behind into ``paths.evaluation``.
+
+    Args:
+        log: Called as ``log(step, arm=…, success=…, …)`` after each arm.
+        seconds: The evaluation's own wall time so far.
+    """
+    from retro.actors import make_actor  # here, so that planning (--dry-run) does not import torch
+
+    arms = selected_arms(config)
+    prompts = load_prompts(config.environment.name)
+    counts = config.environment.tasks
+    taskset = make_taskset(config.environment.name, config.environment.options)
+    tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
+
+    @cache
+    def retrospective() -> Callable[[Arm], tuple[Reflector, Candidates | None]]:
+        from retro.evaluation.models import RetrospectiveArms  # only if an arm needs it: the base is loaded once
+
+        return RetrospectiveArms(config, prompts)
+
+    def models(arm: Arm) -> tuple[Reflector, Candidates | None]:
+        return retrospective()(arm)
+
+    with EpisodeRecords(paths.episodes) as records:
+        player = ArmPlayer(
+            taskset=taskset,
+            prompts=prompts,
+            tasks=tasks,
+            seed=config.seed,
+            records=records,
+            actor=lambda section: make_actor(section, config.device),
+            models=models,
+        )
+        outcomes, notes = asyncio.run(play_all(config, arms, player, log))
+    draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)
+    results = summarise(outcomes, tasks, config.evaluate.attempts, draws)
+    results["notes"] = notes
+    results["seconds"] = stage_seconds(config) | ({"evaluate": round(seconds(), 3)} if seconds else {})
+    write_json(paths.results, results)
+    rebuild_report(paths.run, paths.evaluation)
+    return results
+
+
+def with_checkpoints(config: RunConfig, paths: Sequence[Path], best_of: Sequence[int] = ()) -> RunConfig:
+    """The config that evaluates the checkpoints at ``paths``, named by :func:`checkpoint_name`.
+
+    Without ``evaluate.arms`` they are played beside ``retry-sampled`` and ``reflexion`` alone.
+
+    Raises:
+        ConfigError: if two paths have one name.
+    """
+    checkpoints: dict[str, str] = {}
+    for path in paths:
+        name = checkpoint_name(path)
+        if name in checkpoints:
+            raise ConfigError(f"{path} and {checkpoints[name]} would both be called {name!r}; use evaluate.checkpoints")
+        checkpoints |= {name: str(path)} | {f"{name}-bon{n}": str(path) for n in best_of}
+    arms = config.evaluate.arms or ["retry-sampled", "reflexion"]
+    update = {"arms": arms, "checkpoints": config.evaluate.checkpoints | checkpoints}
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update=update)})
+
+
+def checkpoint_name(path: Path) -> str:
+    """``runs/mine`` → ``mine``; ``runs/mine/sft`` → ``mine/sft``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo@10``."""
+    parts = [part for part in path.resolve().parts if part not in ("adapter", "export", "best")]
+    if step := re.fullmatch(r"checkpoint-(\d+)", parts[-1]):
+        return f"{'/'.join(parts[-3:-1])}@{step[1]}"
+    return "/".join(parts[-2:]) if parts[-1] in STAGES else parts[-1]
+
+
+def stage_seconds(config: RunConfig) -> dict[str, float]:
+    """Wall time of each finished stage of the run."""
+    manifests = {name: read_manifest(stage_folder(config, name)) for name in STAGES if name != "evaluate"}
+    return {name: manifest["seconds"] for name, manifest in manifests.items() if manifest and "seconds" in manifest}
+
+
+def best_arm(arms: Sequence[Arm], outcomes: dict[str, dict[int, dict[str, Outcome]]], seed: int) -> Arm | None:
+    """The arm with a model of its own that solved most at the end; the higher return, then the first, wins a tie."""
+    modelled = [arm for arm in arms if arm.source is Source.ADAPTER and arm.name in outcomes]
+    modelled = modelled or [arm for arm in arms if arm.source is Source.BASE and arm.name in outcomes]
+
+    def reached(arm: Arm) -> tuple[int, float]:
+        of_arm = outcomes[arm.name][seed].values()
+        return sum(o.success[-1] for o in of_arm), sum(o.returns[-1] for o in of_arm)
+
+    return max(modelled, key=reached, default=None)
+
+
+async def play_all(
+    config: RunConfig, arms: Sequence[Arm], player: ArmPlayer, log: Log | None = None
+) -> tuple[dict[str, dict[int, dict[str, Outcome]]], list[str]]:
+    """Play ``arms``; return their outcomes, in their order, by seed and task, and what a reader must be told."""
+    marks: dict[str, str] = {}
+    played: dict[str, list[Record]] = {}
+    outcomes: dict[str, dict[int, dict[str, Outcome]]] = {}
+    notes: list[str] = []
+    # The shuffled arm takes what the best of the others wrote: it comes last.
+    for step, arm in enumerate(sorted(arms, key=lambda arm: arm.source is Source.SHUFFLED), start=1):
+        best: Arm | None = None
+        if not player.tasks_of(arm):
+            notes.append(f"{arm.name}: left out, the environment cannot play it on these tasks.")
+            continue
+        marks[arm.name] = fingerprint(arm, config)
+        if arm.source is Source.SHUFFLED:
+            best = best_arm(arms, outcomes, config.seed)
+            if best is None:
+                notes.append(f"{arm.name}: left out, no arm with a retrospective model was evaluated.")
+                continue
+            marks[arm.name] = fingerprint(arm, config, best.name, marks[best.name], *(task.id for task in player.tasks))
+            notes.append(
+                f"{arm.name}: reflections that {best.name} wrote for other tasks of the same kind and attempt."
+            )
+        try:
+            played[arm.name] = await player.play(arm, marks[arm.name], played[best.name] if best else ())
+        except NoDonorError as error:
+            notes[-1] = f"{arm.name}: left out, {error}."
+            continue
+        chain_of = chains(played[arm.name])
+        attempts = config.evaluate.attempts
+        outcomes[arm.name] = {
+            config.seed: {task: outcome([r.episode for r in chain], attempts) for task, chain in chain_of.items()}
+        }
+        if log:
+            of_arm = outcomes[arm.name][config.seed].values()
+            success = [sum(o.success[t] for o in of_arm) / len(of_arm) for t in range(attempts)]
+            log(step, arm=arm.name, success_first=success[0], success_last=success[-1])
+    for note in notes:
+        logger.info("evaluate: %s", note)
+    player.records.drop_stale(marks)
+    return {arm.name: outcomes[arm.name] for arm in arms if arm.name in outcomes}, notes

@@ -1,0 +1,39 @@
+"""The table of arms by attempts, for the terminal's last screen."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from retro.evaluation.results import Results
+
+
+def results_table(results: Results) -> Table:
+    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out."""
+    table = Table(title=f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)", title_justify="left")
+    table.add_column("arm", no_wrap=True)
+    for attempt in range(1, results["attempts"] + 1):
+        table.add_column(f"attempt {attempt}", justify="right", no_wrap=True)
+    table.add_column("tokens/task", justify="right", no_wrap=True)
+    best = best_learned_arm(results)
+    for name, arm in results["arms"].items():
+        cells = [
+            f"{_share(value)} [dim]{_share(low)}-{_share(high)}[/dim]"
+            for value, (low, high) in zip(arm["success_by_trial"], arm["ci95"], strict=True)
+        ]
+        table.add_row(name, *cells, f"{arm['tokens_per_task']:,.0f}", style="bold" if name == best else None)
+    return table
+
+
+def best_learned_arm(results: Results) -> str | None:
+    """The arm with an adapter that solved most at the last attempt; the higher return, then the first, breaks a tie."""
+    untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
+    learned = [name for name in results["arms"] if name not in untrained]
+    return max(
+        learned,
+        key=lambda name: (results["arms"][name]["success_by_trial"][-1], results["arms"][name]["return_by_trial"][-1]),
+        default=None,
+    )
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"

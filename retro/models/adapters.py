@@ -1,0 +1,302 @@
+"""One base model in memory, several roles on it: LoRA adapters that are switched in one place.
+
+Why one place: PEFT's ``set_adapter`` moves ``requires_grad``, and a switch between a forward pass and its backward
+leaves the adapter without gradients, or (with gradient checkpointing) with those of another adapter, without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from retro.artifacts import write_json
+from retro.config import LoraSection, ModelSection
+from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
+
+WEIGHTS = "adapter_model.safetensors"
+IDENTITY = "base.json"
+"""Beside PEFT's own files: which base the adapter was trained on. PEFT and vLLM do not read it."""
+
+
+class AdapterError(ValueError):
+    """A folder that holds no adapter we can use; the message names it and the remedy."""
+
+
+class AdapterMismatchError(AdapterError):
+    """An adapter and a base that do not belong together; the message names both."""
+
+
+class RoleError(RuntimeError):
+    """Roles used in a way that would compute something else than what was meant."""
+
+
+class SharedBase:
+    """A base model, its tokenizer, and the roles on it.
+
+    Outside of :meth:`role` the adapters are off. A role is trainable or frozen for good: ``requires_grad`` never moves.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._base = model
+        self._peft: PeftModel | None = None
+        self._trainable: dict[str, bool] = {}
+        self._active: tuple[str | None, bool] | None = None
+        model.get_decoder().register_forward_hook(self._watch)
+
+    @classmethod
+    def load(cls, section: ModelSection, device: torch.device | str = "auto") -> SharedBase:
+        """Load a section's base.
+
+        Raises:
+            ConfigError: if it cannot be loaded.
+        """
+        model = load_base(section, device)
+        if section.gradient_checkpointing:  # takes effect in training mode only
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return cls(model, load_tokenizer(section))
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What to call: the base, or the PEFT wrapper around it once there is a role."""
+        return self._base if self._peft is None else self._peft
+
+    @property
+    def device(self) -> torch.device:
+        return self._base.device
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._base.config.get_text_config().hidden_size)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self._trainable)
+
+    @cached_property
+    def identity(self) -> str:
+        """See :func:`retro.models.loading.base_identity`."""
+        return base_identity(self._base)
+
+    def add_role(self, role: str, lora: LoraSection, seed: int) -> None:
+        """A new trainable adapter, which begins as no change at all (B = 0; A drawn from ``seed``)."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._add(role, lora_config(lora), trainable=True)
+
+    def load_role(self, role: str, path: Path, trainable: bool) -> None:
+        """Load a PEFT LoRA folder under a role's name, in place of what had that name.
+
+        Raises:
+            AdapterMismatchError: if it was trained on another base, naming both.
+            AdapterError: if the folder holds no causal-LM LoRA in safetensors.
+        """
+        config, weights = _read(path)
+        trained_on = _read_identity(path)
+        if trained_on is not None and not same_base(trained_on, self.identity):
+            raise AdapterMismatchError(
+                f"{path} was trained on the base {trained_on}, not on {self.identity}: set model.base to its own base"
+            )
+        try:
+            self._add(role, config, trainable)
+            self._fill(role, weights)
+        except (ValueError, RuntimeError) as error:
+            self._remove(role)
+            raise AdapterMismatchError(
+                f"{path} was trained on the base {trained_on or config.base_model_name_or_path!r} and does not fit "
+                f"{self.identity}: {error}"
+            ) from error
+
+    def copy_role(self, source: str, target: str) -> None:
+        """A frozen copy of a role: what a reference is. (Adapters off is the bare base, which is no reference once
+        there was supervised training.)"""
+        peft = self._require(source)
+        config = copy.deepcopy(peft.peft_config[source])
+        weights = {name: value.clone() for name, value in self._weights(source).items()}
+        self._add(target, config, trainable=False)
+        self._fill(target, weights)
+
+    def save_role(self, role: str, path: Path) -> None:
+        """Write a role as a plain PEFT folder (``PeftModel.from_pretrained`` alone loads it) and its base."""
+        config = copy.deepcopy(self._require(role).peft_config[role])
+        config.inference_mode = True
+        config.base_model_name_or_path = str(self._base.config.name_or_path)
+        if not isinstance(config.target_modules, str):
+            config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
+        path.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(path))
+        part = path / f".{WEIGHTS}.part"
+        tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(self._weights(role).items())}
+        save_file(tensors, part, metadata={"format": "pt"})
+        part.replace(path / WEIGHTS)
+        write_json(path / IDENTITY, {"identity": self.identity})
+
+    def role_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """A role's parameters by name, the role itself left out of the names."""
+        return {
+            name.replace(f".{role}.", "."): value
+            for name, value in self._require(role).named_parameters()
+            if f".{role}." in name
+        }
+
+    @contextmanager
+    def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
+        """Switch to a role: the one place where adapters are switched. ``None`` is the bare base.
+
+        Without ``train`` nothing is recorded for gradients and the model is in evaluation mode. (Not inference mode:
+        what is computed here, or packed here, may be used in a loss later.) With it the backward pass belongs inside,
+        too.
+
+        Raises:
+            RoleError: within another role, or to train what is frozen. Also from a backward pass whose forward pass was
+                made in another role than the one that is active then.
+        """
+        if self._active is not None:
+            raise RoleError(f"role {name!r} asked for inside role {self._active[0]!r}: leave that one first")
+        if train and not (name and self._trainable.get(name)):
+            raise RoleError(f"role {name!r} is frozen: load it with trainable=True to train it")
+        if name is not None:
+            self._require(name)
+        self._switch(name)
+        self._active = (name, train)
+        self.model.train(train)
+        try:
+            with nullcontext() if train else torch.no_grad():
+                yield self.model
+        finally:
+            self.model.train(False)
+            self._active = None
+            self._switch(None)
+
+    def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After each forward pass in training: its backward must find the same role active."""
+        made_in = self._active
+        if made_in is None or not made_in[1]:
+            return
+
+        def check(gradient: Tensor) -> None:
+            if self._active != made_in:
+                now = "no role is" if self._active is None else f"role {self._active[0]!r} is"
+                raise RoleError(
+                    f"backward of a forward pass in role {made_in[0]!r} while {now} active: "
+                    f"call backward inside the same `with base.role({made_in[0]!r}, train=True)`"
+                )
+
+        if output.last_hidden_state.requires_grad:
+            output.last_hidden_state.register_hook(check)
+
+    def _switch(self, role: str | None) -> None:
+        if self._peft is None:
+            return
+        if role is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(role)
+        for name, trainable in self._trainable.items():  # PEFT has just moved them
+            for parameter in self.role_parameters(name).values():
+                parameter.requires_grad_(trainable)
+
+    def _add(self, role: str, config: PeftConfig, trainable: bool) -> None:
+        if self._active is not None:
+            raise RoleError(f"role {role!r} added inside role {self._active[0]!r}: leave that one first")
+        self._remove(role)
+        config.inference_mode = False
+        if self._peft is None:
+            self._peft = get_peft_model(self._base, config, adapter_name=role)
+        else:
+            self._peft.add_adapter(role, config)
+        self._trainable[role] = trainable
+        self._peft.train(False)
+        self._switch(None)
+
+    def _remove(self, role: str) -> None:
+        if self._peft is None:
+            return
+        self._trainable.pop(role, None)
+        if role in self._peft.peft_config:
+            self._peft.delete_adapter(role)
+        if not self._peft.peft_config:
+            self._base = self._peft.unload()
+            self._peft = None
+
+    def _weights(self, role: str) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = get_peft_model_state_dict(
+            self._require(role), adapter_name=role, save_embedding_layers=False
+        )
+        return weights
+
+    def _fill(self, role: str, weights: dict[str, Tensor]) -> None:
+        expected = {name: tuple(value.shape) for name, value in self._weights(role).items()}
+        found = {name: tuple(value.shape) for name, value in weights.items()}
+        if found != expected:
+            wrong = sorted({name for name, _ in expected.items() ^ found.items()})
+            example = wrong[0]
+            raise ValueError(
+                f"{len(wrong)} weights differ, {example} is {found.get(example, 'missing')} in the adapter and "
+                f"{expected.get(example, 'missing')} on the base"
+            )
+        set_peft_model_state_dict(self._require(role), weights, adapter_name=role)
+
+    def _require(self, role: str) -> PeftModel:
+        if self._peft is None or role not in self._peft.peft_config:
+            raise RoleError(f"there is no role {role!r}; there are: {', '.join(self.roles) or 'none'}")
+        return self._peft
+
+
+def lora_config(section: LoraSection) -> LoraConfig:
+    """A section as PEFT's configuration of a causal LM's adapter."""
+    whole = section.alpha == int(section.alpha)  # vLLM reads an integer
+    return LoraConfig(
+        r=section.r,
+        lora_alpha=int(section.alpha) if whole else section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=section.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def write_identity(path: Path, model: PreTrainedModel) -> None:
+    """Say in an adapter's folder which base it was trained on."""
+    write_json(path / IDENTITY, {"identity": base_identity(model)})
+
+
+def _read_identity(path: Path) -> str | None:
+    file = path / IDENTITY
+    return str(json.loads(file.read_text(encoding="utf-8"))["identity"]) if file.is_file() else None
+
+
+def _read(path: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    if not (path / "adapter_config.json").is_file():
+        raise AdapterError(f"{path}: no PEFT adapter (adapter_config.json is missing)")
+    if not (path / WEIGHTS).is_file():
+        raise AdapterError(
+            f"{path}: {WEIGHTS} is missing; adapters are read from safetensors alone, never from pickles"
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+        weights = load_file(path / WEIGHTS)
+    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: the adapter cannot be read: {error}") from error
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(f"{path}: a {config.peft_type} adapter; only LoRA adapters are read")
+    if config.task_type != "CAUSAL_LM":
+        raise AdapterError(
+            f"{path}: an adapter for the task {config.task_type}, not CAUSAL_LM: on a causal LM its score head would "
+            "be dropped in silence. Save the adapter as CAUSAL_LM and the head as head.safetensors (retro.models.heads)"
+        )
+    return config, weights

@@ -1,0 +1,61 @@
+"""Scalar heads, which live outside the adapters: the value head and the reward model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class ScalarHead(nn.Module):
+    """A linear map from a hidden state to one number, in float32 whatever the base computes in.
+
+    Args:
+        hidden_size: H of the base.
+        seed: of the initial weights, normal with variance 1 / H; the bias begins at 0.
+        zero: begin as the constant 0 instead (a value head that claims nothing yet).
+    """
+
+    def __init__(self, hidden_size: int, seed: int = 0, zero: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        weight = torch.zeros(hidden_size) if zero else torch.randn(hidden_size, generator=generator) / hidden_size**0.5
+        self.weight = nn.Parameter(weight)  # (H,)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., H) → (...)."""
+        if hidden.shape[-1] != len(self.weight):
+            raise ValueError(
+                f"a head for hidden size {len(self.weight)} on a base of hidden size {hidden.shape[-1]}: "
+                "give the base that the head was trained on"
+            )
+        return hidden.to(self.weight.dtype) @ self.weight + self.bias
+
+
+def save_head(head: ScalarHead, path: Path) -> None:
+    """Write the head as a safetensors file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load_head(path: Path) -> ScalarHead:
+    """Read a head that :func:`save_head` wrote, on the CPU.
+
+    Raises:
+        ValueError: naming the file, if it is missing or no head.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: no head can be read from it: {error}") from error
+    if set(state) != {"weight", "bias"} or state["weight"].dim() != 1:
+        raise ValueError(f"{path}: holds {sorted(state)}, not a scalar head's weight (H,) and bias")
+    head = ScalarHead(len(state["weight"]), zero=True)
+    head.load_state_dict(state)
+    return head

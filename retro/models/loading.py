@@ -1,0 +1,178 @@
+"""Loading base models and tokenizers: dtype, 4-bit quantisation, rotary scaling, device; safetensors only."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from retro.config import ActorSection, ConfigError, ModelSection
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """``auto``: CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
+    return device
+
+
+def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerBase:
+    """The tokenizer of a section's model; without a padding token the end token pads (padding is never read).
+
+    Raises:
+        ConfigError: if it cannot be loaded.
+    """
+    name, revision = _source(section)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=section.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the tokenizer of {name!r} cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(section: ModelSection | ActorSection, device: torch.device | str = "auto") -> PreTrainedModel:
+    """A causal LM in evaluation mode on ``device``, frozen.
+
+    ``nf4`` keeps the linear layers in 4 bits (bitsandbytes; double quantisation) and computes in the section's dtype.
+
+    Raises:
+        ConfigError: if the model cannot be loaded: no such folder or hub name, no safetensors, bitsandbytes missing,
+            a rotary scaling that it does not take.
+    """
+    device = resolve_device(device) if isinstance(device, str) else device
+    name, revision = _source(section)
+    dtype: torch.dtype = getattr(torch, section.dtype)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+    if section.quantization == "nf4":
+        options |= {"quantization_config": _nf4(dtype), "device_map": {"": device}}
+    config = load_model_config(section)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, config=config, revision=revision, trust_remote_code=section.trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
+    if section.quantization == "nf4":
+        _keep_differentiable(model)
+    else:
+        model = model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
+    """The model's configuration with the section's rotary scaling put in.
+
+    Raises:
+        ConfigError: if there is none, or its rotary parameters differ by layer.
+    """
+    name, revision = _source(section)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=section.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model {name!r} cannot be loaded: {error} (a folder with config.json and model.safetensors, or a hub name)"
+        ) from error
+    scaling = section.rope_scaling if isinstance(section, ModelSection) else None
+    if scaling is None:
+        return config
+    rotary = getattr(config, "rope_parameters", None)
+    if not isinstance(rotary, dict) or "rope_theta" not in rotary:
+        raise ConfigError(f"model {name!r} has no single set of rotary parameters: leave model.rope_scaling out")
+    kind = scaling.get("rope_type", rotary.get("rope_type"))
+    if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+        raise ConfigError(
+            f"model.rope_scaling: rope_type {kind!r} is unknown; there are: {', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
+    config.rope_parameters = {**rotary, **scaling}
+    try:
+        config.validate_rope()
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"model.rope_scaling {scaling}: {error}") from error
+    return config
+
+
+def base_identity(model: PreTrainedModel | str | Path) -> str:
+    """``name#digest`` of a base model, the digest over its kind, rotary parameters and the shapes of its weights.
+
+    Quantisation and dtype do not count: an adapter trained on a 4-bit base fits the same base in 16 bits.
+    """
+    if isinstance(model, (str, Path)):
+        name, config = str(model), AutoConfig.from_pretrained(model)
+        kind = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+    else:
+        name, config, kind = str(model.config.name_or_path), copy.deepcopy(model.config), type(model)
+    with torch.device("meta"):
+        empty = kind(config)
+    shapes = sorted((key, list(value.shape)) for key, value in empty.named_parameters())
+    described = json.dumps([config.model_type, getattr(config, "rope_parameters", None), shapes], sort_keys=True)
+    return f"{name}#{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+
+
+def same_base(left: str, right: str) -> bool:
+    """Whether two identities name the same architecture, wherever its files lie."""
+    return left.rpartition("#")[2] == right.rpartition("#")[2]
+
+
+def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:
+    if isinstance(section, ModelSection):
+        return section.base, section.revision
+    return section.model, None
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Leave 4-bit weights in the format that gradients pass through.
+
+    On a CPU with AVX512-BF16 bitsandbytes repacks a layer's weights for good at its first evaluation pass, for a kernel
+    without a backward: adapters below would then be trained on gradients that lack it, without a word.
+    """
+    for module in model.modules():
+        attributes = vars(module)
+        if "support_avx512bf16_for_cpu" in attributes:
+            attributes["support_avx512bf16_for_cpu"] = False
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("quantization: nf4 needs bitsandbytes: pip install 'retro[quantization]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,85 @@
+"""How much better a token was than expected: GAE, leave-one-out and group-normalised advantages, and whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from retro.rl.experience import Reduce, alone, masked_sum
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16) over right-padded responses.
+
+    δ_t = r_t + γ V_{t+1} − V_t and Â_t = δ_t + γλ Â_{t+1}; after a response's last token both V and Â are 0, also where
+    the response was cut: a cut response has no continuation that would ever be read.
+
+    Args:
+        rewards, values, mask: (B, L)
+
+    Returns:
+        (advantages, returns), both (B, L) and zero at padding; returns = advantages + values.
+    """
+    zero = torch.zeros((), dtype=values.dtype, device=values.device)
+    rewards, values = torch.where(mask, rewards, zero), torch.where(mask, values, zero)
+    following = torch.cat([values[:, 1:], values.new_zeros(len(values), 1)], dim=1)  # (B, L) V_{t+1}; 0 past the end
+    deltas = rewards + gamma * following - values  # (B, L); zero at padding
+    advantages = torch.empty_like(deltas)
+    running = deltas.new_zeros(len(deltas))  # (B,) Â_{t+1}
+    for t in range(deltas.shape[1] - 1, -1, -1):
+        running = deltas[:, t] + gamma * lam * running
+        advantages[:, t] = running
+    return advantages, advantages + values
+
+
+def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
+    """Each response's total minus the mean of its siblings' (RLOO, Ahmadian et al. 2024, eq. 8).
+
+    Args:
+        totals: (B,)
+        groups: B labels; a group needs two members.
+
+    Raises:
+        ValueError: for a group of one.
+    """
+    one_hot, sizes = _membership(totals, groups)
+    sums = one_hot @ (totals @ one_hot)  # (B,)
+    return totals - (sums - totals) / (sizes - 1)
+
+
+def group_normalised(scores: Tensor, groups: Sequence[int], epsilon: float = 1e-6) -> Tensor:
+    """(score − group mean) / (group std + ε), std over n − 1 (GRPO, Shao et al. 2024, section 4.1.2).
+
+    Args:
+        scores: (B,)
+        groups: B labels; a group needs two members.
+
+    Raises:
+        ValueError: for a group of one.
+    """
+    one_hot, sizes = _membership(scores, groups)
+    centred = scores - (one_hot @ (scores @ one_hot)) / sizes
+    deviation = ((one_hot @ (centred.square() @ one_hot)) / (sizes - 1)).sqrt()
+    return centred / (deviation + epsilon)
+
+
+def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
+    labels = sorted(set(groups))
+    columns = torch.tensor([labels.index(group) for group in groups], dtype=torch.long, device=values.device)  # (B,)
+    one_hot = (columns[:, None] == torch.arange(len(labels), device=values.device)).to(values.dtype)  # (B, G)
+    sizes = one_hot @ one_hot.sum(dim=0)  # (B,)
+    if len(groups) and bool((sizes < 2).any()):
+        raise ValueError("advantages that compare a group's responses need at least two responses in every group")
+    return one_hot, sizes
+
+
+def whiten(values: Tensor, mask: Tensor, reduce: Reduce = alone, epsilon: float = 1e-8) -> Tensor:
+    """Zero mean and unit variance over the real tokens of all processes; (B, L) in and out, zero at padding."""
+    count_and_sum = reduce(torch.stack([mask.sum().to(values.dtype), masked_sum(values, mask)]))
+    count = count_and_sum[0].clamp(min=1)
+    centred = values - count_and_sum[1] / count
+    variance = reduce(masked_sum(centred.square(), mask)) / count
+    zero = torch.zeros((), dtype=values.dtype, device=values.device)
+    return torch.where(mask, centred * torch.rsqrt(variance + epsilon), zero)

@@ -1,0 +1,262 @@
+"""Proximal policy optimisation of responses, from scored rollouts to the updated policy (arXiv 1707.06347).
+
+Read from top to bottom: :func:`build_experience` turns scores into token rewards and advantages, :func:`update` makes
+the epochs over them. Where responses and scores come from, and which model is behind the forward pass, others know.
+
+Several processes hold different contexts of the same step. Every mean is over the tokens of all of them: gradients are
+sums, divided by a count that went through ``reduce``, so that n processes make the update of one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retro.config import PpoSection
+from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
+from retro.rl.experience import Experience, Outputs, Policy, Reduce, Rollout, alone, masked_sum
+from retro.rl.kl import k1, k3, penalised_rewards
+from retro.rl.losses import clipped_surrogate, clipped_value_loss
+from retro.types import derive_seed
+
+TERMS = (
+    "tokens",
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "kl_loss",
+    "approx_kl",
+    "clip_fraction",
+    "value_clip_fraction",
+)
+"""Sums over the tokens of a minibatch, in the order in which they travel beside the gradients."""
+
+
+class DivergedError(ValueError):
+    """The update is not finite any more: nothing was changed by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """Parameters that are clipped together; their optimiser has a parameter group of the same name."""
+
+    name: str
+    parameters: Sequence[torch.nn.Parameter]
+
+
+def build_experience(rollout: Rollout, section: PpoSection, coefficient: float, reduce: Reduce = alone) -> Experience:
+    """Scores → token rewards (KL to the reference inside) → advantages → whitening.
+
+    ``gae`` learns a value a token. ``rloo`` and ``group`` give one advantage a response, to each of its tokens: the
+    score plus the KL penalty of the whole response, minus what its siblings got. ``group`` divides the scores alone by
+    their deviation: a group whose scores are all equal would otherwise be told by its KL noise, blown up to unit size.
+
+    Args:
+        coefficient: β of this step.
+    """
+    mask = rollout.mask
+    rewards = penalised_rewards(rollout.scores, rollout.log_probs, rollout.reference_log_probs, mask, coefficient)
+    if section.advantage == "gae":
+        advantages, returns = gae(rewards, rollout.values, mask, section.gamma, section.lam)
+    else:
+        totals = rewards.sum(dim=1)  # (B,)
+        if section.advantage == "rloo":
+            whole = leave_one_out(totals, rollout.contexts)
+        else:
+            penalties = totals - rollout.scores.to(totals.dtype)
+            whole = group_normalised(rollout.scores.to(totals.dtype), rollout.contexts)
+            whole = whole + leave_one_out(penalties, rollout.contexts)
+        advantages = whole[:, None] * mask
+        returns = totals[:, None] * mask
+    if section.whiten_advantages:
+        advantages = whiten(advantages, mask, reduce)
+    return Experience(
+        mask=mask,
+        contexts=rollout.contexts,
+        log_probs=rollout.log_probs,
+        reference_log_probs=rollout.reference_log_probs,
+        values=rollout.values,
+        rewards=rewards,
+        advantages=advantages,
+        returns=returns,
+    )
+
+
+def update(
+    experience: Experience,
+    policy: Policy,
+    trainables: Sequence[Trainable],
+    optimiser: torch.optim.Optimizer,
+    section: PpoSection,
+    seed: int,
+    reduce: Reduce = alone,
+) -> dict[str, float]:
+    """Improve the policy on one step's experience: epochs × minibatches of whole groups, one optimiser step each.
+
+    Args:
+        policy: the forward pass of this process's responses.
+        trainables: each clipped to ``max_grad_norm`` by itself.
+        seed: of the order of contexts; equal on all processes.
+
+    Returns:
+        Means over the tokens of all processes and all optimiser steps, ``grad_norm/NAME`` before clipping, how many
+        ``updates`` there were, and whether ``target_kl`` ended them early (``stopped``, 0 or 1).
+
+    Raises:
+        DivergedError: on a loss or gradient that is not finite; the parameters are left as they were before it.
+    """
+    parameters = [parameter for trainable in trainables for parameter in trainable.parameters]
+    sums = torch.zeros(len(TERMS), dtype=torch.float64)
+    norms = dict.fromkeys((trainable.name for trainable in trainables), 0.0)
+    updates, approx_kl, stopped = 0, 0.0, False
+    for rows, tokens in _minibatches(experience, section, seed, reduce):
+        optimiser.zero_grad(set_to_none=True)
+        terms = _backward(experience, policy, rows, tokens, section)
+        terms = _sum_over_processes(parameters, terms, reduce).double().cpu()
+        approx_kl = float(terms[TERMS.index("approx_kl")]) / tokens
+        if section.target_kl is not None and approx_kl > section.target_kl:
+            stopped = True
+            break
+        for trainable in trainables:
+            norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, section.max_grad_norm))
+            if not torch.isfinite(torch.tensor(norm)):
+                raise DivergedError(
+                    f"the gradient of {trainable.name} is {norm}: lower ppo.learning_rate or ppo.max_grad_norm"
+                )
+            norms[trainable.name] += norm
+        optimiser.step()
+        sums += terms
+        updates += 1
+    optimiser.zero_grad(set_to_none=True)
+    return _metrics(sums, norms, updates, approx_kl, stopped)
+
+
+def _minibatches(experience: Experience, section: PpoSection, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:
+    """(this process's rows, tokens of all processes) of every optimiser step; contexts are shuffled, groups whole."""
+    rows_of: dict[int, list[int]] = {}
+    for row, context in enumerate(experience.contexts):
+        rows_of.setdefault(context, []).append(row)
+    minibatches = []
+    for epoch in range(section.epochs):
+        order = list(range(section.contexts))
+        random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+        size = -(-section.contexts // section.minibatches)
+        for start in range(0, section.contexts, size):
+            minibatches.append([row for context in order[start : start + size] for row in rows_of.get(context, ())])
+    lengths = experience.mask.sum(dim=1).tolist()
+    local = torch.tensor(
+        [float(sum(lengths[row] for row in rows)) for rows in minibatches], device=experience.mask.device
+    )
+    counts = [int(count) for count in reduce(local).tolist()]
+    return [(rows, tokens) for rows, tokens in zip(minibatches, counts, strict=True) if tokens]
+
+
+def _backward(experience: Experience, policy: Policy, rows: Sequence[int], tokens: int, section: PpoSection) -> Tensor:
+    """Accumulate the gradients of this process's share of a minibatch; return the sums of its terms, (len(TERMS),)."""
+    total = torch.zeros(len(TERMS), device=experience.mask.device)
+    for chosen, outputs in policy(rows) if rows else ():
+        terms = _terms(experience, chosen, outputs, section)
+        loss = terms["policy_loss"] - section.entropy_coefficient * terms["entropy"]
+        if section.advantage == "gae":
+            loss = loss + section.value_coefficient * terms["value_loss"]
+        if section.kl.loss == "k3":
+            loss = loss + section.kl.loss_coefficient * terms["kl_loss"]
+        (loss / tokens).backward()
+        total += torch.stack([terms[name].detach().float() for name in TERMS])
+    return total
+
+
+def _terms(experience: Experience, rows: Sequence[int], outputs: Outputs, section: PpoSection) -> Mapping[str, Tensor]:
+    """Every term of :data:`TERMS`, summed over the tokens of ``rows``."""
+    index = torch.tensor(rows, device=experience.mask.device)
+    length = outputs.log_probs.shape[1]  # a microbatch may be narrower than the whole step
+
+    def pick(values: Tensor) -> Tensor:
+        return values[index, :length]  # (b, l)
+
+    mask, old = pick(experience.mask), pick(experience.log_probs)
+    log_probs = torch.where(mask, outputs.log_probs, old)  # padding: ratio 1, no gradient, no NaN
+    policy_loss, clipped = clipped_surrogate(log_probs, old, pick(experience.advantages), section.clip)
+    value_loss, value_clipped = clipped_value_loss(
+        outputs.values, pick(experience.values), pick(experience.returns), section.value_clip
+    )
+    reference = torch.where(mask, pick(experience.reference_log_probs), log_probs.detach())
+    terms = {
+        "tokens": mask.to(log_probs.dtype),
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": outputs.entropies,
+        "kl_loss": k3(log_probs, reference),
+        "approx_kl": k3(old, log_probs).detach(),
+        "clip_fraction": clipped,
+        "value_clip_fraction": value_clipped,
+    }
+    return {name: masked_sum(values, mask) for name, values in terms.items()}
+
+
+def _sum_over_processes(parameters: Sequence[torch.nn.Parameter], terms: Tensor, reduce: Reduce) -> Tensor:
+    """One all-reduce of all gradients and the terms beside them; returns the terms of all processes.
+
+    Explicit, where DistributedDataParallel would do it in hooks: DDP averages over processes, whatever share of the
+    tokens each holds, and expects a backward on each; a process without a context in this minibatch has none.
+    """
+    if reduce is alone:
+        return terms
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat(
+        [*(parameter.grad.float().flatten() for parameter in parameters if parameter.grad is not None), terms]
+    )
+    flat = reduce(flat)
+    offset = 0
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+        offset += parameter.numel()
+    return flat[offset:]
+
+
+def _metrics(
+    sums: Tensor, norms: Mapping[str, float], updates: int, approx_kl: float, stopped: bool
+) -> dict[str, float]:
+    tokens = max(float(sums[0]), 1.0)
+    metrics: dict[str, Any] = {name: float(value) / tokens for name, value in zip(TERMS[1:], sums[1:], strict=True)}
+    metrics |= {f"grad_norm/{name}": norm / max(updates, 1) for name, norm in norms.items()}
+    return metrics | {"last_approx_kl": approx_kl, "updates": float(updates), "stopped": float(stopped)}
+
+
+def describe(experience: Experience, reduce: Reduce = alone) -> dict[str, float]:
+    """What a step's experience looks like, over all processes, before the update.
+
+    ``kl`` and ``reward`` are means over responses (nats a response; score minus penalty), ``length`` in tokens,
+    ``explained_variance`` 1 − Var(R − V) / Var(R) over tokens.
+    """
+    mask = experience.mask
+    divergence = k1(experience.log_probs, experience.reference_log_probs)
+    error = experience.returns - experience.values
+    parts = (
+        mask.any(dim=1).sum(),
+        mask.sum(),
+        masked_sum(divergence, mask),
+        masked_sum(experience.rewards, mask),
+        masked_sum(experience.returns, mask),
+        masked_sum(experience.returns.square(), mask),
+        masked_sum(error, mask),
+        masked_sum(error.square(), mask),
+    )
+    sums = reduce(torch.stack([part.to(torch.float32) for part in parts])).double()
+    responses, tokens = sums[0].clamp(min=1), sums[1].clamp(min=1)
+    spread = sums[5] / tokens - (sums[4] / tokens) ** 2
+    unexplained = sums[7] / tokens - (sums[6] / tokens) ** 2
+    return {
+        "kl": float(sums[2] / responses),
+        "reward": float(sums[3] / responses),
+        "length": float(sums[1] / responses),
+        "explained_variance": float(1 - unexplained / spread) if float(spread) > 1e-12 else 0.0,
+    }

@@ -1,0 +1,1 @@
+"""The one loop of the project: play, fail, reflect, retry."""

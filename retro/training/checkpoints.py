@@ -1,0 +1,70 @@
+"""Checkpoint folders: there whole or not at all, numbered by step, without a pickle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from retro.config import ConfigError
+
+OPTIMISER_FILE = "optimiser.safetensors"
+PREFIX = "checkpoint-"
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at ``path`` complete or not at all, in place of one that was there."""
+    fresh, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
+    """Every parameter's state (moments and step count), keyed ``parameter|state``."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in names.items():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"{name}|{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    save_file(tensors, folder / OPTIMISER_FILE)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
+    """The inverse of :func:`save_optimiser`.
+
+    Raises:
+        ConfigError: if the file's parameters are not the optimiser's.
+    """
+    tensors = load_file(folder / OPTIMISER_FILE)
+    for key, value in tensors.items():
+        name, _, state = key.partition("|")
+        if name not in names:
+            raise ConfigError(
+                f"{folder / OPTIMISER_FILE}: parameter {name!r} is not one of this run's; start the stage anew"
+            )
+        parameter = names[name]
+        # a scalar is a step count, which torch keeps on the CPU
+        optimiser.state[parameter][state] = value if value.ndim == 0 else value.to(parameter.device)
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints in ``folder``, oldest first."""
+    found = [(path.name.removeprefix(PREFIX), path) for path in folder.glob(f"{PREFIX}*") if path.is_dir()]
+    return sorted((int(number), path) for number, path in found if number.isdigit())
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all checkpoints but the ``keep`` latest."""
+    for _, path in checkpoints(folder)[:-keep]:
+        shutil.rmtree(path)

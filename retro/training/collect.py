@@ -1,0 +1,212 @@
+"""Stage ``collect``: the frozen actor plays tasks, failures are reflected on, every reflection gets its own retry.
+
+Reads the tasks, the actor and the retrospective model (the untrained base, or the ``sft`` adapter for a second round);
+fills the replay buffer, one transaction an episode. Nothing is played twice: an episode's id is the digest of what
+decides it, so a killed, or enlarged, collection plays what is missing alone. A second round, or a changed actor, has
+other ids and other draws; what the buffer held before stays in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from retro.actors import make_actor
+from retro.agent.reflector import LocalReflector
+from retro.artifacts import digest_model, digest_path, write_json
+from retro.buffer.store import ReplayBuffer
+from retro.config import ConfigError, RunConfig
+from retro.envs import make_taskset
+from retro.memory import make_memory
+from retro.models.adapters import SharedBase
+from retro.models.loading import resolve_device
+from retro.prompts import load_prompts
+from retro.rollout.collect import collect
+from retro.rollout.episode import Player
+from retro.rollout.progress import CollectionProgress
+from retro.stage import Stage, config_part, open_stage, stage_folder
+from retro.training.examples import prompts_digest
+from retro.types import Episode, Sampling, Split, StopReason, Task
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = (
+    "environment",
+    "actor.kind",
+    "actor.model",
+    "actor.base_url",
+    "actor.temperature",
+    "actor.top_p",
+    "actor.max_tokens",
+    "actor.dtype",
+    "actor.quantization",
+    "memory",
+    "model.base",
+    "model.revision",
+    "model.dtype",
+    "model.quantization",
+    "model.rope_scaling",
+    "model.max_prompt_tokens",
+    "model.max_new_tokens",
+    "model.temperature",
+    "model.top_p",
+    "buffer.url",
+    "collect",
+)
+COUNTS = ("environment", "collect")
+"""Sections that say how much is played (tasks, attempts, group), beside the few keys of them that say what."""
+MOST_CUT = 0.05
+"""The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: both models, the prompts, and the sft adapter where that one reflects."""
+    inputs = {
+        "base": digest_model(config.model.base, config.model.revision),
+        "prompts": prompts_digest([config.environment.name]),
+    }
+    if config.actor.kind == "local":
+        inputs["actor"] = digest_model(config.actor.model)
+    if config.collect.source == "sft":
+        inputs["sft"] = digest_path(_sft_adapter(config))
+    return inputs
+
+
+def run_collect(config: RunConfig) -> Path:
+    """Fill the buffer; return the stage's folder (``collect.json``: what was played and how it went).
+
+    Raises:
+        ConfigError: for an unknown environment, too few tasks in a split, ``collect.source: sft`` without an adapter.
+        ActorFailedError: if the actor's errors cut more than a twentieth of the tasks short.
+    """
+    inputs = stage_inputs(config)
+    with open_stage(config, "collect", inputs, SECTIONS) as stage:
+        if not stage.up_to_date and stage.main:  # one process plays: its batches are the parallelism
+            _collect(config, inputs, stage)
+    return stage.folder
+
+
+class ActorFailedError(ValueError):
+    """The actor failed for good in too many tasks: the same command goes on where it stopped."""
+
+
+def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
+    section, environment = config.collect, config.environment
+    tasks = collected_tasks(config)
+    device = resolve_device(config.device)
+    prompts = load_prompts(environment.name)
+    player = Player(
+        taskset=make_taskset(environment.name, environment.options),
+        actor=make_actor(config.actor, device),
+        prompts=prompts,
+        memory=make_memory(config.memory),
+        sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),
+        key=(config.seed, "collect", _key(config, inputs)),
+    )
+    base = SharedBase.load(config.model, device)
+    role = None
+    if section.source == "sft":
+        role = "sft"
+        base.load_role(role, _sft_adapter(config), trainable=False)
+    reflector = LocalReflector(base, role, prompts, config.model, source=section.source)
+    with ReplayBuffer(config.buffer_url) as buffer:
+        trees = asyncio.run(
+            collect(
+                player,
+                tasks,
+                section.attempts,
+                reflector,
+                section.group,
+                section.controls,
+                recall=buffer.get,
+                record=buffer.add,
+                concurrency=config.actor.concurrency,
+                progress=CollectionProgress(len(tasks)),
+            )
+        )
+        held = buffer.counts().episodes
+    episodes = [episode for tree in trees for episode in tree]
+    summary = summarise(trees)
+    other = held - sum(episode.stop is not StopReason.ACTOR_ERROR for episode in episodes)
+    if other:
+        logger.info("the buffer also holds %d episodes from elsewhere: training reads them too", other)
+    write_json(stage.output("summary", stage.folder / "collect.json"), summary | {"other_episodes": other})
+    stage.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict)})
+    refuse_a_failing_actor(trees)
+    if config.buffer.url is None:
+        stage.output("buffer", config.run_dir / "buffer.sqlite")
+
+
+def collected_tasks(config: RunConfig) -> list[Task]:
+    """What is played: the first tasks of each split that is collected, in order."""
+    taskset = make_taskset(config.environment.name, config.environment.options)
+    counts = config.environment.tasks
+    tasks: list[Task] = []
+    for split in map(Split, config.collect.splits):
+        try:
+            tasks += taskset.tasks(split, getattr(counts, split.value), counts.offset)
+        except ValueError as error:
+            raise ConfigError(f"environment.tasks.{split.value}: {error}") from None
+    return tasks
+
+
+def summarise(trees: list[list[Episode]]) -> dict[str, Any]:
+    """What a collection amounts to: counts, and by split how the first attempts and the retries ended."""
+    episodes = [episode for tree in trees for episode in tree]
+    by_split = {}
+    for split in sorted({episode.task.split for episode in episodes}):
+        own = [episode for episode in episodes if episode.task.split == split]
+        first = [episode.success for episode in own if episode.parent is None]
+        reflected = [episode.success for episode in own if episode.reflection is not None]
+        controls = [episode.success for episode in own if episode.parent is not None and episode.reflection is None]
+        by_split[split.value] = {
+            "first_attempts": len(first),
+            "first_success": _mean(first),
+            "retries": len(reflected),
+            "retry_success": _mean(reflected),
+            "controls": len(controls),
+            "control_success": _mean(controls),
+        }
+    return {
+        "tasks": len(trees),
+        "episodes": len(episodes),
+        "success_fraction": _mean([any(episode.success for episode in tree) for tree in trees]),
+        "actor_tokens": sum(episode.usage.total for episode in episodes),
+        "actor_errors": sum(episode.stop is StopReason.ACTOR_ERROR for episode in episodes),
+        "splits": by_split,
+    }
+
+
+def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
+    """Raise :class:`ActorFailedError` if the actor's errors cut too many trees short; log if they cut any."""
+    errors = [episode for tree in trees for episode in tree if episode.stop is StopReason.ACTOR_ERROR]
+    cut = len({episode.task.id for episode in errors})
+    if cut > MOST_CUT * len(trees):
+        raise ActorFailedError(
+            f"the actor failed in {cut} of {len(trees)} tasks, first in {errors[0].task.id}: "
+            f"{errors[0].info['error']}; what was played is kept: run the same command again once the actor answers"
+        )
+    if cut:
+        logger.warning("the actor failed in %d of %d tasks: those trees are cut short", cut, len(trees))
+
+
+def _key(config: RunConfig, inputs: dict[str, str]) -> str:
+    """Names what decides an episode: everything that is read but how much is played."""
+    parts = config_part(config, [section for section in SECTIONS if section not in COUNTS and section != "buffer.url"])
+    parts |= {"environment": [config.environment.name, config.environment.options], "source": config.collect.source}
+    return hashlib.sha256(json.dumps([parts, inputs], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sft_adapter(config: RunConfig) -> Path:
+    path = stage_folder(config, "sft") / "adapter"
+    if not path.is_dir():
+        raise ConfigError(f"collect.source is 'sft', but there is no {path}: run with collect.source=base first")
+    return path
+
+
+def _mean(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,288 @@
+"""The PPO stage: sample reflections on failed episodes, score them, update the policy adapter, guard by true returns.
+
+Sharing of work: a step's contexts have places 0 … contexts − 1 in one seeded order; process r of n takes the places
+r, r + n, …, samples, scores and backpropagates its own, and all sums go over all processes. What is drawn depends on
+(seed, step, place) alone, so a resumed run repeats an unbroken one, and two processes repeat one.
+
+PPO samples at temperature 1 without top-p, whatever ``model.temperature`` says: the sampler must be the distribution
+whose log-probabilities are learnt. The guard samples as the config says, since that is how the model will be used.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from retro.buffer.store import ReplayBuffer
+from retro.buffer.views import Context, contexts
+from retro.config import ConfigError, PpoSection, RunConfig
+from retro.rl.experience import Reduce, alone
+from retro.rl.kl import next_coefficient
+from retro.rl.ppo import Trainable, build_experience, describe, update
+from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
+from retro.training.examples import training_inputs
+from retro.training.ppo_checkpoint import PpoState, load_state, save_state
+from retro.training.ppo_guard import Guard, choose_guarded
+from retro.training.ppo_models import PpoModels, sampler_gaps
+from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
+from retro.training.ppo_rewards import Play, Response, Retries, Scored, ScoreTransform, combine, whole_groups
+from retro.training.stage import Stage, digest_model, digest_path, open_stage, open_trackers, stage_folder
+from retro.types import Episode, Reflection, Sampling, Split, derive_seed
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "memory", "buffer", "ppo", "environment.name", "environment.options", "actor")
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: buffer, base, prompts, the sft adapter, and the reward model and the actor where asked.
+
+    Raises:
+        ConfigError: if the output of a stage before is missing.
+    """
+    section, sft, reward = config.ppo, stage_folder(config, "sft") / "adapter", stage_folder(config, "reward")
+    if not sft.is_dir():
+        raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
+    inputs = training_inputs(config) | {"sft": digest_path(sft)}
+    if section.reward != "environment":
+        if not (reward / "adapter").is_dir():
+            raise ConfigError(
+                f"ppo.reward={section.reward} needs {reward / 'adapter'}: run the stage reward, or set "
+                "ppo.reward=environment"
+            )
+        inputs["reward"] = digest_path(reward / "adapter")
+    if config.actor.kind == "local" and (section.reward != "model" or section.validation_contexts):
+        inputs["actor"] = digest_model(config.actor.model)
+    return inputs
+
+
+def run_ppo(config: RunConfig) -> Path:
+    """Run or resume the stage; returns its folder: ``best/``, ``checkpoint-*/``, ``rollouts/``, ``samples.jsonl``.
+
+    Raises:
+        ConfigError: if the output of a stage before is missing, or there is nothing to train on.
+    """
+    with open_stage(config, "ppo", stage_inputs(config), SECTIONS) as stage:
+        if not stage.up_to_date:
+            with ReplayBuffer(config.buffer_url, create=False) as buffer:
+                train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
+                held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
+            if not train:
+                raise ConfigError(f"ppo: {config.buffer_url} has no failed episode of a train task to reflect on")
+            PpoTrainer(config, stage, train, held_out).run()
+            stage.output("best", stage.folder / "best")
+            stage.output("last", stage.folder / f"{PREFIX}{config.ppo.steps}")
+    return stage.folder
+
+
+def learning_rate_factor(section: PpoSection, step: int) -> float:
+    """What the learning rates are multiplied by at step 1 … ``steps``: a function of the step, with no state."""
+    warmup = min(1.0, step / section.warmup_steps) if section.warmup_steps else 1.0
+    decay = (section.steps - step + 1) / section.steps if section.schedule == "linear" else 1.0
+    return warmup * decay
+
+
+def contexts_of_step(count: int, section: PpoSection, seed: int, step: int) -> list[int]:
+    """Which of ``count`` contexts stand at the places of step 1, 2, …: epochs over all of them, each newly shuffled."""
+    chosen: list[int] = []
+    order: list[int] = []
+    shuffled = -1
+    for position in range((step - 1) * section.contexts, step * section.contexts):
+        if position // count != shuffled:
+            shuffled = position // count
+            order = list(range(count))
+            random.Random(derive_seed(seed, "ppo", "contexts", shuffled)).shuffle(order)
+        chosen.append(order[position % count])
+    return chosen
+
+
+class PpoTrainer:
+    """The loop of the stage, one :meth:`step` after the other."""
+
+    def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+        self.config, self.section, self.stage = config, config.ppo, stage
+        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        open_trackers(self.accelerator, config, stage)
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.train = train
+        guarded = choose_guarded(held_out, self.section.validation_contexts, config.seed)
+        if self.section.validation_contexts and not guarded:
+            logger.warning(
+                "ppo: the buffer has no failed validation episodes: no guard, the last checkpoint is the best"
+            )
+
+        device = self.accelerator.device
+        found = checkpoints(stage.folder) if stage.resumed else []
+        folder = found[-1][1] if found else None
+        reward = stage_folder(config, "reward") if self.section.reward != "environment" else None
+        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", reward, folder)
+        self.retries: Retries | None = None
+        if self.section.reward != "model" or guarded:
+            environments = {context.episode.task.environment for context in [*train, *guarded]}
+            self.retries = Retries(config, sorted(environments), device)
+        self.guard = Guard(config, guarded, self.models, self.retries) if guarded and self.retries else None
+        self.trainables = [
+            Trainable("policy", list(self.models.policy_parameters.values())),
+            Trainable("value", list(self.models.value_parameters.values())),
+        ]
+        self.rates = {"policy": self.section.learning_rate, "value": self.section.value_learning_rate}
+        self.optimiser = torch.optim.AdamW(
+            [{"params": list(group.parameters), "lr": self.rates[group.name]} for group in self.trainables],
+            weight_decay=self.section.weight_decay,
+        )
+        if folder is not None:
+            self.state = load_state(folder)
+            load_optimiser(self.optimiser, self.models.trained_parameters, folder)
+            self.transform = ScoreTransform(self.section.score, self.state.score_mean, self.state.score_std)
+            logger.info("ppo: resumes after step %d", self.state.step)
+        else:
+            self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
+            self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
+        stage.cut_metrics(self.state.step if folder else None)
+        if stage.main:
+            cut_samples(stage.folder, self.state.step if folder else -1)
+
+    @property
+    def reduce(self) -> Reduce:
+        return alone if self.processes == 1 else self._sum
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    def run(self) -> None:
+        if self.state.step == 0:
+            self.check()
+        while self.state.step < self.section.steps:
+            self.step(self.state.step + 1)
+
+    def step(self, number: int) -> None:
+        """One step: sample, score, learn, log, and at its turn guard and checkpoint."""
+        started = perf_counter()
+        chosen = contexts_of_step(len(self.train), self.section, self.config.seed, number)
+        mine = {place: self.train[chosen[place]] for place in range(self.rank, len(chosen), self.processes)}
+        responses = self.sample(mine, number)
+        sampled = perf_counter()
+        scored = self.score(mine, responses, number)
+        judged = perf_counter()
+        batch = self.models.batch([mine[place] for place in scored.places], scored.responses)
+        rollout = self.models.rollout(batch, scored)
+        experience = build_experience(rollout, self.section, self.state.kl_coefficient, self.reduce)
+        facts = describe(experience, self.reduce)
+        factor = learning_rate_factor(self.section, number)
+        for group, trainable in zip(self.optimiser.param_groups, self.trainables, strict=True):
+            group["lr"] = self.rates[trainable.name] * factor
+        torch.manual_seed(derive_seed(self.config.seed, "ppo", number, "dropout", self.rank))
+        with self.models.learning(batch) as policy:
+            learnt = update(
+                experience,
+                policy,
+                self.trainables,
+                self.optimiser,
+                self.section,
+                derive_seed(self.config.seed, "ppo", number),
+                self.reduce,
+            )
+        done = perf_counter()
+        gaps = sampler_gaps(rollout, scored.responses)
+        records = [
+            record(number, mine[response.place], response, worth, gap)
+            for response, worth, gap in zip(scored.responses, scored.worths, gaps, strict=True)
+        ]
+        records = sorted(gather_object(records), key=lambda row: (row["place"], row["index"]))
+        dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=self.accelerator.device)).item())
+        self.stage.log(
+            number,
+            **learnt,
+            **facts,
+            **mean_metrics(records),
+            kl_coefficient=self.state.kl_coefficient,
+            learning_rate=self.rates["policy"] * factor,
+            responses=len(records),
+            dropped_groups=dropped,
+            seconds_sample=round(sampled - started, 4),
+            seconds_score=round(judged - sampled, 4),
+            seconds_update=round(done - judged, 4),
+        )
+        coefficient = next_coefficient(self.state.kl_coefficient, self.section.kl, facts["kl"], len(records))
+        self.state = replace(self.state, step=number, kl_coefficient=coefficient)
+        if self.stage.main:
+            write_rollouts(self.stage.folder, number, records)
+            prompts = {place: self.models.prompt_text(context) for place, context in mine.items() if place == 0}
+            show_samples(self.stage.folder, self.accelerator, number, records, prompts)
+        if number % self.section.validate_every == 0 or number == self.section.steps:
+            self.check()
+        if number % self.section.checkpoint_every == 0 or number == self.section.steps:
+            self.save()
+
+    def sample(self, mine: dict[int, Context], number: int) -> list[Response]:
+        """A group of responses to every context of this process, by the policy at temperature 1."""
+        group = range(self.section.group)
+        seeds = [[derive_seed(self.config.seed, "ppo", number, place, index) for index in group] for place in mine]
+        sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
+        groups = self.models.sample(list(mine.values()), sampling, seeds)
+        return [
+            Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
+            for place, group in zip(mine, groups, strict=True)
+            for index, (written, text) in enumerate(group)
+        ]
+
+    def score(self, mine: dict[int, Context], responses: Sequence[Response], number: int) -> Scored:
+        """What each response is worth, by the reward of the config."""
+        asked = [mine[response.place] for response in responses]
+        learnt: Sequence[float | None] = [None] * len(responses)
+        if self.section.reward != "environment":
+            learnt = self.models.scores(list(mine.values()), responses)
+        played: Sequence[Episode | None] = [None] * len(responses)
+        if self.retries is not None and self.section.reward != "model":
+            plays = [
+                Play(
+                    context, Reflection(r.text, "ppo", r.index, r.finish_reason), r.place * self.section.group + r.index
+                )
+                for context, r in zip(asked, responses, strict=True)
+            ]
+            played = self.retries.play((self.config.seed, "ppo", number), plays)
+        worths = [
+            combine(self.section, response, context, episode, score, self.transform)
+            for response, context, episode, score in zip(responses, asked, played, learnt, strict=True)
+        ]
+        return whole_groups(responses, worths)
+
+    def check(self) -> None:
+        """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""
+        number = self.state.step
+        if self.guard is None:
+            if number == self.section.steps:
+                self.keep_best(number, None)
+            return
+        measured = self.guard.measure(self.rank, self.processes)
+        self.stage.log(number, **{f"validation_{name}": value for name, value in measured.items()})
+        if self.state.best_return is None or measured["return"] > self.state.best_return:
+            self.keep_best(number, measured["return"])
+
+    def keep_best(self, number: int, mean_return: float | None) -> None:
+        self.state = replace(self.state, best_step=number, best_return=mean_return)
+        if self.stage.main:
+            with new_folder(self.stage.folder / "best") as folder:
+                self.models.save(folder)
+                save_state(self.state, folder)
+        self.accelerator.wait_for_everyone()
+
+    def save(self) -> None:
+        """``checkpoint-N``: the whole state after this step."""
+        if self.stage.main:
+            with new_folder(self.stage.folder / f"{PREFIX}{self.state.step}") as folder:
+                self.models.save(folder)
+                save_optimiser(self.optimiser, self.models.trained_parameters, folder)
+                save_state(self.state, folder)
+            prune(self.stage.folder, self.section.keep_checkpoints)
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,38 @@
+"""What PPO's checkpoints hold: a plain adapter folder, with all that an exact resume needs beside it.
+
+``checkpoint-N/`` is the state after N updates: the policy adapter in PEFT's own format, the value head, the optimiser's
+moments (safetensors: nothing here is unpickled) and ``state.json``. There is no generator state to keep: every draw is
+seeded by its step.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retro.artifacts import write_json
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PpoState:
+    """The numbers of a run after ``step`` updates; its tensors lie beside them."""
+
+    step: int
+    kl_coefficient: float
+    score_mean: float
+    score_std: float
+    """The frozen standardisation of the reward model's scores."""
+    best_step: int | None = None
+    best_return: float | None = None
+    """Of the guard: the highest mean true return on the validation contexts so far."""
+
+
+def save_state(state: PpoState, folder: Path) -> None:
+    write_json(folder / STATE_FILE, asdict(state))
+
+
+def load_state(folder: Path) -> PpoState:
+    return PpoState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))

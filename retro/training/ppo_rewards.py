@@ -1,0 +1,205 @@
+"""What a sampled reflection is worth to PPO: the actor's own retry, the learnt reward model, or a mix of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from retro.actors import make_actor
+from retro.buffer.views import Context
+from retro.config import ConfigError, PpoSection, RunConfig
+from retro.envs import make_taskset
+from retro.memory import make_memory
+from retro.prompts import load_prompts
+from retro.rollout.episode import Player
+from retro.rollout.trials import all_of, retry
+from retro.types import Episode, Reflection, Sampling, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One reflection that the policy sampled."""
+
+    place: int
+    """Its context's place in the step's global order; a group shares one."""
+    index: int
+    """Its own place in the group."""
+    ids: tuple[int, ...]
+    """Its tokens, the end token included where it was written."""
+    log_probs: tuple[float, ...]
+    """Of the sampler, a value a token."""
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """A response's score and what it was made of."""
+
+    score: float
+    """What PPO maximises, before the KL penalty."""
+    gain: float | None = None
+    """True ΔG: the retry's return minus the failed episode's."""
+    retry_return: float | None = None
+    retry_success: bool | None = None
+    model_score: float | None = None
+    """The reward model's raw score."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTransform:
+    """How the reward model's score, which has no scale of its own (Bradley-Terry), becomes a reward.
+
+    ``standardise`` uses the mean and deviation that the reward stage measured once on the buffer's reflections on train
+    tasks. They are frozen: a running standardisation would pay less for the same reflection as the policy improves.
+    """
+
+    kind: Literal["sigmoid", "standardise"]
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, score: float) -> float:
+        if self.kind == "sigmoid":
+            return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
+        return (score - self.mean) / self.std
+
+    @classmethod
+    def load(cls, kind: Literal["sigmoid", "standardise"], reward_folder: Path) -> ScoreTransform:
+        """Raises ConfigError where the reward stage left no usable statistics."""
+        if kind == "sigmoid":
+            return cls(kind)
+        path = reward_folder / "reward.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            mean, std = float(facts["score_mean"]), float(facts["score_std"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: no score_mean and score_std for ppo.score=standardise ({error}); run the reward stage again, "
+                "or set ppo.score=sigmoid"
+            ) from error
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ConfigError(
+                f"{path}: score_std is {std}: the reward model tells no reflection from another; train it longer, or "
+                "set ppo.score=sigmoid"
+            )
+        return cls(kind, mean, std)
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A retry of ``context``'s episode, with one more reflection; ``place`` tells it from its siblings."""
+
+    context: Context
+    reflection: Reflection
+    place: int
+
+
+class Retries:
+    """The frozen actor's retries: true returns, for the environment reward and for the guard."""
+
+    def __init__(self, config: RunConfig, environments: Sequence[str], device: torch.device) -> None:
+        self._concurrency = config.actor.concurrency
+        actor, memory = make_actor(config.actor, device), make_memory(config.memory)
+        sampling = Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens)
+        self._players = {
+            name: Player(
+                make_taskset(name, config.environment.options if name == config.environment.name else {}),
+                actor,
+                load_prompts(name),
+                memory,
+                sampling,
+                key=(),
+            )
+            for name in environments
+        }
+
+    def play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        """Play all, concurrently, the episodes in order; ``key`` names the draws."""
+        return asyncio.run(self._play(key, plays))
+
+    async def _play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        slots = asyncio.Semaphore(self._concurrency)
+
+        async def one(play: Play) -> Episode:
+            failed = play.context.episode
+            player = replace(self._players[failed.task.environment], key=key)
+            before = tuple(Reflection(text, source="buffer") for text in play.context.memory)
+            async with slots:
+                return await retry(player, failed, before, play.reflection, play.place)
+
+        return await all_of(one(play) for play in plays)
+
+
+def combine(
+    section: PpoSection,
+    response: Response,
+    context: Context,
+    episode: Episode | None,
+    model_score: float | None,
+    transform: ScoreTransform,
+) -> Worth | None:
+    """The score of one response; None where the actor's error left no return.
+
+    ``environment``: ΔG. ``model``: the transformed score. ``mix``: their weighted sum. A response that was cut at
+    ``max_new_tokens`` before its end token keeps what it earned and loses ``missing_end_penalty``: the actor reads it
+    as it stands, and it must still learn to end.
+    """
+    if episode is not None and episode.stop is StopReason.ACTOR_ERROR:
+        return None
+    gain = None if episode is None else episode.return_ - context.episode.return_
+    learnt = None if model_score is None else transform(model_score)
+    environment_weight = {"environment": 1.0, "model": 0.0, "mix": section.mix}[section.reward]
+    score = environment_weight * (gain or 0.0) + (1 - environment_weight) * (learnt or 0.0)
+    if response.finish_reason == "length":
+        score -= section.missing_end_penalty
+    return Worth(
+        score,
+        gain,
+        None if episode is None else episode.return_,
+        None if episode is None else episode.success,
+        model_score,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The groups that have a score for every response, in the order of their places."""
+
+    places: list[int]
+    responses: list[Response]
+    worths: list[Worth]
+    dropped: int
+    """Groups in which the actor failed for good."""
+
+
+def whole_groups(responses: Sequence[Response], worths: Sequence[Worth | None]) -> Scored:
+    """Drop every group that lost a retry, whole: what is left of it would be a biased part.
+
+    Args:
+        responses: whole groups, a group's members beside each other.
+        worths: of each response; None where the actor failed.
+
+    Raises:
+        ValueError: if no group is left.
+    """
+    scored: list[tuple[Response, Worth]] = []
+    places, dropped = [], 0
+    for place, members in groupby(zip(responses, worths, strict=True), key=lambda pair: pair[0].place):
+        group = list(members)
+        whole = [(response, worth) for response, worth in group if worth is not None]
+        if len(whole) < len(group):
+            dropped += 1
+            continue
+        places.append(place)
+        scored += whole
+    if dropped and not places:
+        raise ValueError(f"the actor failed in every one of {dropped} groups of retries: is its server still there?")
+    return Scored(places, [response for response, _ in scored], [worth for _, worth in scored], dropped)

@@ -1,0 +1,315 @@
+"""Stage ``reward``: a model of what a reflection will be worth, before anyone acts on it (Retroformer, stage 2).
+
+Reads the buffer's rated reflections; trains a LoRA adapter and a scalar head at the response's last token, by pairs
+from one group (Bradley-Terry) or as the paper's accepted / rejected classifier; keeps the checkpoint with the best
+accuracy within groups of validation tasks, and reports on test tasks. Writes ``adapter/`` (plain PEFT),
+``head.safetensors`` and ``reward.json``.
+
+The loop is our own, on accelerate: a group's reflections share one prompt, so each is scored once behind it and all
+pairs of the group come from those scores, where a pairwise trainer would run the prompt twice a pair. ``batch_size``
+and ``microbatch_size`` count groups (failed episodes), which is what fits in memory together.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+from retro.artifacts import write_json
+from retro.buffer.store import ReplayBuffer
+from retro.config import RewardSection, RunConfig
+from retro.memory import make_memory
+from retro.models.adapters import SharedBase
+from retro.models.heads import ScalarHead, save_head
+from retro.models.packing import last_token_scores, pack
+from retro.stage import Stage, open_stage, open_trackers
+from retro.training.examples import Encoder, training_inputs
+from retro.training.reward_checkpoint import RewardState, latest, restore, save
+from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
+from retro.training.reward_metrics import ScoredGroup, reward_report, unequal_pairs, weighted_auc, within_group_accuracy
+from retro.types import Split, derive_seed
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "memory", "buffer", "reward")
+ROLE = "reward"
+RESAMPLES = 2000
+"""Bootstrap samples of tasks behind an interval."""
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: the buffer, the base model, the prompts."""
+    return training_inputs(config)
+
+
+def run_reward(config: RunConfig) -> Path:
+    """Train and measure the reward model; return the stage's folder.
+
+    Raises:
+        NothingToCompareError: if the training tasks have no pair (``bradley_terry``) or one label only (``bce``).
+    """
+    with open_stage(config, "reward", stage_inputs(config), SECTIONS) as stage:
+        if not stage.up_to_date:
+            trainer = RewardTrainer(config, stage)
+            trainer.train()
+            trainer.report()
+    return stage.folder
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Groups of disjoint tasks."""
+
+    train: list[RewardGroup]
+    """All of the training tasks' groups."""
+    learnt: list[RewardGroup]
+    """Those of them that have a pair or a label to learn."""
+    validation: list[RewardGroup]
+    test: list[RewardGroup]
+
+
+def read_data(config: RunConfig, encoder: Encoder) -> Data:
+    section = config.reward
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        splits = [read_groups(buffer, section, encoder, split, config.buffer.environments) for split in Split]
+    train, validation, test = splits
+    return Data(train, to_learn_from(train, section, config.seed), validation, test)
+
+
+def batches(groups: int, section: RewardSection, seed: int) -> list[list[int]]:
+    """The groups of every optimiser step, over all processes: each epoch a seeded order of its own."""
+    steps: list[list[int]] = []
+    for epoch in range(section.epochs):
+        order = list(range(groups))
+        random.Random(derive_seed(seed, "reward", "order", epoch)).shuffle(order)
+        steps += [order[start : start + section.batch_size] for start in range(0, groups, section.batch_size)]
+    return steps[: section.max_steps]
+
+
+def terms(group: RewardGroup, section: RewardSection) -> int:
+    """How many terms of the loss a group has: its unequal pairs, or its labels."""
+    if section.loss == "bradley_terry":
+        return len(unequal_pairs(group.ratings, section.threshold))
+    return sum(group.used)
+
+
+def group_loss(scores: Tensor, group: RewardGroup, section: RewardSection) -> Tensor:
+    """The sum of a group's terms; ``scores`` (K,), one a reflection.
+
+    ``bradley_terry``: −log σ(s_better − s_worse) of every unequal pair. ``bce``: −log σ(±s) of every used reflection.
+    """
+    if section.loss == "bradley_terry":
+        pairs = torch.tensor(unequal_pairs(group.ratings, section.threshold), device=scores.device)  # (P, 2)
+        return -logsigmoid(scores[pairs[:, 0]] - scores[pairs[:, 1]]).sum()
+    used = torch.tensor(group.used, device=scores.device)  # (K,)
+    labels = torch.tensor([float(rating > section.threshold) for rating in group.ratings], device=scores.device)
+    return binary_cross_entropy_with_logits(scores[used], labels[used], reduction="sum")
+
+
+def judge(
+    scored: Sequence[ScoredGroup], groups: Sequence[RewardGroup], section: RewardSection, step: int
+) -> tuple[tuple[float, float], dict[str, float]]:
+    """How good a checkpoint is on the validation tasks, and the metrics behind it.
+
+    What counts is the accuracy within groups; where no group has a pair (one reflection a trajectory), the AUC. The
+    loss breaks ties. Without validation tasks, the later the better.
+    """
+    total = sum(terms(group, section) for group in groups)
+    losses = [
+        float(group_loss(torch.tensor(own.scores), group, section))
+        for own, group in zip(scored, groups, strict=True)
+        if terms(group, section)
+    ]
+    if not total:
+        return (0.0, float(step)), {}
+    accuracy = within_group_accuracy(scored, section.threshold)
+    rows = [row for group in scored for row in zip(group.scores, group.ratings, strict=True)]
+    auc = weighted_auc(
+        np.array([score for score, _ in rows]),
+        np.array([float(rating > section.threshold) for _, rating in rows]),
+        np.ones(len(rows)),
+    )
+    loss = sum(losses) / total
+    counts = accuracy if math.isfinite(accuracy) else auc if math.isfinite(auc) else 0.0
+    return (counts, -loss), {"validation_loss": loss, "validation_accuracy": accuracy, "validation_auc": auc}
+
+
+class RewardTrainer:
+    """The adapter, the head, and their training on this process's share of every batch."""
+
+    def __init__(self, config: RunConfig, stage: Stage) -> None:
+        self.config, self.section, self.stage = config, config.reward, stage
+        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        self.base = SharedBase.load(config.model, self.accelerator.device)
+        self.encoder = Encoder(self.base.tokenizer, config.model, make_memory(config.memory))
+        self.data = read_data(config, self.encoder)
+        self.base.add_role(ROLE, config.model.lora, derive_seed(config.seed, "reward", "adapter"))
+        self.head = ScalarHead(self.base.hidden_size, seed=derive_seed(config.seed, "reward", "head"))
+        self.head.to(self.accelerator.device)
+        self.parameters = {
+            **{f"adapter.{name}": value for name, value in self.base.role_parameters(ROLE).items()},
+            **{f"head.{name}": value for name, value in self.head.named_parameters()},
+        }
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=self.section.learning_rate, weight_decay=self.section.weight_decay
+        )
+        self.steps = batches(len(self.data.learnt), self.section, config.seed)
+        self.state = RewardState()
+        open_trackers(self.accelerator, config, stage)
+
+    def train(self) -> None:
+        """All steps, from the latest checkpoint on; a checkpoint follows every evaluation."""
+        if self.stage.resumed and (checkpoint := latest(self.stage.folder)):
+            self.state = restore(checkpoint, self.parameters, self.optimiser)
+        self.stage.cut_metrics(self.state.step)
+        count = sum(terms(group, self.section) for group in self.data.learnt)
+        logger.info("reward: %d terms from %d groups, %d steps", count, len(self.data.learnt), len(self.steps))
+        for number in range(self.state.step + 1, len(self.steps) + 1):
+            metrics = self.step(number)
+            self.state = replace(self.state, step=number)
+            due = number % self.section.eval_every == 0 or number == len(self.steps)
+            if due:
+                metrics |= self.evaluate()
+            self.stage.log(number, **metrics)
+            if due:  # after the log line: a resumed stage keeps the lines up to its checkpoint
+                self.checkpoint()
+
+    def step(self, number: int) -> dict[str, float]:
+        """One update on a batch; its loss is the mean over the terms of all processes."""
+        batch = [self.data.learnt[index] for index in self.steps[number - 1]]
+        total = sum(terms(group, self.section) for group in batch)
+        rate = self.section.learning_rate * self._schedule(number)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.manual_seed(derive_seed(self.config.seed, "reward", number, self.accelerator.process_index))  # dropout
+        loss = torch.zeros((), device=self.accelerator.device)
+        for groups in self._microbatches(batch):
+            with self.base.role(ROLE, train=True):
+                scores = self._forward(groups)
+                parts = [group_loss(own, group, self.section) for own, group in zip(scores, groups, strict=True)]
+                part = torch.stack(parts).sum()
+                (part / total).backward()
+            loss += part.detach() / total
+        loss = self._sum_gradients(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.section.max_grad_norm)
+        self.optimiser.step()
+        return {"loss": float(loss), "learning_rate": rate, "grad_norm": float(norm), "terms": total}
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss, accuracy within groups and AUC on the validation tasks; the best parameters so far are kept aside."""
+        scored = self.scores(self.data.validation)
+        quality, metrics = judge(scored, self.data.validation, self.section, self.state.step)
+        if self.state.best is None or quality > self.state.best:
+            self.state = replace(self.state, best=quality, best_step=self.state.step)
+            if self.stage.main:
+                save(self.stage.folder / "best", self.state, self.parameters, None)
+            self.accelerator.wait_for_everyone()
+        return metrics
+
+    def checkpoint(self) -> None:
+        if self.stage.main:
+            save(self.stage.folder / f"checkpoint-{self.state.step}", self.state, self.parameters, self.optimiser)
+        self.accelerator.wait_for_everyone()
+
+    def scores(self, groups: Sequence[RewardGroup]) -> list[ScoredGroup]:
+        """Every group's scores, by all processes together; in the order of ``groups``."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        places = list(range(rank, len(groups), processes))
+        own: list[tuple[int, list[float]]] = []
+        size = self.section.microbatch_size
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            with self.base.role(ROLE), torch.no_grad():
+                scores = self._forward([groups[place] for place in chosen])
+            own += [(place, values.tolist()) for place, values in zip(chosen, scores, strict=True)]
+        found = dict(gather_object(own))
+        return [
+            ScoredGroup(group.task, group.environment, tuple(found[place]), group.ratings)
+            for place, group in enumerate(groups)
+        ]
+
+    def report(self) -> None:
+        """Go back to the best parameters, publish them, and measure them on the test tasks."""
+        restore(self.stage.folder / "best", self.parameters, None)
+        train, validation, test = (
+            self.scores(groups) for groups in (self.data.train, self.data.validation, self.data.test)
+        )
+        if not self.stage.main:
+            return
+        self.base.save_role(ROLE, self.stage.output("adapter", self.stage.folder / "adapter"))
+        save_head(self.head, self.stage.output("head", self.stage.folder / "head.safetensors"))
+        scores = [score for group in train for score in group.scores]
+        facts: dict[str, Any] = {
+            "loss": self.section.loss,
+            "rating": self.section.rating,
+            "threshold": self.section.threshold,
+            "steps": len(self.steps),
+            "best_step": self.state.best_step,
+            "train_groups": len(self.data.learnt),
+            "train_terms": sum(terms(group, self.section) for group in self.data.learnt),
+            "score_mean": fmean(scores),
+            "score_std": pstdev(scores),
+            "validation": self._measure(validation),
+            "test": self._measure(test),
+            "test_by_environment": {
+                name: self._measure([group for group in test if group.environment == name])
+                for name in sorted({group.environment for group in test})
+            },
+        }
+        write_json(self.stage.output("report", self.stage.folder / "reward.json"), facts)
+        accuracy = facts["test"]["accuracy"]
+        logger.info("reward: within-group accuracy on test tasks %s on %d pairs", accuracy, facts["test"]["pairs"])
+
+    def _measure(self, groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+        seed = derive_seed(self.config.seed, "reward", "bootstrap")
+        return reward_report(groups, self.section.loss, self.section.threshold, RESAMPLES, seed)
+
+    def _forward(self, groups: Sequence[RewardGroup]) -> list[Tensor]:
+        """The scores of each group's reflections, (K,) each; the caller has switched to the reward adapter."""
+        tokenizer = self.base.tokenizer
+        packed = pack([group.prompt for group in groups], [group.responses for group in groups], tokenizer.pad_token_id)
+        scores = last_token_scores(self.base.model, packed, self.head)  # (R,)
+        return list(torch.split(scores, [len(group.responses) for group in groups]))
+
+    def _microbatches(self, batch: Sequence[RewardGroup]) -> Iterator[list[RewardGroup]]:
+        """This process's share, groups of like length together."""
+        own = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = sorted(own, key=lambda group: group.tokens)
+        for start in range(0, len(own), self.section.microbatch_size):
+            yield list(own[start : start + self.section.microbatch_size])
+
+    def _schedule(self, number: int) -> float:
+        """Linear warm-up, then linear decay to 0: a function of the step, with no state to resume."""
+        warmup = round(self.section.warmup_fraction * len(self.steps))
+        if number <= warmup:
+            return number / warmup
+        return (len(self.steps) - number + 1) / (len(self.steps) - warmup)
+
+    def _sum_gradients(self, loss: Tensor) -> Tensor:
+        """Add all processes' gradients and losses: each divided its terms by the count of all."""
+        if self.accelerator.num_processes == 1:
+            return loss
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        own = torch.cat([loss.reshape(1).float(), *(gradient.reshape(-1).float() for gradient in gradients)])
+        flat: Tensor = self.accelerator.reduce(own, reduction="sum")
+        parts = torch.split(flat[1:], [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return flat[0]

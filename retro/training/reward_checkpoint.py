@@ -1,0 +1,66 @@
+"""The reward model's checkpoints (safetensors and JSON: nothing is unpickled), and what it publishes in the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from retro.artifacts import write_json
+from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
+
+PARAMETERS_FILE = "parameters.safetensors"
+STATE_FILE = "state.json"
+KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RewardState:
+    """Where a training stands after ``step`` updates; its tensors lie beside it."""
+
+    step: int = 0
+    best: tuple[float, float] | None = None
+    """The highest quality on validation tasks so far: what counts, then what breaks ties."""
+    best_step: int | None = None
+
+
+def save(
+    path: Path,
+    state: RewardState,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer | None,
+) -> None:
+    """Write the folder ``path``, whole or not at all; with an optimiser, training can go on from it."""
+    with new_folder(path) as folder:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+        save_file(tensors, folder / PARAMETERS_FILE)
+        if optimiser is not None:
+            save_optimiser(optimiser, parameters, folder)
+        write_json(folder / STATE_FILE, asdict(state))
+    if optimiser is not None:
+        prune(path.parent, KEPT)
+
+
+def restore(
+    path: Path, parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer | None
+) -> RewardState:
+    """The inverse of :func:`save`: fills the parameters (and the optimiser) in place."""
+    tensors = load_file(path / PARAMETERS_FILE)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    if optimiser is not None:
+        load_optimiser(optimiser, parameters, path)
+    value = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    best = value["best"]
+    return RewardState(value["step"], None if best is None else (best[0], best[1]), value["best_step"])
+
+
+def latest(folder: Path) -> Path | None:
+    """The latest checkpoint of a stage's folder."""
+    found = checkpoints(folder)
+    return found[-1][1] if found else None

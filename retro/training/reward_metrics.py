@@ -1,0 +1,164 @@
+"""How good a reward model is: accuracy within groups, AUC, calibration, each with an interval bootstrapped by task.
+
+Best-of-N and PPO compare reflections on the same failed episode, so the accuracy within a group is what counts; an AUC
+over all reflections also pays for telling easy tasks from hard ones. Rows of one task are not independent: intervals
+resample tasks, never rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEVEL = 0.95
+BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """The reflections on one failed episode: what the reward model says of them, and what they were worth."""
+
+    task: str
+    environment: str
+    scores: tuple[float, ...]
+    ratings: tuple[float, ...]
+
+
+def unequal_pairs(ratings: Sequence[float], threshold: float = 0.0) -> list[tuple[int, int]]:
+    """(better, worse) of every two whose ratings differ by more than ``threshold``."""
+    places = range(len(ratings))
+    return [(i, j) for i in places for j in places if ratings[i] - ratings[j] > threshold]
+
+
+def reward_report(
+    groups: Sequence[ScoredGroup], loss: str, threshold: float, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Everything that is measured of a reward model on ``groups``, as plain JSON.
+
+    Args:
+        loss: ``bradley_terry``: calibration of P(i better than j) = σ(s_i − s_j) over the unequal pairs; ``bce``: of
+            P(accepted) = σ(s) over the reflections.
+        threshold: What makes a pair (difference of ratings) and an accepted reflection (rating), both above it.
+        resamples: Bootstrap samples of tasks.
+    """
+    task_index = {task: index for index, task in enumerate(sorted({group.task for group in groups}))}
+    pairs = [(task_index[group.task], gap) for group in groups for gap in _gaps(group, threshold)]
+    pair_task = np.array([task for task, _ in pairs], dtype=np.int64)  # (P,)
+    gaps = np.array([gap for _, gap in pairs], dtype=np.float64)  # (P,)
+    credit = _credit(gaps)  # (P,)
+    rows = [(task_index[group.task], *row) for group in groups for row in zip(group.scores, group.ratings, strict=True)]
+    tasks = np.array([row[0] for row in rows], dtype=np.int64)  # (N,)
+    scores = np.array([row[1] for row in rows], dtype=np.float64)  # (N,)
+    accepted = np.array([row[2] > threshold for row in rows], dtype=np.float64)  # (N,)
+    if loss == "bradley_terry":
+        # each pair once, told by its preferred side: the probability is in [½, 1]
+        probability, outcome, calibration_tasks = _sigmoid(np.abs(gaps)), credit, pair_task
+    else:
+        probability, outcome, calibration_tasks = _sigmoid(scores), accepted, tasks
+
+    def measured(statistic: Callable[[Floats], float], of: Ints, key: int) -> dict[str, Any]:
+        value = statistic(np.ones(len(of)))
+        interval = bootstrap_by_task(of, statistic, resamples, seed + key) if np.isfinite(value) else None
+        return {"value": value if np.isfinite(value) else None, "ci95": interval}
+
+    return {
+        "tasks": len(task_index),
+        "groups": len(groups),
+        "reflections": len(rows),
+        "pairs": len(pairs),
+        "accuracy": measured(lambda weights: weighted_mean(credit, weights), pair_task, 0),
+        "auc": measured(lambda weights: weighted_auc(scores, accepted, weights), tasks, 1),
+        "ece": measured(lambda weights: calibration_error(probability, outcome, weights), calibration_tasks, 2),
+        "reliability": reliability(probability, outcome),
+    }
+
+
+def within_group_accuracy(groups: Sequence[ScoredGroup], threshold: float = 0.0) -> float:
+    """The fraction of unequal pairs whose better reflection has the higher score; ties count ½. NaN: no pairs."""
+    gaps = np.array([gap for group in groups for gap in _gaps(group, threshold)], dtype=np.float64)
+    return weighted_mean(_credit(gaps), np.ones(len(gaps)))
+
+
+def weighted_mean(values: Floats, weights: Floats) -> float:
+    """Σ w v / Σ w; NaN where there is no weight."""
+    total = weights.sum()
+    return float((weights * values).sum() / total) if total > 0 else float("nan")
+
+
+def weighted_auc(scores: Floats, labels: Floats, weights: Floats) -> float:
+    """P(score of a positive > score of a negative), ties ½ (Mann and Whitney); NaN where one class has no weight.
+
+    Args:
+        scores: (N,)
+        labels: (N,) 1 positive, 0 negative.
+        weights: (N,) how often each row counts.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # where each run of equal scores begins
+    if len(starts) == 0:
+        return float("nan")
+    positive = np.add.reduceat((weights * labels)[order], starts)
+    negative = np.add.reduceat((weights * (1 - labels))[order], starts)
+    total = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / total) if total > 0 else float("nan")
+
+
+def calibration_error(probability: Floats, outcome: Floats, weights: Floats, bins: int = BINS) -> float:
+    """Expected calibration error over ``bins`` equal bins of [0, 1] (Guo et al. 2017, eq. 3); NaN for nothing."""
+    bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(bin_of, weights=weights * (probability - outcome), minlength=bins)
+    total = weights.sum()
+    return float(np.abs(gap).sum() / total) if total > 0 else float("nan")
+
+
+def reliability(probability: Floats, outcome: Floats, bins: int = BINS) -> list[dict[str, float]]:
+    """The reliability diagram: of each non-empty bin, how many, the mean probability and the mean outcome."""
+    bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    return [
+        {
+            "from": index / bins,
+            "to": (index + 1) / bins,
+            "count": int((bin_of == index).sum()),
+            "probability": float(probability[bin_of == index].mean()),
+            "outcome": float(outcome[bin_of == index].mean()),
+        }
+        for index in range(bins)
+        if (bin_of == index).any()
+    ]
+
+
+def bootstrap_by_task(tasks: Ints, statistic: Callable[[Floats], float], resamples: int, seed: int) -> list[float]:
+    """The 95 % percentile interval of ``statistic`` when tasks are drawn with replacement.
+
+    Args:
+        tasks: (N,) the task of each row.
+        statistic: Of row weights (N,): how often each row's task was drawn. Undefined draws (NaN) are left out.
+    """
+    names, index = np.unique(tasks, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (B, tasks)
+    values = np.array([statistic(draw[index].astype(np.float64)) for draw in draws])
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
+def _gaps(group: ScoredGroup, threshold: float) -> list[float]:
+    pairs = unequal_pairs(group.ratings, threshold)
+    return [group.scores[better] - group.scores[worse] for better, worse in pairs]
+
+
+def _credit(gaps: Floats) -> Floats:
+    return (np.sign(gaps) + 1) / 2
+
+
+def _sigmoid(scores: Floats) -> Floats:
+    return 0.5 * (1 + np.tanh(scores / 2))  # does not overflow

@@ -1,0 +1,262 @@
+"""Stage ``sft``: imitate the reflections that helped (Retroformer, stage 1).
+
+Reads the buffer's reflections rated above ``sft.threshold`` on training tasks; TRL's ``SFTTrainer`` fits a LoRA adapter
+to the reflection's tokens alone; writes ``sft/adapter`` in plain PEFT format. The loss on the validation tasks' good
+reflections is logged beside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from retro.buffer.store import ReplayBuffer
+from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
+from retro.config import ConfigError, RunConfig
+from retro.memory import make_memory
+from retro.models.adapters import lora_config, write_identity
+from retro.models.loading import load_base, load_tokenizer, resolve_device
+from retro.stage import Stage, open_stage, open_trackers
+from retro.training.examples import Encoder, training_inputs
+from retro.types import Split, derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "memory", "buffer", "sft")
+IGNORED = -100
+"""The label of a token that has no loss."""
+LOGGED = {
+    "loss": "loss",
+    "eval_loss": "validation_loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "epoch": "epoch",
+    "mean_token_accuracy": "token_accuracy",
+    "eval_mean_token_accuracy": "validation_token_accuracy",
+}
+"""What goes to ``metrics.jsonl``: the trainer's name → ours."""
+KEPT_CHECKPOINTS = 2
+"""The last may have been cut by a kill; the one before is whole."""
+
+
+class NoExamplesError(ValueError):
+    """The buffer has nothing that this stage could learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and a reflection as one sequence; the loss is on the reflection's tokens."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(label != IGNORED for label in self.labels)
+
+
+def stage_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: the buffer, the base model, the prompts."""
+    return training_inputs(config)
+
+
+def run_sft(config: RunConfig) -> Path:
+    """Train the adapter; return the stage's folder.
+
+    Raises:
+        NoExamplesError: if no training reflection is rated above the threshold.
+        ConfigError: if the batch size cannot be divided over the processes.
+    """
+    with open_stage(config, "sft", stage_inputs(config), SECTIONS) as stage:
+        if not stage.up_to_date:
+            _train(config, stage)
+    return stage.folder
+
+
+def _train(config: RunConfig, stage: Stage) -> None:
+    from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
+
+    tokenizer = load_tokenizer(config.model)
+    encoder = Encoder(tokenizer, config.model, make_memory(config.memory))
+    train, validation = read_examples(config, encoder)
+    base = load_base(config.model, resolve_device(config.device))
+    base.config.use_cache = False
+    arguments = trainer_arguments(config, stage.folder, bool(validation))
+    trainer = SFTTrainer(
+        model=base,
+        args=arguments,
+        train_dataset=to_dataset(train),
+        eval_dataset=to_dataset(validation) if validation else None,
+        processing_class=tokenizer,
+        peft_config=lora_config(config.model.lora),
+        callbacks=[StageLog(stage)],
+    )
+    trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
+    require_all_examples(trainer, train)
+    open_trackers(trainer.accelerator, config, stage)
+    checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir))) if stage.resumed else None
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    stage.cut_metrics(step)
+    trainer.accelerator.wait_for_everyone()
+    logger.info("sft: %d reflections, %d tokens of them", len(train), sum(item.trained_tokens for item in train))
+    # A checkpoint holds pickles (optimiser, RNG). They are read back from this stage's own folder alone, never from
+    # what a user was sent.
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    adapter = stage.output("adapter", stage.folder / "adapter")
+    if stage.main:
+        save_adapter(trainer, base, adapter)
+
+
+def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], list[Example]]:
+    """The examples of the training tasks and of the validation tasks."""
+    section, environments = config.sft, config.buffer.environments
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        train = sft_examples(buffer, section.rating, section.threshold, (Split.TRAIN,), environments)
+        validation = sft_examples(buffer, section.rating, section.threshold, (Split.VALIDATION,), environments)
+        if not train:
+            rated = rated_reflections(buffer, section.rating, (Split.TRAIN,), environments)
+            best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
+            raise NoExamplesError(
+                f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
+                f"{section.rating} (of {len(rated)} in {config.buffer_url}, {best}): collect more tasks or larger "
+                "groups, or lower sft.threshold"
+            )
+    return [encode(encoder, item) for item in train], [encode(encoder, item) for item in validation]
+
+
+def encode(encoder: Encoder, item: RatedReflection) -> Example:
+    """One example; only the reflection's tokens, its end among them, are learnt."""
+    prompt, response = encoder.prompt(item.context), encoder.response(item.reflection)
+    return Example(prompt + response, [IGNORED] * len(prompt) + response)
+
+
+def to_dataset(examples: list[Example]) -> Dataset:
+    """Already tokenised, with labels: TRL takes it as it is."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {"input_ids": [item.input_ids for item in examples], "labels": [item.labels for item in examples]}
+    )
+
+
+def trainer_arguments(config: RunConfig, folder: Path, validate: bool) -> SFTConfig:
+    """Every argument whose default would decide something is set here."""
+    from accelerate import PartialState
+    from trl.trainer.sft_config import SFTConfig
+
+    section, device = config.sft, resolve_device(config.device)
+    microbatch, accumulation = split_batch(section.batch_size, section.microbatch_size, PartialState().num_processes)
+    return SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=microbatch,
+        per_device_eval_batch_size=microbatch,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=section.epochs,
+        max_steps=section.max_steps or -1,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=min(section.warmup_fraction, 0.999),  # from 1 on it would be a number of steps
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        optim="adamw_torch",
+        bf16=config.model.dtype == "bfloat16" and device.type == "cuda",
+        fp16=False,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        max_length=None,  # the default would cut the reflection off, which stands at the end
+        packing=False,
+        shuffle_dataset=False,  # the sampler shuffles, by data_seed
+        seed=derive_seed(config.seed, "sft") % 2**32,
+        data_seed=derive_seed(config.seed, "sft", "order") % 2**32,
+        save_strategy="steps",
+        save_steps=section.checkpoint_every,
+        save_total_limit=KEPT_CHECKPOINTS,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=section.checkpoint_every,
+        prediction_loss_only=True,
+        logging_steps=1,
+        logging_first_step=True,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,
+    )
+
+
+def split_batch(batch: int, microbatch: int, processes: int) -> tuple[int, int]:
+    """(examples in a forward pass of one process, forward passes in an optimiser step).
+
+    Raises:
+        ConfigError: if ``batch`` examples cannot be shared evenly.
+    """
+    if batch % processes:
+        raise ConfigError(f"sft.batch_size={batch} cannot be shared by {processes} processes: make it a multiple")
+    share = batch // processes
+    largest = max(size for size in range(1, min(microbatch, share) + 1) if share % size == 0)
+    return largest, share // largest
+
+
+def require_all_examples(trainer: SFTTrainer, examples: list[Example]) -> None:
+    """Refuse to train if the trainer's preparation has lost an example, or a token that is to be learnt."""
+    kept = cast("Dataset", trainer.train_dataset)
+    tokens = sum(label != IGNORED for labels in kept["labels"] for label in labels)
+    wanted = sum(item.trained_tokens for item in examples)
+    if len(kept) != len(examples) or tokens != wanted:
+        raise RuntimeError(
+            f"the trainer kept {len(kept)} of {len(examples)} examples and {tokens} of {wanted} trained tokens: "
+            "this version of TRL prepares data in another way than this retro expects; install the constraints' version"
+        )
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that was written to its end: the trainer's state is its last file."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            logger.warning("%s was cut while it was written and is passed over", path)
+            continue
+        return path
+    return None
+
+
+def save_adapter(trainer: SFTTrainer, base: Any, path: Path) -> None:
+    """The trained adapter in plain PEFT format, with the identity of its base."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    config = model.peft_config["default"]
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
+    model.save_pretrained(path)
+    write_identity(path, base)
+
+
+class StageLog(TrainerCallback):
+    """Passes the trainer's log lines on to ``metrics.jsonl``."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        metrics = {LOGGED[key]: value for key, value in (logs or {}).items() if key in LOGGED}
+        if "loss" in metrics or "validation_loss" in metrics:
+            self._stage.log(state.global_step, **metrics)
+        if "loss" in metrics and state.global_step % max(1, state.max_steps // 10) == 0:
+            logger.info("sft: step %d of %d, loss %.4f", state.global_step, state.max_steps, metrics["loss"])

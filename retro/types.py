@@ -1,0 +1,235 @@
+"""The words of the whole pipeline: tasks, steps, trajectories, episodes, reflections, and who acts and who reflects.
+
+Everything here is frozen and typed, imports nothing of ours, and turns into plain JSON by ``to_json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+
+from pydantic import TypeAdapter
+
+
+class Split(StrEnum):
+    """Which use a task is for. Everything that learns or selects is split by task, never by row."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    SUCCESS = "success"
+    """The environment terminated and reported success."""
+    FAILURE = "failure"
+    """The environment terminated without success (a wrong answer, say)."""
+    HORIZON = "horizon"
+    """The step limit was reached."""
+    ACTOR_ERROR = "actor_error"
+    """The actor could not be asked any more (its server failed for good): reported, but not counted as played."""
+
+
+class Message(TypedDict):
+    """One turn of a chat prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | Sequence[Message]
+"""What a language model is asked: plain text for completion models, messages for chat models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem instance of an environment. ``(environment, id)`` alone rebuilds it."""
+
+    environment: str
+    id: str
+    split: Split
+    kind: str = ""
+    """The type of the task within its environment (``heat``, ``bridge question``): results are also told by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens spent on model calls."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+    @property
+    def total(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. ``seed`` belongs to this one draw (see :func:`derive_seed`)."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    session: str = ""
+    """Calls of one session extend one another's prompt: what a prompt cache may be keyed by. May be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a language model answered."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn of an episode: what the actor thought and did, and what the environment answered."""
+
+    action: str
+    observation: str
+    reward: float = 0.0
+    thought: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The ordered steps of one play: ``opening`` is the observation of the reset, which states the task."""
+
+    opening: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reflection:
+    """The text the retrospective model wrote about one failed episode."""
+
+    text: str
+    source: str
+    """Who wrote it: ``base``, ``sft``, ``ppo``, ``oracle``, the name of a model or of a log."""
+    index: int = 0
+    """Its place in the group of reflections sampled for the same failed episode."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    usage: Usage = Usage()
+    score: float | None = None
+    """The reward model's score, where one was asked (Best-of-N)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One play of a task. Episodes form a tree: ``parent`` is the failed episode that this one retries.
+
+    ``reflection`` is the one that preceded the retry; a retry without one (``parent`` set, ``reflection`` None) is a
+    control. The whole memory of an episode is therefore the reflections on its way up to the root.
+    """
+
+    id: str
+    task: Task
+    trial: int
+    trajectory: Trajectory
+    return_: float
+    """Graded, in [0, 1]."""
+    success: bool
+    stop: StopReason
+    parent: str | None = None
+    reflection: Reflection | None = None
+    seed: int = 0
+    usage: Usage = Usage()
+    """The actor's tokens; the reflection's are its own."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, plain JSON: where a log came from, an error's text."""
+
+    @property
+    def failed(self) -> bool:
+        """Worth a reflection: it was played to its end and did not succeed."""
+        return not self.success and self.stop is not StopReason.ACTOR_ERROR
+
+
+class ActorError(RuntimeError):
+    """The actor cannot answer this call, and asking again would not help: it ends the episode, not the run.
+
+    Its text is kept with the episode: it names what failed, and holds no secrets.
+    """
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """The frozen language model that acts."""
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        """Answer ``prompt``. Many calls may be under way at once.
+
+        Raises:
+            ActorError: if this one call failed for good.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionRequest:
+    """What a reflector is asked: ``count`` reflections on ``episode``, whose actor had the ``memory``, oldest first."""
+
+    episode: Episode
+    memory: tuple[str, ...] = ()
+    count: int = 1
+    seed: int = 0
+
+
+@runtime_checkable
+class Reflector(Protocol):
+    """Whoever writes reflections: a retrospective model, a sampler around one, an oracle."""
+
+    async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+        """Return ``request.count`` reflections, ``index`` 0, 1, … in order."""
+        ...
+
+
+def derive_seed(*key: str | int) -> int:
+    """A 63-bit seed for one draw, named by its key: (run seed, stage, step, task, trial, index …).
+
+    No draw of this project comes from a shared stream, so what is resumed, reordered or run on two processes draws the
+    same.
+    """
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses of this module as plain JSON values (dicts, lists, strings, numbers)."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(cls: type[T], value: Any) -> T:
+    """The inverse of :func:`to_json` for a dataclass of this module.
+
+    Raises:
+        pydantic.ValidationError: (a ``ValueError``) naming the field that is missing or mistyped.
+    """
+    return _adapter(cls).validate_python(value)
+
+
+@cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(cls)

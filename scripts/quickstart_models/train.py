@@ -1,0 +1,180 @@
+"""One training loop for both models: next-token loss on the written tokens, fresh samples at every step, resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from scripts.quickstart_models.optimiser import build_optimisers
+
+MICROBATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids behind one prefix; ``learnt`` marks the tokens to be predicted. ``branches`` are continuations of the
+    prefix that do not see one another (the reflections on one trajectory)."""
+
+    prefix: list[int]
+    learnt: list[bool]
+    branches: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        return len(self.prefix) + sum(map(len, self.branches))
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        rope_theta=1000.0,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def train(
+    model: LlamaForCausalLM,
+    samples: Callable[[int], Sequence[Example]],
+    folder: Path,
+    steps: int,
+    lr: float,
+    every: int = 100,
+) -> None:
+    """``samples(step)`` gives a batch; the state is saved to ``folder`` every ``every`` steps and picked up again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimisers = build_optimisers(model, lr)
+    start = _restore(model, optimisers, folder)
+    began = time.monotonic()
+    tokens = 0
+    model.train()
+    losses: list[float] = []
+    for step in range(start, steps):
+        rate = _schedule(step, steps)
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+            for group in optimiser.param_groups:
+                group["lr"] = lr * rate
+        batch = sorted(samples(step), key=lambda example: example.length)
+        count = sum(sum(e.learnt) + sum(map(len, e.branches)) for e in batch)
+        total = 0.0
+        for micro in _microbatches(batch):
+            loss = _loss(model, micro) / count
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        tokens += sum(example.length for example in batch)
+        losses.append(total)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            _save(model, optimisers, folder, step + 1)
+            line = {
+                "step": step + 1,
+                "loss": sum(losses) / len(losses),
+                "tokens_per_second": tokens / (time.monotonic() - began),
+            }
+            losses = []
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps({key: round(value, 4) for key, value in line.items()}) + "\n")
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over 2 %, then a cosine to zero."""
+    warmup = max(1, steps // 50)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def _microbatches(batch: Sequence[Example]) -> list[list[Example]]:
+    groups: list[list[Example]] = [[]]
+    for example in batch:
+        if groups[-1] and (len(groups[-1]) + 1) * example.length > MICROBATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(example)
+    return groups
+
+
+def _loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> Tensor:
+    """Summed cross-entropy of the learnt tokens."""
+    width = max(example.length for example in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)  # (B, T)
+    positions = torch.zeros_like(ids)
+    segment = torch.zeros_like(ids)  # 0: prefix, k: k-th branch
+    rows: list[int] = []
+    sources: list[int] = []
+    targets: list[int] = []
+    for row, example in enumerate(batch):
+        prefix = len(example.prefix)
+        ids[row, :prefix] = torch.tensor(example.prefix)
+        positions[row, :prefix] = torch.arange(prefix)
+        for place, learnt in enumerate(example.learnt):
+            if learnt:
+                rows.append(row)
+                sources.append(place - 1)
+                targets.append(example.prefix[place])
+        at = prefix
+        for number, branch in enumerate(example.branches, 1):
+            end = at + len(branch)
+            ids[row, at:end] = torch.tensor(branch)
+            positions[row, at:end] = prefix + torch.arange(len(branch))
+            segment[row, at:end] = number
+            rows.extend([row] * len(branch))
+            sources.extend([prefix - 1, *range(at, end - 1)])
+            targets.extend(branch)
+            at = end
+    mask = None
+    if any(example.branches for example in batch):
+        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        mask = (same & torch.ones(width, width, dtype=torch.bool).tril())[:, None]  # (B, 1, T, T)
+    hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
+    logits = model.lm_head(hidden[rows, sources])
+    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets), reduction="sum")
+
+
+def _save(model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer], folder: Path, step: int) -> None:
+    tensors = {f"model.{name}": value.detach().clone() for name, value in model.named_parameters()}
+    for index, optimiser in enumerate(optimisers):
+        for key, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{key}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    part = folder / "state.safetensors.part"
+    save_file(tensors, part, metadata={"step": str(step)})
+    part.replace(folder / "state.safetensors")
+    (folder / "step").write_text(str(step))
+
+
+def _restore(model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer], folder: Path) -> int:
+    if not (folder / "state.safetensors").exists():
+        return 0
+    tensors = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    for index, optimiser in enumerate(optimisers):
+        saved = optimiser.state_dict()
+        for name, value in tensors.items():
+            if name.startswith(f"optimiser.{index}."):
+                _, _, key, field = name.split(".")
+                saved["state"].setdefault(int(key), {})[field] = value
+        optimiser.load_state_dict(saved)
+    return int((folder / "step").read_text())

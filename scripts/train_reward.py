@@ -1,0 +1,6 @@
+"""`accelerate launch scripts/train_reward.py --config CONFIG [key.sub=value …]`."""
+
+from retro.cli import stage_main
+
+if __name__ == "__main__":
+    stage_main("reward")

@@ -1,0 +1,87 @@
+"""A run of the real commands at the smallest size, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retro.envs import make_taskset
+from retro.types import Split
+from tests.pipeline.running import Run, retro
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage in a few seconds, with random models."""
+    tree = {
+        "name": "tiny",
+        "device": "cpu",
+        "environment": {"tasks": {"train": 6, "validation": 3, "test": 4}},
+        "actor": {"model": str(tiny_model_dir), "max_tokens": 6, "temperature": 1.0},
+        "model": {
+            "base": str(tiny_model_dir),
+            "max_prompt_tokens": 700,
+            "max_new_tokens": 8,
+            "lora": {"r": 2, "alpha": 4},
+        },
+        "collect": {"attempts": 2, "group": 2, "controls": 1},
+        "sft": {"threshold": -2, "batch_size": 4, "max_steps": 4, "checkpoint_every": 1, "learning_rate": 1e-2},
+        "reward": {"batch_size": 4, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
+        "ppo": {
+            **{"reward": "mix", "steps": 4, "contexts": 4, "group": 2, "epochs": 2, "learning_rate": 1e-2},
+            **{"checkpoint_every": 1, "validate_every": 2, "validation_contexts": 2, "token_budget": 2048},
+        },
+        "evaluate": {
+            "attempts": 2,
+            "arms": ["retry-sampled", "shuffled", "reflexion", "sft", "ppo", "ppo-bon2", "oracle"],
+            "best_of": [2],
+            "bootstrap": 100,
+            "permutations": 200,
+        },
+    }
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logged trials with ratings of every kind: a random actor alone earns nothing to learn from."""
+    rng = random.Random(0)
+    taskset = make_taskset("household")
+    lines = []
+    for split in Split:
+        for task in taskset.tasks(split, 4, offset=50):
+            world = taskset.make(task)
+            opening, _ = world.reset()
+            observation = world.step("look")[0]
+            trajectory = {"opening": opening, "steps": [{"action": "look", "observation": observation}]}
+            shared = {"environment": "household", "task": task.id, "split": split.value, "kind": task.kind}
+            first = {**shared, "id": f"{task.id}-0", "trajectory": trajectory, "return": 0.3, "success": False}
+            lines.append(first)
+            for index, text in enumerate(["look in the drawer 1", "go to the desk 2", "take the book 1"]):
+                value = [0.0, 0.3, 1.0][(index + rng.randrange(2)) % 3]
+                lines.append(
+                    {
+                        **first,
+                        **{"id": f"{task.id}-1-{index}", "trial": 1, "parent": first["id"]},
+                        **{"return": value, "success": value == 1.0, "reflection": {"text": text, "index": index}},
+                    }
+                )
+    path = tmp_path_factory.mktemp("trials") / "trials.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_config: Path, trials: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One unbroken run of all stages; tests read it and leave it as it is."""
+    run = Run(tiny_config, tmp_path_factory.mktemp("runs") / "tiny")
+    retro("buffer", "import", "jsonl", str(trials), "--buffer", str(run.folder))
+    done = retro(*run.command())
+    (run.folder.parent / "screen.txt").write_text(done.stdout, encoding="utf-8")
+    return run

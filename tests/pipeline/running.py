@@ -1,0 +1,96 @@
+"""Running the real commands in processes of their own, and reading what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.buffer import ReplayBuffer
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"seconds", "seconds_sample", "seconds_score", "seconds_update"}
+"""What a logged line says about time."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **more}
+
+
+def retro(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, in the repository's root, and check its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "retro.cli", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, f"{arguments}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def kill_when(sign: Callable[[], bool], *arguments: str) -> bool:
+    """Start the command and SIGKILL it once ``sign`` shows; False if it was over before."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retro.cli", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    try:
+        while process.poll() is None and not sign():
+            assert time.monotonic() < deadline, f"{arguments}: no sign of work"
+            time.sleep(0.002)
+        return process.poll() is None
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the config that makes it."""
+
+    config: Path
+    folder: Path
+
+    def command(self, *more: str) -> tuple[str, ...]:
+        return ("run", str(self.config), f"runs={self.folder.parent}", *more)
+
+    def without(self, stage: str, runs: Path) -> Run:
+        """A copy of this run as it was before ``stage``."""
+        copy = Run(self.config, runs / self.folder.name)
+        shutil.copytree(self.folder, copy.folder)
+        shutil.rmtree(copy.folder / {"evaluate": "evaluation"}.get(stage, stage))
+        lines = [line for line in read_metrics(copy.folder) if line["stage"] != stage]
+        (copy.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return copy
+
+    def metrics(self, stage: str) -> list[dict[str, Any]]:
+        """The stage's logged lines without what they say about time."""
+        lines = [line for line in read_metrics(self.folder) if line["stage"] == stage]
+        return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        path = self.folder / {"evaluate": "evaluation"}.get(stage, stage) / "stage.json"
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def buffer(self) -> ReplayBuffer:
+        return ReplayBuffer(f"sqlite:///{self.folder / 'buffer.sqlite'}", create=False)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,60 @@
+"""`accelerate launch scripts/train_X.py`: one process and two give the same losses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.running import ROOT, Run, environment
+
+
+def launch(processes: int, stage: str, run: Run, *overrides: str) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if processes == 1:
+        command += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--cpu"]
+    else:
+        command += ["--config_file", "configs/accelerate/cpu-2.yaml", "--main_process_port", "0"]
+    command += [f"scripts/train_{stage}.py", "--config", str(run.config), f"runs={run.folder.parent}", *overrides]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_launched_stage_learns_what_the_command_learns(
+    whole_run: Run, tmp_path: Path, stage: str, processes: int
+) -> None:
+    run = whole_run.without(stage, tmp_path)
+    launch(processes, stage, run)
+    assert run.manifest(stage)["processes"] == processes
+    ours, theirs = run.metrics(stage), whole_run.metrics(stage)
+    assert len(ours) == len(theirs) >= 3
+    for line, other in zip(ours, theirs, strict=True):
+        assert line.keys() == other.keys()
+        assert line["step"] == other["step"]
+        for key in line.keys() & {"loss", "policy_loss", "value_loss", "kl", "reward", "return", "responses"}:
+            assert line[key] == near(other[key]), (line["step"], key)
+
+
+def near(value: Any) -> Any:
+    return pytest.approx(value, rel=2e-3, abs=2e-4)
+
+
+def test_a_launch_tells_a_mistake_in_one_line(whole_run: Run, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "scripts/train_ppo.py",
+        "--config",
+        str(whole_run.config),
+        f"runs={tmp_path}",
+        "ppo.stpes=1",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'steps'?" in done.stderr
+    assert "Traceback" not in done.stderr

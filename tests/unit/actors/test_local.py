@@ -1,0 +1,93 @@
+"""The local actor: one batch a round, whatever the timing; sessions; stop strings; prompts that are too long."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from retro.actors import make_actor
+from retro.actors.local import LocalActor
+from retro.config import ActorSection
+from retro.types import Actor, ActorError, Completion, Sampling, derive_seed
+
+OPENING = "places: cabinet 1 cabinet 2 desk 1 drawer 1 drawer 2 shelf 1\ntask: put mug 1 in desk 1\n>"
+
+
+@pytest.fixture
+def actor(tiny_model_dir: Path) -> LocalActor:
+    made = make_actor(ActorSection(model=str(tiny_model_dir)), "cpu")
+    assert isinstance(made, LocalActor)
+    assert isinstance(made, Actor)
+    return made
+
+
+async def play(actor: Actor, number: int, jitter: random.Random | None = None) -> list[Completion]:
+    """An episode of a few turns, each prompt appended to the one before."""
+    prompt, answers = OPENING, []
+    for turn in range(2 + number % 3):
+        for _ in range(jitter.randrange(5) if jitter else 0):
+            await asyncio.sleep(0)
+        sampling = Sampling(1.0, max_tokens=6, stop=("\n",), seed=derive_seed(number, turn), session=f"e{number}")
+        answers.append(await actor.complete(prompt, sampling))
+        prompt += f" {answers[-1].text}\nnothing happens\n>"
+    return answers
+
+
+def together(actor: Actor, numbers: list[int], jitter: random.Random | None = None) -> list[list[Completion]]:
+    async def all_of_them() -> list[list[Completion]]:
+        return await asyncio.gather(*(play(actor, number, jitter) for number in numbers))
+
+    return asyncio.run(all_of_them())
+
+
+def test_answers_do_not_depend_on_company_or_timing(actor: LocalActor, tiny_model_dir: Path) -> None:
+    expected = together(actor, list(range(9)))
+    alone = [together(make_actor(ActorSection(model=str(tiny_model_dir)), "cpu"), [number])[0] for number in range(9)]
+    assert expected == alone
+    order = [8, 3, 5, 0, 1, 7, 2, 6, 4]
+    small = make_actor(ActorSection(model=str(tiny_model_dir), concurrency=4), "cpu")
+    jittered = together(small, order, random.Random(1))
+    assert [jittered[order.index(number)] for number in range(9)] == expected
+    assert len({completion.text for episode in expected for completion in episode}) > 9
+
+
+def test_the_text_ends_before_the_stop_string(actor: LocalActor) -> None:
+    free = asyncio.run(actor.complete(OPENING, Sampling(1.0, max_tokens=40, seed=5)))
+    stop = free.text.split()[3]
+    cut = asyncio.run(actor.complete(OPENING, Sampling(1.0, max_tokens=40, seed=5, stop=(stop,))))
+    assert cut.finish_reason == "stop"
+    assert cut.text == free.text[: free.text.index(stop)].strip()
+    assert cut.usage.prompt_tokens == free.usage.prompt_tokens
+    assert 0 < cut.usage.completion_tokens < 40
+
+
+def test_a_prompt_that_is_too_long_ends_its_own_episode_alone(actor: LocalActor) -> None:
+    async def both() -> list[Completion | BaseException]:
+        calls = [actor.complete(prompt, Sampling(max_tokens=4)) for prompt in (OPENING, "look " * 2000)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    fine, long = asyncio.run(both())
+    assert isinstance(fine, Completion)
+    assert isinstance(long, ActorError)
+    assert "2001 tokens" in str(long)
+
+
+def test_messages_are_joined_without_a_chat_template(actor: LocalActor) -> None:
+    sampling = Sampling(max_tokens=4)
+    messages = asyncio.run(actor.complete([{"role": "user", "content": OPENING}], sampling))
+    assert messages == asyncio.run(actor.complete(OPENING, sampling))
+
+
+def test_greedy_answers_are_those_of_generate(actor: LocalActor, tiny_model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(OPENING, add_special_tokens=False)]
+    output = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=5)[0, len(ids) :]
+    answer = asyncio.run(actor.complete(OPENING, Sampling(max_tokens=5)))
+    assert answer.text == tokenizer.decode(output, skip_special_tokens=True).strip()

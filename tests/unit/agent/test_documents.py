@@ -1,0 +1,63 @@
+"""Trajectories as users have them."""
+
+import json
+
+import pytest
+
+from retro.agent.documents import TrajectoryError, read_trajectory
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, to_json
+
+TRAJECTORY = Trajectory("Your task is to …", (Step("look", "Nothing.", 0.25), Step("wait", "Still nothing.", 0.25)))
+EPISODE = Episode(
+    "id",
+    Task("vault", "1", Split.TEST, "digit"),
+    1,
+    TRAJECTORY,
+    0.5,
+    False,
+    StopReason.HORIZON,
+    "parent",
+    Reflection("not 3", "ppo"),
+)
+DOCUMENT = {
+    "opening": "Your task is to …",
+    "steps": [
+        {"action": "look", "observation": "Nothing.", "reward": 0.25},
+        {"action": "wait", "observation": "Still nothing.", "reward": 0.25},
+    ],
+}
+
+
+@pytest.mark.parametrize("value", [TRAJECTORY, EPISODE, DOCUMENT, json.loads(json.dumps(to_json(EPISODE)))])
+def test_every_form_is_the_same_trajectory(value):
+    episode, memory = read_trajectory(value)
+    assert episode.trajectory == TRAJECTORY
+    assert episode.return_ == 0.5
+    assert episode.failed
+    assert memory == ()
+
+
+def test_an_episode_as_json_is_the_episode():
+    assert read_trajectory(json.loads(json.dumps(to_json(EPISODE))))[0] == EPISODE
+
+
+def test_what_the_document_says_is_taken():
+    episode, memory = read_trajectory({**DOCUMENT, "return": 0.1, "success": True, "memory": ["a", "b"]})
+    assert (episode.return_, episode.success, memory) == (0.1, True, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([], "JSON object .* not list"),
+        ({"opening": "?"}, "steps: Field required"),
+        ({"opening": "?", "steps": []}, "steps"),
+        ({"opening": "?", "steps": [{"action": "look"}]}, r"steps\.0\.observation: Field required"),
+        ({**DOCUMENT, "retrun": 1}, "retrun"),
+        ({**DOCUMENT, "return": "much"}, "return"),
+        ({"trajectory": {"opening": "?"}}, "id"),
+    ],
+)
+def test_anything_else_is_refused_by_its_key(value, words):
+    with pytest.raises(TrajectoryError, match=words):
+        read_trajectory(value)

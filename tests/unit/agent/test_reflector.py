@@ -1,0 +1,144 @@
+"""Reflections and scores of real (tiny, random) models on one shared base."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import torch
+
+from retro.agent.best_of_n import BestOfN
+from retro.agent.reflector import LocalReflector, LocalScorer, reflection_prompt, reflection_response
+from retro.config import LoraSection, ModelSection
+from retro.envs import make_taskset
+from retro.models.adapters import SharedBase
+from retro.models.heads import ScalarHead
+from retro.prompts import PromptTooLongError, load_prompts
+from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
+
+PROMPTS = load_prompts("household")
+
+
+def failed_episode(number: int, actions: int = 3) -> Episode:
+    taskset = make_taskset("household")
+    task = taskset.tasks(Split.TRAIN, 1, number)[0]
+    environment = taskset.make(task)
+    opening, _ = environment.reset()
+    steps = []
+    for action in ("look", "inventory", "look")[:actions]:
+        observation, reward, *_ = environment.step(action)
+        steps.append(Step(action, observation, reward))
+    return Episode(f"e{number}", task, 0, Trajectory(opening, tuple(steps)), 0.0, False, StopReason.HORIZON)
+
+
+REQUESTS = [
+    ReflectionRequest(failed_episode(0), (), 4, seed=1),
+    ReflectionRequest(failed_episode(1, 1), ("look .",), 4, seed=2),
+    ReflectionRequest(failed_episode(2), ("look .", "take mug 1 ."), 2, seed=3),
+]
+
+
+@pytest.fixture(scope="module")
+def section(tiny_model_dir):
+    return ModelSection(base=str(tiny_model_dir), max_prompt_tokens=512, max_new_tokens=12, lora=LoraSection(r=2))
+
+
+@pytest.fixture(scope="module")
+def base(section):
+    shared = SharedBase.load(section, torch.device("cpu"))
+    for number, role in enumerate(("policy", "reward")):
+        shared.add_role(role, section.lora, seed=1)
+        with torch.no_grad():  # LoRA begins as nothing: here it is something
+            generator = torch.Generator().manual_seed(number)
+            for name, weight in shared.model.named_parameters():
+                if role in name and "lora_B" in name:
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
+    return shared
+
+
+def reflect(reflector: Reflector, requests=REQUESTS) -> list[list[Reflection]]:
+    async def together():
+        return await asyncio.gather(*(reflector.reflect(request) for request in requests))
+
+    return asyncio.run(together())
+
+
+def test_reflections_in_order_each_with_its_source_usage_and_ending(base, section):
+    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+    assert isinstance(reflector, Reflector)
+    for request, group in zip(REQUESTS, reflect(reflector), strict=True):
+        asked = reflection_prompt(PROMPTS, base.tokenizer, section, request.episode, request.memory)
+        assert [reflection.index for reflection in group] == list(range(request.count))
+        assert {reflection.source for reflection in group} == {"ppo"}
+        for reflection in group:
+            assert reflection.usage.prompt_tokens == len(asked)
+            assert 0 < reflection.usage.completion_tokens <= section.max_new_tokens
+            cut = reflection.finish_reason == "length"
+            assert not cut or reflection.usage.completion_tokens == section.max_new_tokens
+        assert len({reflection.text for reflection in group}) > 1
+
+
+def test_what_is_drawn_depends_on_the_request_alone(base, section):
+    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+    together = reflect(reflector)
+    assert together == [reflect(reflector, [request])[0] for request in REQUESTS]
+    assert together == reflect(reflector, REQUESTS[::-1])[::-1]
+    more = reflect(reflector, [replace(REQUESTS[2], count=5)])[0]
+    assert more[:2] == together[2], "the first of many are the many of few"
+    assert reflect(reflector, [replace(REQUESTS[0], seed=9)])[0] != together[0]
+
+
+def test_each_role_writes_its_own_and_none_is_the_base(base, section):
+    texts = {
+        role: [r.text for group in reflect(LocalReflector(base, role, PROMPTS, section, "x")) for r in group]
+        for role in ("policy", "reward", None)
+    }
+    assert texts["policy"] != texts[None] != texts["reward"] != texts["policy"]
+
+
+def test_scores_are_those_of_each_reflection_alone(base, section):
+    head = ScalarHead(base.hidden_size, seed=3)
+    scorer = LocalScorer(base, "reward", head, PROMPTS, section)
+    groups = reflect(LocalReflector(base, "policy", PROMPTS, section, "ppo"))
+
+    async def together():
+        return await asyncio.gather(*(scorer(*pair) for pair in zip(REQUESTS, groups, strict=True)))
+
+    for request, group, scores in zip(REQUESTS, groups, asyncio.run(together()), strict=True):
+        prompt = reflection_prompt(PROMPTS, base.tokenizer, section, request.episode, request.memory)
+        for reflection, score in zip(group, scores, strict=True):
+            ids = torch.tensor([prompt + reflection_response(base.tokenizer, reflection)])
+            with base.role("reward"), torch.no_grad():
+                hidden = base.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]  # (1, T, H)
+                alone = head(hidden[:, -1]).item()
+            assert score == pytest.approx(alone, abs=1e-4)
+        assert len(set(scores)) > 1
+
+
+def test_best_of_n_on_real_models_keeps_the_highest_score(base, section):
+    scorer = LocalScorer(base, "reward", ScalarHead(base.hidden_size, seed=3), PROMPTS, section)
+    best = BestOfN(LocalReflector(base, "policy", PROMPTS, section, "ppo"), scorer, 8)
+    request = replace(REQUESTS[0], count=1)
+    kept = asyncio.run(best.reflect(request))
+    candidates = asyncio.run(best.candidates(request))
+    assert len(kept) == 1
+    assert kept[0].score == max(candidate.score for candidate in candidates)
+    assert kept == asyncio.run(best.reflect(request))
+
+
+def test_a_cut_reflection_has_no_end_token(base):
+    whole = Reflection("look .", "x")
+    cut = Reflection("look .", "x", finish_reason="length")
+    end = base.tokenizer.eos_token_id
+    assert reflection_response(base.tokenizer, whole) == [*reflection_response(base.tokenizer, cut), end]
+
+
+def test_prompts_keep_to_the_limit_and_the_error_names_the_key(base, section):
+    episode = failed_episode(0)
+    steps = [replace(step, observation="you see mug 1 . " * 20) for step in episode.trajectory.steps]
+    episode = replace(episode, trajectory=Trajectory(episode.trajectory.opening, tuple(steps)))
+    whole = reflection_prompt(PROMPTS, base.tokenizer, section, episode, ())
+    shorter = section.model_copy(update={"max_prompt_tokens": len(whole) - 1})
+    assert len(reflection_prompt(PROMPTS, base.tokenizer, shorter, episode, ())) < len(whole)
+    impossible = section.model_copy(update={"max_prompt_tokens": 5})
+    with pytest.raises(PromptTooLongError, match=r"model\.max_prompt_tokens"):
+        asyncio.run(LocalReflector(base, "policy", PROMPTS, impossible, "x").reflect(REQUESTS[0]))

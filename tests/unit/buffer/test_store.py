@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.buffer import ReplayBuffer, ReplayBufferError
+from retro.types import Episode, Split, StopReason, Task
+
+Make = Callable[..., Episode]
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def tree(make: Make) -> list[Episode]:
+    root = make("root", 0.3)
+    retry = make("retry-b", 0.6, parent=root, text="open it", index=1)
+    return [
+        root,
+        retry,
+        make("retry-a", 0.3, parent=root, text="heat it", index=0),
+        make("control", 0.0, parent=root),
+        make("deeper", 1.0, parent=retry, text="use the microwave"),
+    ]
+
+
+def test_an_episode_comes_back_equal(buffer: ReplayBuffer, make: Make) -> None:
+    for episode in tree(make):
+        buffer.add(episode)
+    assert [buffer.get(episode.id) for episode in tree(make)] == tree(make)
+    assert buffer.get("no such") is None
+
+
+def test_adding_twice_changes_nothing_and_another_one_with_the_id_is_refused(buffer: ReplayBuffer, make: Make) -> None:
+    buffer.add(make("root", 0.3))
+    digest = buffer.digest()
+    buffer.add(make("root", 0.3))
+    assert buffer.counts().episodes == 1
+    assert buffer.digest() == digest
+    with pytest.raises(ReplayBufferError, match=r"'root'.*another one with this id"):
+        buffer.add(make("root", 0.4))
+
+
+def test_whole_numbers_are_the_same_content_as_floats(buffer: ReplayBuffer, make: Make) -> None:
+    episode = make("root", 0.0)
+    buffer.add(replace(episode, return_=0))
+    buffer.add(episode)
+    assert buffer.counts().episodes == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"return_": 1.5}, "not in"),
+        ({"return_": float("nan")}, "not in"),
+        ({"trial": -1}, "negative"),
+        ({"parent": "nobody", "trial": 1}, "'nobody' is not in the buffer"),
+        ({"parent": "solved", "trial": 1}, "ended by success"),
+        ({"parent": "crashed", "trial": 1}, "ended by actor_error"),
+        ({"parent": "root", "trial": 0}, "must come after"),
+        ({"parent": "root", "trial": 1, "task": Task("household", "task-2", Split.TRAIN, "heat")}, "another task"),
+        ({"task": Task("household", "task-1", Split.TEST, "heat")}, "one split"),
+    ],
+)
+def test_what_contradicts_the_tree_is_refused(
+    buffer: ReplayBuffer, make: Make, change: dict[str, Any], message: str
+) -> None:
+    buffer.add(make("root", 0.3))
+    buffer.add(make("solved", 1.0))
+    buffer.add(make("crashed", 0.0, stop=StopReason.ACTOR_ERROR))
+    before = buffer.digest()
+    with pytest.raises(ReplayBufferError, match=message):
+        buffer.add(replace(make("new", 0.3), **change))
+    assert buffer.digest() == before
+
+
+def test_a_reflection_without_a_parent_is_refused(buffer: ReplayBuffer, make: Make) -> None:
+    with pytest.raises(ReplayBufferError, match="no parent"):
+        buffer.add(make("new", text="try harder"))
+
+
+def test_groups_and_paths(buffer: ReplayBuffer, make: Make) -> None:
+    for episode in tree(make):
+        buffer.add(episode)
+    first, second = buffer.groups()
+    assert (first.parent.id, first.memory) == ("root", ())
+    assert [retry.id for retry in first.retries] == ["retry-a", "retry-b"]
+    assert [control.id for control in first.controls] == ["control"]
+    assert (second.parent.id, second.memory) == ("retry-b", ("open it",))
+    assert [retry.id for retry in second.retries] == ["deeper"]
+    deeper = buffer.get("deeper")
+    assert deeper is not None
+    assert [reflection.text for reflection in buffer.path(deeper)] == ["open it", "use the microwave"]
+
+
+def test_the_memory_a_root_was_given_comes_first(buffer: ReplayBuffer, make: Make) -> None:
+    root = replace(make("root", 0.3), trial=3, info={"memory": ["older", "old"]})
+    retry = make("retry", 0.3, parent=root, text="new")
+    last = make("last", 0.3, parent=retry)
+    for episode in (root, retry, last):
+        buffer.add(episode)
+    assert [group.memory for group in buffer.groups()] == [("older", "old"), ("older", "old", "new")]
+    assert [reflection.text for reflection in buffer.path(last)] == ["older", "old", "new"]
+
+
+def test_retries_that_the_actor_broke_off_are_in_no_group(buffer: ReplayBuffer, make: Make) -> None:
+    root = make("root", 0.3)
+    buffer.add(root)
+    buffer.add(make("broken", 0.0, parent=root, text="go", stop=StopReason.ACTOR_ERROR))
+    assert buffer.groups() == []
+
+
+def test_filters_by_environment_and_split(buffer: ReplayBuffer, make: Make) -> None:
+    for environment in ("household", "hotpotqa"):
+        for split in Split:
+            root = make(f"{environment}-{split}", task=Task(environment, f"task-{split}", split))
+            buffer.add(root)
+            buffer.add(make(f"{root.id}-retry", parent=root, text="go"))
+    assert len(buffer.groups()) == 6
+    (group,) = buffer.groups(["hotpotqa"], [Split.TEST])
+    assert group.parent.id == "hotpotqa-test"
+    assert {episode.id for episode in buffer.episodes("household", "train")} == {
+        "household-train",
+        "household-train-retry",
+    }
+    assert buffer.digest(["household"]) != buffer.digest()
+
+
+def test_the_digest_names_content_whatever_its_order(tmp_path: Path, make: Make) -> None:
+    episodes = tree(make)
+    orders = [episodes, [episodes[0], episodes[3], episodes[2], episodes[1], episodes[4]]]
+    digests = set()
+    for number, order in enumerate(orders):
+        with ReplayBuffer(f"sqlite:///{tmp_path / str(number)}.sqlite") as store:
+            for episode in order:
+                store.add(episode)
+            digests.add(store.digest())
+    assert len(digests) == 1
+
+
+def test_equal_reflections_on_one_parent_share_a_row(buffer: ReplayBuffer, make: Make) -> None:
+    root = make("root", 0.3)
+    for episode in (root, make("one", 0.3, parent=root, text="go"), make("two", 0.6, parent=root, text="go")):
+        buffer.add(episode)
+    assert (buffer.counts().episodes, buffer.counts().reflections, buffer.counts().tasks) == (3, 1, 1)
+
+
+def test_a_transaction_is_all_or_nothing(buffer: ReplayBuffer, make: Make) -> None:
+    with pytest.raises(KeyboardInterrupt), buffer.transaction() as add:
+        add(make("root", 0.3))
+        raise KeyboardInterrupt
+    assert buffer.counts().episodes == 0
+    buffer.add(make("root", 0.3, task=Task("household", "task-1", Split.TEST)))  # the task was taken back as well
+
+
+@pytest.mark.parametrize("url", ["not a url", "nosuchdb://x/y"])
+def test_urls_that_name_no_database(url: str) -> None:
+    with pytest.raises(ReplayBufferError, match="replay buffer"):
+        ReplayBuffer(url)
+
+
+def test_a_missing_file_or_a_foreign_one_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReplayBufferError, match="no such file"):
+        ReplayBuffer(f"sqlite:///{tmp_path / 'none.sqlite'}", create=False)
+    foreign = tmp_path / "text.sqlite"
+    foreign.write_text("no database " * 100)
+    with pytest.raises(ReplayBufferError, match=r"text\.sqlite"):
+        ReplayBuffer(f"sqlite:///{foreign}")
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ReplayBufferError) as raised:
+        ReplayBuffer("nosuchdb://user:secret@host/name")
+    assert "secret" not in str(raised.value)
+
+
+def test_an_in_memory_buffer(make: Make) -> None:
+    with ReplayBuffer("sqlite://") as store:
+        store.add(make("root"))
+        assert store.counts().episodes == 1
+
+
+WRITER = """
+import sys
+from retro.buffer import ReplayBuffer
+sys.path.insert(0, sys.argv[2])
+from buffer_episodes import make_episode
+from retro.types import Split, Task
+with ReplayBuffer(sys.argv[1]) as buffer:
+    number = 0
+    while True:
+        root = make_episode(f"{sys.argv[3]}-{number}", task=Task("household", f"{number}", Split.TRAIN))
+        buffer.add(root)
+        buffer.add(make_episode(root.id + "-retry", 0.6, parent=root, text="x" * 20000))
+        number += 1
+"""
+
+
+def test_killed_writers_leave_whole_episodes_only(tmp_path: Path, make: Make) -> None:
+    """Two processes write at once, both are killed; what is there reads back whole and can be added again."""
+    url = f"sqlite:///{tmp_path / 'buffer.sqlite'}"
+    with ReplayBuffer(url) as buffer:
+        arguments = [sys.executable, "-c", WRITER, url, str(Path(__file__).parent)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        writers = [subprocess.Popen([*arguments, name], env=environment, stderr=subprocess.PIPE) for name in ("a", "b")]
+        deadline = time.monotonic() + 60
+        while buffer.counts().episodes < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for writer in writers:
+            assert writer.poll() is None, writer.communicate()[1].decode()
+            writer.send_signal(signal.SIGKILL)
+            writer.communicate()
+    with ReplayBuffer(url, create=False) as buffer:
+        episodes = list(buffer.episodes())
+        assert len(episodes) >= 40
+        assert buffer.counts().reflections == sum(episode.reflection is not None for episode in episodes)
+        digest = buffer.digest()
+        for episode in episodes:
+            buffer.add(episode)
+        assert buffer.digest() == digest

@@ -1,0 +1,47 @@
+"""A config on the tiny model, and a run folder whose buffer holds rated groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.buffer.store import ReplayBuffer
+from retro.config import RunConfig, parse_config
+from tests.rated_groups import fill
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, tiny_model_dir: Path) -> MakeConfig:
+    """A config in ``tmp_path`` on the tiny model; keyword arguments are sections."""
+
+    def make(**sections: Any) -> RunConfig:
+        tree: dict[str, Any] = {
+            "name": "run",
+            "runs": str(tmp_path),
+            "device": "cpu",
+            "actor": {"model": str(tiny_model_dir), "max_tokens": 6},
+            "model": {"base": str(tiny_model_dir), "max_new_tokens": 6, "lora": {"r": 4, "alpha": 8}},
+        }
+        for name, section in sections.items():
+            tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
+        return parse_config(tree, "test")
+
+    return make
+
+
+@pytest.fixture
+def filled_config(make_config: MakeConfig) -> MakeConfig:
+    """:func:`make_config`, with a filled buffer in the run folder."""
+
+    def make(**sections: Any) -> RunConfig:
+        config = make_config(**sections)
+        with ReplayBuffer(config.buffer_url) as buffer:
+            fill(buffer)
+        return config
+
+    return make

@@ -1,0 +1,167 @@
+"""Arms played in a world small enough to count by hand: sharing, resuming, pairing, best arm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from small_world import Excluder, Guesser, Vaults, vault_prompts
+
+from retro.agent.best_of_n import BestOfN
+from retro.config import RunConfig
+from retro.evaluation.arms import Arm, make_arm
+from retro.evaluation.play import ArmPlayer, Candidates
+from retro.evaluation.records import EpisodeRecords
+from retro.evaluation.stage import best_arm, play_all
+from retro.evaluation.statistics import Outcome
+from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """Names a model folder to digest; the actors of these tests are others."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    section = {"model": str(tmp_path / "model"), "concurrency": 4}
+    return RunConfig.model_validate(
+        {
+            "actor": section,
+            "model": {"base": section["model"]},
+            "runs": str(tmp_path),
+            "evaluate": {"attempts": 3, "bootstrap": 100, "permutations": 100},
+        }
+    )
+
+
+async def by_length(request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
+    return [float(reflection.text[-1]) for reflection in reflections]
+
+
+class World:
+    """One evaluation: its actor, its reflector, and how often each was asked."""
+
+    def __init__(self, folder: Path, actor: Guesser | None = None, tasks: int = 12) -> None:
+        folder.mkdir(exist_ok=True)
+        self.guesser = actor or Guesser()
+        self.excluder = Excluder()
+        self.records = EpisodeRecords(folder / "episodes.jsonl")
+        self.player = ArmPlayer(
+            taskset=Vaults(),
+            prompts=vault_prompts(folder),
+            tasks=Vaults().tasks(Split.TEST, tasks),
+            seed=0,
+            records=self.records,
+            actor=lambda section: self.guesser,
+            models=self.reflector,
+        )
+
+    def reflector(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
+        if arm.best_of == 1:
+            return self.excluder, None
+        candidates = Candidates(by_length)
+        return BestOfN(self.excluder, candidates, arm.best_of), candidates
+
+
+def arms(config: RunConfig, *names: str) -> list[Arm]:
+    return [make_arm(config, name) for name in names]
+
+
+def evaluate(world: World, config: RunConfig, *names: str) -> tuple[dict[str, dict[str, Outcome]], list[str]]:
+    outcomes, notes = asyncio.run(play_all(config, arms(config, *names), world.player))
+    return {name: by_seed[config.seed] for name, by_seed in outcomes.items()}, notes
+
+
+def solved(outcomes: dict[str, Outcome], trial: int) -> int:
+    return sum(outcome.success[trial] for outcome in outcomes.values())
+
+
+def test_arms_do_what_they_say(tmp_path: Path, config: RunConfig) -> None:
+    names = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle")
+    outcomes, notes = evaluate(World(tmp_path / "w"), config, *names)
+    assert list(outcomes) == list(names)  # as asked for, though shuffled is played last
+    assert len({solved(outcomes[name], 0) for name in names if name != "retry-sampled"}) == 1
+    assert solved(outcomes["retry"], 2) == solved(outcomes["one-shot"], 2) == solved(outcomes["one-shot"], 0)
+    assert solved(outcomes["reflexion"], 2) > solved(outcomes["retry"], 2)
+    assert notes == ["shuffled: reflections that reflexion wrote for other tasks of the same kind and attempt."]
+
+
+def test_first_plays_are_shared_and_exact(tmp_path: Path, config: RunConfig) -> None:
+    shared, alone = World(tmp_path / "a"), World(tmp_path / "b")
+    evaluate(shared, config, "retry", "reflexion")
+    evaluate(alone, config, "reflexion")
+    of_shared = {r.episode.id: r.episode for r in shared.records.of("reflexion", mark(shared, "reflexion"))}
+    of_alone = {r.episode.id: r.episode for r in alone.records.of("reflexion", mark(alone, "reflexion"))}
+    assert of_shared == of_alone
+    again = World(tmp_path / "c")
+    evaluate(again, config, "one-shot")
+    calls = again.guesser.calls
+    evaluate(again, config, "one-shot", "retry")
+    played = {r.episode.trial for r in again.records.of("retry", mark(again, "retry"))}
+    assert played == {0, 1, 2} and again.guesser.calls < 3 * calls
+
+
+def mark(world: World, arm: str) -> str:
+    return next(r.fingerprint for r in world.records.all() if r.arm == arm)
+
+
+def test_a_finished_evaluation_is_not_played_again(tmp_path: Path, config: RunConfig) -> None:
+    names = ("retry-sampled", "shuffled", "reflexion", "oracle")
+    first = World(tmp_path / "w")
+    before = evaluate(first, config, *names)
+    first.records.close()
+    second = World(tmp_path / "w")
+    assert evaluate(second, config, *names) == before
+    assert second.guesser.calls == 0 and second.excluder.requests == []
+
+
+def test_an_interrupted_arm_goes_on_to_the_same_outcomes(tmp_path: Path, config: RunConfig) -> None:
+    whole, _ = evaluate(World(tmp_path / "whole"), config, "reflexion", "retry-sampled")
+    broken = World(tmp_path / "w", Guesser(fails=frozenset({40})))
+    with pytest.raises(ActorError, match=r"arm reflexion: the actor failed in 1 episodes \(the server is gone\)"):
+        evaluate(broken, config, "reflexion", "retry-sampled")
+    broken.records.close()
+    resumed = World(tmp_path / "w")
+    assert evaluate(resumed, config, "reflexion", "retry-sampled")[0] == whole
+    ids = [r.episode.id for r in resumed.records.all() if r.arm == "reflexion"]
+    assert len(ids) == len(set(ids))
+
+
+def test_best_of_n_keeps_its_candidates(tmp_path: Path, config: RunConfig) -> None:
+    world = World(tmp_path / "w")
+    arm = make_arm(config, "reflexion")
+    best_of = Arm("reflexion-bon4", arm.actor, arm.memory, arm.source, 3, best_of=4)
+    records = asyncio.run(world.player.play(best_of, "mark"))
+    retries = [record for record in records if record.episode.trial > 0]
+    assert retries
+    for record in retries:
+        assert len(record.candidates) == 4
+        assert record.episode.reflection is not None
+        assert record.episode.reflection.score == max(c.score or 0.0 for c in record.candidates)
+
+
+def test_fewer_attempts_use_what_was_recorded(tmp_path: Path, config: RunConfig) -> None:
+    world = World(tmp_path / "w")
+    three, _ = evaluate(world, config, "reflexion")
+    calls = world.guesser.calls
+    fewer = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"attempts": 2})})
+    two, _ = evaluate(world, fewer, "reflexion")
+    assert world.guesser.calls == calls
+    assert {task: o.success for task, o in two["reflexion"].items()} == {
+        task: o.success[:2] for task, o in three["reflexion"].items()
+    }
+
+
+def test_shuffled_is_left_out_where_there_is_nothing_to_shuffle(tmp_path: Path, config: RunConfig) -> None:
+    outcomes, notes = evaluate(World(tmp_path / "w"), config, "retry", "shuffled")
+    assert list(outcomes) == ["retry"] and "left out, no arm with a retrospective model" in notes[0]
+    outcomes, notes = evaluate(World(tmp_path / "one", tasks=1), config, "reflexion", "shuffled")
+    assert list(outcomes) == ["reflexion"] and "reflected on no other task" in notes[0]
+
+
+def test_the_best_arm_is_the_best_trained_one(config: RunConfig) -> None:
+    base = make_arm(config, "reflexion")
+    outcomes = {"reflexion": {0: {"t": Outcome((True,), (1.0,), 1)}}}
+    assert best_arm([base], outcomes, 0) == base
+    assert best_arm(arms(config, "retry"), {"retry": outcomes["reflexion"]}, 0) is None

@@ -1,0 +1,152 @@
+"""The page from what was measured: self-contained, safe against what models write, and the table beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from made_up_evaluation import HOSTILE, RATES, made_up
+from rich.console import Console
+
+from retro.evaluation.figures import arm_style, success_by_trial
+from retro.evaluation.report import (
+    BROWSED_TASKS,
+    NothingMeasuredError,
+    Paths,
+    browser_data,
+    read_results,
+    rebuild_report,
+)
+from retro.evaluation.table import best_learned_arm, results_table
+
+
+class Elements(HTMLParser):
+    """Every element and address of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+def parse(page: str) -> Elements:
+    elements = Elements()
+    elements.feed(page)
+    return elements
+
+
+def test_the_page_is_self_contained_and_whole(run_dir: Path) -> None:
+    page = rebuild_report(run_dir).read_text(encoding="utf-8")
+    elements = parse(page)
+    assert elements.addresses and all(
+        address.startswith("data:image/svg+xml;base64,") for address in elements.addresses
+    )
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    for heading in (
+        "Success by attempt",
+        "Arms",
+        "Paired comparisons",
+        "How the stages learnt",
+        "Reward model",
+        "Episodes",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert (
+        "ppo-env-bon4" in page
+        and "0.712 (0.68 to 0.75)" in page
+        and "Reliability diagram" in page
+        and "collect 101" in page
+    )
+    assert (run_dir / "evaluation" / "success_by_trial.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_model_writes_never_becomes_markup(run_dir: Path) -> None:
+    page = rebuild_report(run_dir).read_text(encoding="utf-8")
+    elements = parse(page)
+    assert elements.tags.count("script") == 2 and not elements.handlers
+    assert "alert(2)>" not in page and "<img src=x" not in page
+    data = json.loads(re.search(r'id="episodes">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    texts = [
+        episode["reflection"]["text"]
+        for by_task in data["arms"].values()
+        for chain in by_task.values()
+        for episode in chain
+        if episode["reflection"]
+    ]
+    assert texts and all(HOSTILE in text for text in texts)
+
+
+def test_hostile_names_are_escaped(run_dir: Path) -> None:
+    path = run_dir / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    results["arms"]["<b>mine</b>"] = results["arms"].pop("sft")
+    results["notes"] = ["<i>note</i>"]
+    path.write_text(json.dumps(results))
+    page = rebuild_report(run_dir).read_text()
+    assert "<b>mine" not in page and "&lt;b&gt;mine&lt;/b&gt;" in page and "<i>note" not in page
+
+
+def test_the_report_needs_results_alone(run_dir: Path) -> None:
+    for path in ("metrics.jsonl", "reward/reward.json", "evaluation/episodes.jsonl"):
+        (run_dir / path).unlink()
+    page = rebuild_report(run_dir).read_text()
+    assert "How the stages learnt" not in page and "<h2>Arms</h2>" in page
+
+
+def test_a_torn_metrics_line_is_left_out(run_dir: Path) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "sft", "st')
+    assert "How the stages learnt" in rebuild_report(run_dir).read_text()
+
+
+def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NothingMeasuredError, match="evaluate the run first: retro evaluate"):
+        rebuild_report(tmp_path)
+
+
+def test_checkpoints_of_one_run_make_a_curve_over_steps(run_dir: Path) -> None:
+    path = run_dir / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    for step in (10, 20, 30):
+        results["arms"][f"ppo@{step}"] = results["arms"]["ppo-env"]
+    path.write_text(json.dumps(results))
+    assert "Over training steps" in rebuild_report(run_dir).read_text()
+
+
+def test_the_browser_spreads_its_tasks_and_says_how_many_there_are() -> None:
+    results, records = made_up(["reflexion"], 200)
+    data = browser_data(results, records)
+    shown = [task["id"] for task in data["tasks"]]
+    assert data["total"] == 200 and len(shown) == len(set(shown)) == BROWSED_TASKS
+    assert set(data["arms"]["reflexion"]) == set(shown)
+
+
+def test_the_table_has_every_arm_and_attempt(run_dir: Path) -> None:
+    results = read_results(Paths(run_dir, run_dir / "evaluation").results)
+    console = Console(width=140, record=True, file=(run_dir / "out").open("w"))
+    console.print(results_table(results))
+    text = console.export_text()
+    assert all(arm in text for arm in results["arms"]) and "attempt 4" in text
+    assert best_learned_arm(results) in ("ppo-env", "ppo-env-bon4")
+
+
+def test_arms_keep_their_colours_and_best_of_n_differs_by_its_dash() -> None:
+    names = [*RATES, "mine@10", "other"]
+    assert arm_style("ppo-env", names).colour == arm_style("ppo-env-bon8", names).colour
+    assert arm_style("ppo-env", names).line != arm_style("ppo-env-bon8", names).line
+    assert arm_style("mine@10", names).colour != arm_style("other", names).colour
+    results, _ = made_up(list(RATES), 12, seeds=2)
+    left, right = success_by_trial(results).axes
+    labels = sorted(text.get_position()[1] for text in left.texts)
+    assert len(labels) == len(RATES) == len(right.get_yticks())
+    assert min(b - a for a, b in pairwise(labels)) > 0.015  # no two names on top of each other

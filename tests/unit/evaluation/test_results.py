@@ -1,0 +1,86 @@
+"""Curves, intervals and comparisons of made-up outcomes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from retro.artifacts import finite
+from retro.evaluation.results import Draws, compare, outcomes_from_json, planned_pairs, split_best_of, summarise
+from retro.evaluation.statistics import Outcome, wilson
+from retro.types import Split, Task
+
+DRAWS = Draws(bootstrap=200, permutations=1_000)
+
+
+def solved_at(trial: int | None, attempts: int = 2) -> Outcome:
+    success = tuple(trial is not None and t >= trial for t in range(attempts))
+    return Outcome(success, tuple(1.0 if s else 0.3 for s in success), 100)
+
+
+TASKS = [Task("household", f"t{i}", Split.TEST, "pick" if i < 2 else "heat") for i in range(4)]
+A = {0: {"t0": solved_at(0), "t1": solved_at(1), "t2": solved_at(1), "t3": solved_at(None)}}
+B = {0: {"t0": solved_at(0), "t1": solved_at(None), "t2": solved_at(None), "t3": solved_at(None)}}
+
+
+def test_curves_and_breakdowns_by_hand() -> None:
+    results = summarise({"reflexion": A, "retry-sampled": B}, TASKS, 2, DRAWS)
+    arm = results["arms"]["reflexion"]
+    assert arm["success_by_trial"] == [0.25, 0.75]
+    assert arm["return_by_trial"] == pytest.approx([(1 + 0.9) / 4, (3 + 0.3) / 4])
+    assert arm["ci95"] == [wilson(1, 4), wilson(3, 4)]
+    assert arm["tokens_per_task"] == 100
+    assert arm["by_kind"]["heat"] == {
+        "tasks": 2,
+        "success_by_trial": [0.0, 0.5],
+        "return_by_trial": pytest.approx([0.3, 0.65]),
+    }
+    assert list(arm["by_environment"]) == ["household"]
+    assert [(c["a"], c["b"], c["trial"], c["test"]) for c in results["comparisons"]] == [
+        ("reflexion", "retry-sampled", 1, "sign-flip"),
+        ("reflexion", "retry-sampled", 1, "mcnemar-exact"),
+    ]
+    assert results["comparisons"][0]["difference"] == 0.5
+    assert results["comparisons"][1]["p_value"] == 0.5  # two discordant pairs: 2 · ½²
+    assert json.loads(json.dumps(finite(results)))["tasks"] == 4
+
+
+def test_several_seeds_are_one_bootstrap_over_tasks_and_no_mcnemar() -> None:
+    both = {"sft": {0: A[0], 1: A[0], 2: B[0]}, "reflexion": {0: B[0], 1: B[0], 2: B[0]}}
+    results = summarise(both, TASKS, 2, DRAWS)
+    assert results["arms"]["sft"]["seeds"] == 3
+    assert results["arms"]["sft"]["success_by_trial"][1] == pytest.approx((0.75 + 0.75 + 0.25) / 3)
+    (only,) = results["comparisons"]
+    assert only["test"] == "sign-flip" and only["seeds"] == 3 and only["seeds_agreeing"] == 2
+
+
+def test_pairs_are_compared_on_common_tasks_and_seeds_only() -> None:
+    fewer = {0: {"t0": solved_at(0), "t3": solved_at(0)}}
+    comparison = compare({"oracle": fewer, "retry-sampled": B}, "oracle", "retry-sampled", 1, DRAWS)[0]
+    assert comparison["tasks"] == 2 and comparison["difference"] == 0.5
+    assert compare({"a": {0: A[0]}, "b": {1: A[0]}}, "a", "b", 1, DRAWS) == []
+
+
+def test_seeds_that_played_other_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match="arm sft: seed 1 played other tasks than seed 0"):
+        summarise({"sft": {0: A[0], 1: {"t0": solved_at(0)}}}, TASKS, 2, DRAWS)
+
+
+def test_planned_pairs_follow_the_method() -> None:
+    pairs = planned_pairs(["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon8", "mine@10"])
+    assert ("sft", "reflexion") in pairs and ("ppo-env", "sft") in pairs
+    assert ("ppo-env-bon8", "ppo-env") in pairs and ("ppo-env-bon8", "shuffled") in pairs
+    assert ("mine@10", "retry-sampled") in pairs
+    assert all("oracle" not in pair for pair in pairs)
+
+
+def test_names_of_best_of_n() -> None:
+    assert split_best_of("ppo-env-bon8") == ("ppo-env", 8)
+    assert split_best_of("carbon") == ("carbon", 1)
+    assert split_best_of("x-bon0") == ("x-bon0", 1)
+
+
+def test_outcomes_survive_json() -> None:
+    results = summarise({"sft": A}, TASKS, 2, DRAWS)
+    assert outcomes_from_json(json.loads(json.dumps(results["outcomes"]))) == {"sft": A}

@@ -1,0 +1,110 @@
+"""Loading: dtypes, 4 bits, rotary scaling, and errors that name the remedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import build
+
+from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
+from retro.models.adapters import SharedBase
+from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device, same_base
+
+IDS = torch.tensor([[1, 7, 40, 66, 13, 90]])
+
+
+def test_a_base_is_frozen_and_in_its_dtype(tiny_model_dir: Path) -> None:
+    model = load_base(ActorSection(model=str(tiny_model_dir), dtype="bfloat16"), "cpu")
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_four_bits_compute_nearly_the_same_and_take_adapters(tiny_model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = build("llama", torch.float32, hidden_size=128, intermediate_size=256, initializer_range=0.05)
+    model.save_pretrained(tmp_path)
+    load_tokenizer(ModelSection(base=str(tiny_model_dir))).save_pretrained(tmp_path)
+    section = ModelSection(base=str(tmp_path), quantization="nf4")
+    full = load_base(ModelSection(base=str(tmp_path)), "cpu")
+    base = SharedBase.load(section, "cpu")
+    assert type(base.model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    exact, near = full(input_ids=IDS).logits, base.model(input_ids=IDS).logits
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), near.flatten(), dim=0) > 0.9
+    assert same_base(base.identity, base_identity(tmp_path))  # 4 bits or not, the adapter fits
+
+
+def test_gradients_pass_through_four_bits_also_after_sampling(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The adapter's gradients are those on the same weights in full precision."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    build("llama", torch.float32, hidden_size=128, intermediate_size=256, initializer_range=0.05).save_pretrained(
+        tmp_path
+    )
+    load_tokenizer(ModelSection(base=str(tiny_model_dir))).save_pretrained(tmp_path)
+    quantised = SharedBase.load(ModelSection(base=str(tmp_path), quantization="nf4"), "cpu")
+    exact = SharedBase.load(ModelSection(base=str(tmp_path)), "cpu")
+    with torch.no_grad():
+        for name, module in quantised.model.named_modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+                exact.model.get_submodule(name).weight.copy_(weight)
+    found = []
+    for base in (quantised, exact):
+        base.add_role("policy", LoraSection(r=2), seed=0)
+        with base.role("policy") as model:
+            model(input_ids=IDS)
+        with base.role("policy", train=True) as model:
+            model(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+        found.append({name: value.grad for name, value in base.role_parameters("policy").items() if "lora_B" in name})
+    for name, gradient in found[0].items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_rotary_scaling_is_put_in(tiny_model_dir: Path) -> None:
+    """Linear scaling by f is the unscaled model at positions divided by f."""
+    plain = load_base(ModelSection(base=str(tiny_model_dir)), "cpu")
+    scaled = load_base(
+        ModelSection(base=str(tiny_model_dir), rope_scaling={"rope_type": "linear", "factor": 8.0}), "cpu"
+    )
+    assert scaled.config.rope_parameters["rope_theta"] == plain.config.rope_parameters["rope_theta"]
+    positions = torch.arange(IDS.shape[1])[None]
+    divided = scaled(input_ids=IDS, position_ids=8 * positions).logits
+    torch.testing.assert_close(divided, plain(input_ids=IDS, position_ids=positions).logits)
+    assert not torch.allclose(scaled(input_ids=IDS).logits, plain(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "sideways", "factor": 2.0}, {"rope_type": "linear"}])
+def test_a_rotary_scaling_that_is_none_is_an_error(tiny_model_dir: Path, scaling: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.rope_scaling"):
+        load_base(ModelSection(base=str(tiny_model_dir), rope_scaling=scaling), "cpu")
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, tiny_model_dir: Path) -> None:
+    for load in (load_base, load_tokenizer):
+        with pytest.raises(ConfigError, match=r"gone.*cannot be loaded"):
+            load(ModelSection(base=str(tmp_path / "gone")))
+    shutil.copytree(tiny_model_dir, tmp_path / "pickled")
+    shutil.move(tmp_path / "pickled" / "model.safetensors", tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="safetensors"):
+        load_base(ModelSection(base=str(tmp_path / "pickled")), "cpu")
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tiny_model_dir: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ActorSection(model=str(tiny_model_dir)))
+    assert tokenizer.pad_token == "<pad>"
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(ActorSection(model=str(tmp_path))).pad_token == "<eos>"
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ConfigError, match="CUDA devices; use auto or cpu"):
+        resolve_device("cuda:99")
+    with pytest.raises(ConfigError, match="not a device"):
+        resolve_device("toaster")

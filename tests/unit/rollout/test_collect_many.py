@@ -1,0 +1,134 @@
+"""Many tasks at once."""
+
+import asyncio
+import io
+import os
+import signal
+
+import pytest
+from rich.console import Console
+from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
+
+from retro.rollout.collect import collect
+from retro.rollout.progress import CollectionProgress
+from retro.types import Completion, Episode, Prompt, Sampling, Split
+
+TASKS = Vaults().tasks(Split.TRAIN, 30)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return vault_prompts(tmp_path)
+
+
+def test_thousands_of_tasks_within_the_bound_in_order(prompts):
+    actor = Guesser()
+    tasks = Vaults().tasks(Split.TRAIN, 3000)
+    played = asyncio.run(collect(vault_player(prompts, actor), tasks, 2, concurrency=16))
+    assert [episodes[0].task for episodes in played] == tasks
+    assert actor.most_under_way <= 16
+
+
+def test_groups_stay_within_the_bound(prompts):
+    class Waiting(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return Completion("try 0", "stop")
+
+    actor = Waiting()
+    asyncio.run(collect(vault_player(prompts, actor), TASKS, 3, Excluder(), 8, 2, concurrency=5))
+    assert actor.most_under_way == 5
+
+
+def test_an_error_in_one_task_cancels_the_rest_and_is_raised_as_it_is(prompts):
+    class Full(Exception):
+        pass
+
+    recorded: list[Episode] = []
+
+    def record(episode):
+        if len(recorded) == 7:
+            raise Full("the disk is full")
+        recorded.append(episode)
+
+    actor = Guesser()
+    with pytest.raises(Full, match="the disk is full"):
+        asyncio.run(collect(vault_player(prompts, actor), TASKS, 4, Excluder(), record=record, concurrency=4))
+    assert len(recorded) == 7
+    assert actor.under_way == 0
+
+
+def test_ctrl_c_keeps_what_was_played_and_the_same_call_goes_on(prompts):
+    whole = asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 3, Excluder(), 2, 1))
+    known: dict[str, Episode] = {}
+
+    class Interrupting(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            completion = await super().complete(prompt, sampling)
+            if self.calls == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0)
+            return completion
+
+    def record(episode):
+        assert episode.id not in known, "played twice"
+        known[episode.id] = episode
+
+    output = io.StringIO()
+    progress = CollectionProgress(len(TASKS), console=Console(file=output, width=200))
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(
+            collect(
+                vault_player(prompts, Interrupting()),
+                TASKS,
+                3,
+                Excluder(),
+                2,
+                1,
+                known.get,
+                record,
+                concurrency=8,
+                progress=progress,
+            )
+        )
+    assert 0 < len(known) < sum(map(len, whole))
+    assert "interrupted: what was played is kept" in output.getvalue()
+    again = asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 3, Excluder(), 2, 1, known.get, record))
+    assert again == whole
+    assert len(known) == sum(map(len, whole))
+
+
+def test_impossible_calls_are_refused(prompts):
+    player = vault_player(prompts, Guesser())
+    with pytest.raises(ValueError, match="listed twice"):
+        asyncio.run(collect(player, [TASKS[0], TASKS[0]], 2))
+    with pytest.raises(ValueError, match="concurrency"):
+        asyncio.run(collect(player, TASKS, 2, concurrency=0))
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(prompts):
+    output = io.StringIO()
+    progress = CollectionProgress(len(TASKS), "play", Console(file=output, width=200), every_seconds=0.0)
+    actor = Guesser(fails=frozenset({3}))
+    asyncio.run(collect(vault_player(prompts, actor), TASKS, 2, progress=progress))
+    lines = output.getvalue().splitlines()
+    assert "left" in lines[len(lines) // 2]
+    assert lines[-1].startswith("play: 30/30 tasks · ")
+    assert "solved" in lines[-1] and "actor errors 1" in lines[-1]
+
+    quiet = io.StringIO()
+    progress = CollectionProgress(len(TASKS), console=Console(file=quiet, width=200))
+    asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 2, progress=progress))
+    assert len(quiet.getvalue().splitlines()) == 1
+
+
+def test_on_a_terminal_progress_is_a_bar(prompts):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120)
+    asyncio.run(
+        collect(vault_player(prompts, Guesser()), TASKS, 2, progress=CollectionProgress(len(TASKS), console=console))
+    )
+    assert "30/30" in output.getvalue()

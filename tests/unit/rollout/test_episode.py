@@ -1,0 +1,134 @@
+"""One play of a task."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from small_world import Guesser, Vault, Vaults, vault_player, vault_prompts
+
+from retro.envs.base import UnknownTaskError
+from retro.types import Completion, Prompt, Reflection, Sampling, Split, StopReason, Task, derive_seed
+
+TASKS = Vaults().tasks(Split.TRAIN, 40)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return vault_prompts(tmp_path)
+
+
+def play(player, *args, **kwargs):
+    return asyncio.run(player.play(*args, **kwargs))
+
+
+def test_every_ending_has_its_reason_and_return(prompts):
+    player = vault_player(prompts, Guesser())
+    endings = {}
+    for task in TASKS:
+        episode = play(player, task)
+        last = episode.trajectory.steps[-1].observation
+        endings[episode.stop] = last
+        assert episode.success == (last == "It opens.") == (episode.return_ == 1.0)
+        assert episode.failed is not episode.success
+        assert episode.usage.completion_tokens == 2 * len(episode.trajectory.steps)
+    assert endings == {
+        StopReason.SUCCESS: "It opens.",
+        StopReason.FAILURE: "Alarm!",
+        StopReason.HORIZON: "Nothing happens.",
+    }
+
+
+def test_each_call_has_its_own_seed_one_session_and_the_stop_strings(prompts):
+    actor = Guesser()
+    episode = play(vault_player(prompts, actor, seed=7), TASKS[1], 2, (), "p", 3)
+    assert [sampling.seed for sampling in actor.samplings] == [
+        derive_seed(7, "test", TASKS[1].id, 2, "p", 3, step) for step in range(len(actor.samplings))
+    ]
+    assert {sampling.session for sampling in actor.samplings} == {episode.id}
+    assert {sampling.stop for sampling in actor.samplings} == {("\n",)}
+    assert (episode.trial, episode.parent) == (2, "p")
+
+
+def test_the_actor_sees_the_memory_window_and_its_own_steps(prompts):
+    class Reader(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            read.append(prompt)
+            return await super().complete(prompt, sampling)
+
+    read: list[Prompt] = []
+    reflections = tuple(Reflection(f"not {digit}", "test") for digit in (1, 2, 3))
+    episode = play(vault_player(prompts, Reader()), TASKS[0], 3, reflections, "p")
+    assert str(read[0]).startswith("not 2\nnot 3\nOpen the vault.")
+    assert str(read[-1]).startswith(str(read[0]))
+    assert episode.reflection == reflections[-1]
+
+
+def test_a_control_has_the_memory_before_it_and_no_reflection_of_its_own(prompts):
+    player = vault_player(prompts, Guesser())
+    before = (Reflection("not 1", "test"),)
+    episode = play(player, TASKS[0], 2, before, "p", 0, control=True)
+    assert episode.reflection is None
+    assert episode.parent == "p"
+    assert episode.id != player.episode_id(TASKS[0], 2, "p", 0)
+
+
+def test_ids_are_known_before_and_differ_in_everything_that_names_an_episode(prompts):
+    player = vault_player(prompts, Guesser())
+    task = TASKS[0]
+    names = [
+        (task,),
+        (TASKS[1],),
+        (Task("other", task.id, task.split),),
+        (task, 1, "p"),
+        (task, 1, "q"),
+        (task, 2, "p"),
+        (task, 1, "p", 1),
+        (task, 1, "p", 1, True),
+    ]
+    ids = {player.episode_id(*name) for name in names} | {replace(player, key=(1, "test")).episode_id(task)}
+    assert len(ids) == len(names) + 1
+    assert play(player, task, 1, (), "p", 1).id == player.episode_id(task, 1, "p", 1)
+
+
+def test_an_actor_that_fails_ends_the_episode_with_what_was_played(prompts):
+    stepping = next(task for task in TASKS if len(play(vault_player(prompts, Guesser()), task).trajectory.steps) > 1)
+    episode = play(vault_player(prompts, Guesser(fails=frozenset({2}))), stepping)
+    assert episode.stop is StopReason.ACTOR_ERROR
+    assert episode.info == {"error": "the server is gone"}
+    assert len(episode.trajectory.steps) == 1
+    assert not episode.failed and not episode.success
+
+
+def test_any_other_error_is_not_taken_for_the_actors(prompts):
+    class Broken(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        play(vault_player(prompts, Broken()), TASKS[0])
+    with pytest.raises(UnknownTaskError):
+        play(vault_player(prompts, Guesser()), Task("other", "x", Split.TRAIN))
+
+
+def test_odd_actions_go_to_the_environment(prompts):
+    class Odd(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            self.calls += 1
+            return Completion(["", "  ", "☃" * 1000][self.calls - 1], "length")
+
+    episode = play(vault_player(prompts, Odd()), TASKS[0])
+    assert episode.stop is StopReason.HORIZON
+    assert [step.action for step in episode.trajectory.steps] == ["", "", "☃" * 1000]
+
+
+def test_the_return_is_the_exact_sum_of_the_rewards(prompts):
+    class Graded(Vault):
+        def step(self, action):
+            self.steps += 1
+            return "ok", [0.3, 0.3, 0.4][self.steps - 1], self.steps == 3, False, {"success": self.steps == 3}
+
+    class Gradeds(Vaults):
+        def make(self, task):
+            return Graded(0)
+
+    assert play(replace(vault_player(prompts, Guesser()), taskset=Gradeds()), TASKS[0]).return_ == 1.0

@@ -1,0 +1,188 @@
+"""The one loop: play, fail, reflect, retry."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
+
+from retro.rollout.trials import all_of, retry, run_trials
+from retro.types import Episode, Reflection, ReflectionRequest, Split, StopReason
+
+TASKS = Vaults().tasks(Split.TRAIN, 60)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return vault_prompts(tmp_path)
+
+
+def run(player, task, *args, **kwargs) -> list[Episode]:
+    return asyncio.run(run_trials(player, task, *args, **kwargs))
+
+
+def test_plain_retry_is_a_chain_of_controls_until_success_or_the_last_attempt(prompts):
+    lengths = Counter()
+    for task in TASKS:
+        episodes = run(vault_player(prompts, Guesser()), task, 4)
+        assert [episode.trial for episode in episodes] == list(range(len(episodes)))
+        assert [episode.parent for episode in episodes] == [None, *(episode.id for episode in episodes[:-1])]
+        assert all(episode.reflection is None for episode in episodes)
+        assert not any(episode.success for episode in episodes[:-1])
+        assert episodes[-1].success or len(episodes) == 4
+        lengths[len(episodes)] += 1
+    assert set(lengths) == {1, 2, 3, 4}
+
+
+def test_one_attempt_is_one_play(prompts):
+    reflector = Excluder()
+    assert all(len(run(vault_player(prompts, Guesser()), task, 1, reflector)) == 1 for task in TASKS[:10])
+    assert reflector.requests == []
+
+
+def test_a_chain_of_reflections_carries_its_memory(prompts):
+    for task in TASKS:
+        reflector = Excluder()
+        episodes = run(vault_player(prompts, Guesser()), task, 4, reflector)
+        texts = [episode.reflection.text for episode in episodes[1:] if episode.reflection]
+        assert len(texts) == len(episodes) - 1 == len(reflector.requests)
+        for number, request in enumerate(reflector.requests):
+            assert request.episode == episodes[number]
+            assert request.memory == tuple(texts[:number][-2:])
+            assert request.count == 1
+
+
+def test_a_group_has_a_retry_for_each_reflection_and_its_controls(prompts):
+    sizes = set()
+    for task in TASKS:
+        episodes = run(vault_player(prompts, Guesser()), task, 3, Excluder(), group=3, controls=2)
+        children = {parent: [e for e in episodes if e.parent == parent] for parent in {e.parent for e in episodes[1:]}}
+        for parent, group in children.items():
+            assert [e.reflection is None for e in group] == [False, False, False, True, True]
+            assert [e.reflection.index for e in group[:3]] == [0, 1, 2]
+            failed = next(e for e in episodes if e.id == parent)
+            assert failed.failed and (failed.trial == 0 or failed.reflection is not None)
+        assert len({e.id for e in episodes}) == len(episodes)
+        assert len(children) <= 2
+        sizes.add(len(children))
+        if children and len(children) < 2:
+            assert all(e.success for e in episodes[1:4]), "the chain goes on while a retry failed"
+    assert sizes == {0, 1, 2}
+
+
+def test_a_deterministic_actor_plays_no_controls(prompts):
+    for task in TASKS[:20]:
+        episodes = run(vault_player(prompts, Guesser(), temperature=0.0), task, 2, Excluder(), group=2, controls=2)
+        assert len(episodes) in (1, 3)
+        assert all(episode.reflection for episode in episodes[1:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attempts": 0}, "attempts"),
+        ({"attempts": 2, "group": 0, "reflector": Excluder()}, "group"),
+        ({"attempts": 2, "group": 2}, "plain retry"),
+        ({"attempts": 2, "controls": 1}, "plain retry"),
+    ],
+)
+def test_impossible_settings_are_refused(prompts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(vault_player(prompts, Guesser()), TASKS[0], **settings)
+
+
+def test_what_is_recalled_is_not_played_again_and_keeps_its_reflections(prompts):
+    for task in TASKS[:20]:
+        whole = run(vault_player(prompts, Guesser()), task, 4, Excluder(), group=3, controls=1)
+        for kept in range(len(whole) + 1):
+            known = {episode.id: episode for episode in whole[:kept]}
+            actor, recorded = Guesser(), []
+            again = run(
+                vault_player(prompts, actor), task, 4, Excluder(), 3, 1, recall=known.get, record=recorded.append
+            )
+            assert again == whole
+            assert {e.id for e in recorded} == {e.id for e in whole[kept:]}
+        assert actor.calls == 0
+
+
+def test_a_fully_recalled_group_does_not_ask_the_reflector(prompts):
+    player, reflector = vault_player(prompts, Guesser()), Excluder()
+    task = next(task for task in TASKS if len(run(player, task, 2, Excluder(), group=3)) == 4)
+    known = {e.id: e for e in run(player, task, 2, Excluder(), group=3)}
+    run(player, task, 2, reflector, group=3, recall=known.get)
+    assert reflector.requests == []
+
+
+def test_stored_reflections_win_over_fresh_ones(prompts):
+    class Other(Excluder):
+        async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+            return [Reflection("not 0", "other", index) for index in range(request.count)]
+
+    player = vault_player(prompts, Guesser())
+    task = next(task for task in TASKS if len(run(player, task, 2, Excluder(), group=3)) == 4)
+    known = {e.id: e for e in run(player, task, 2, Excluder(), group=3)[:2]}
+    again = run(player, task, 2, Other(), group=3, recall=known.get)
+    assert [e.reflection.source for e in again[1:]] == ["test", "other", "other"]
+
+
+def test_an_actors_error_is_returned_not_recorded_and_ends_the_chain(prompts):
+    for failing in range(1, 12):
+        for task in TASKS[:10]:
+            recorded: list[Episode] = []
+            player = vault_player(prompts, Guesser(fails=frozenset({failing})))
+            episodes = run(player, task, 4, Excluder(), group=3, controls=1, record=recorded.append)
+            errors = [e for e in episodes if e.stop is StopReason.ACTOR_ERROR]
+            assert [e for e in episodes if e not in errors] == sorted(recorded, key=episodes.index)
+            if errors:
+                assert max(e.trial for e in episodes) == errors[0].trial
+            known = {e.id: e for e in recorded}
+            resumed = run(vault_player(prompts, Guesser()), task, 4, Excluder(), 3, 1, recall=known.get)
+            assert resumed == run(vault_player(prompts, Guesser()), task, 4, Excluder(), 3, 1)
+
+
+def test_a_reflector_that_returns_too_few_is_named(prompts):
+    class Silent(Excluder):
+        async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+            return []
+
+    player = vault_player(prompts, Guesser())
+    failing = next(task for task in TASKS if not run(player, task, 1)[0].success)
+    with pytest.raises(ValueError, match="Silent returned 0 reflections; asked for 1"):
+        run(player, failing, 2, Silent())
+
+
+def test_retry_is_the_loops_own_retry(prompts):
+    player = vault_player(prompts, Guesser())
+    task = next(task for task in TASKS if len(run(player, task, 2, Excluder(), 2, 1)) == 4)
+    first, one, two, control = run(player, task, 2, Excluder(), 2, 1)
+    assert asyncio.run(retry(player, first, (), one.reflection, 0)) == one
+    assert asyncio.run(retry(player, first, (), two.reflection, 1)) == two
+    assert asyncio.run(retry(player, first, (), None, 0)) == control
+
+
+def test_all_of_raises_the_first_error_itself_and_cancels_the_others():
+    cancelled = []
+
+    async def waits():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise LookupError("this one")
+
+    with pytest.raises(LookupError, match="this one"):
+        asyncio.run(all_of([waits(), fails(), waits()]))
+    assert cancelled == [True, True]
+
+
+def test_all_of_keeps_the_order():
+    async def after(turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(all_of(after(turns) for turns in (3, 0, 2))) == [3, 0, 2]

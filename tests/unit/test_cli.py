@@ -1,0 +1,284 @@
+"""The command line: help that loads no torch, one line for a user's mistake, the plan, the estimates."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from retro.cli import main
+from retro.cli.buffer import buffer_url
+from retro.cli.errors import is_for_the_user, one_line_errors
+from retro.cli.estimate import episodes, memory_lines, parameters_by_name, read_checkpoint
+from retro.cli.pipeline import last_screen, next_commands
+from retro.cli.plan import READS, plan_run, plan_table
+from retro.cli.stages import stage_function, stage_range
+from retro.config import STAGES, ConfigError, parse_config
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    *(["run"], *([stage] for stage in STAGES), ["report"], ["reflect"], ["doctor"]),
+    *(["buffer", "import"], ["buffer", "stats"], ["buffer", "export"], ["env", "list"], ["env", "play"]),
+)
+
+
+@pytest.fixture
+def retro(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["retro", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as exit:
+            main()
+        captured = capsys.readouterr()
+        return int(exit.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+Retro = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_helps_with_an_example(retro: Retro, command: list[str]) -> None:
+    code, out, _ = retro(*command, "--help")
+    assert code == 0
+    assert f"  retro {' '.join(command)}" in out
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['retro', '--help']\n"
+        "from retro.cli import main\n"
+        "try:\n    main()\nfinally:\n    assert not {'torch', 'transformers', 'rich'} & sys.modules.keys()"
+    )
+    started = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.process_time() - started < 0.5
+
+
+def test_version(retro: Retro) -> None:
+    assert retro("--version")[:2] == (0, "0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nowhere.yaml"], "config nowhere.yaml: no such file"),
+        (["run", "configs/quickstart.yaml", "ppo.stpes=1"], "did you mean 'steps'?"),
+        (["run", "configs/quickstart.yaml", "--from", "pop"], "--from pop: no such stage"),
+        (["run", "configs/quickstart.yaml", "--from", "ppo", "--until", "sft"], "sft comes before ppo"),
+        (["rnu"], "No such command 'rnu'"),
+        (["report", "nowhere"], "nowhere: not a run folder"),
+        (["buffer", "stats", "nowhere"], "nowhere/buffer.sqlite: no such file"),
+        (["buffer", "import", "jsonl", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["env", "play", "hosehold"], "'hosehold' is not known"),
+        (["env", "play", "household", "--task", "attic-1"], "attic-1"),
+        (["reflect", "nowhere", "--trajectory", "nowhere.json"], "nowhere.json: No such file"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    retro: Retro, arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = retro(*arguments)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_what_is_not_json_is_told(retro: Retro) -> None:
+    code, _, err = retro("reflect", "export", stdin="{not json")
+    assert code == 2
+    assert "standard input: not JSON" in err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bug in ({}.__getitem__, int, json.loads, importlib.import_module):
+        with pytest.raises((KeyError, ValueError, ImportError)), one_line_errors():
+            bug("what no line of ours raised")
+    assert is_for_the_user(ConfigError("ours"))
+    assert is_for_the_user(FileNotFoundError(2, "No such file or directory", "some.yaml"))
+    monkeypatch.setenv("RETRO_TRACEBACK", "1")
+    with pytest.raises(ConfigError), one_line_errors():
+        raise ConfigError("shown where it was raised")
+
+
+def test_the_range_of_stages() -> None:
+    assert stage_range(None, None) == STAGES
+    assert stage_range("sft", "ppo") == ("sft", "reward", "ppo")
+    assert stage_range("ppo", "ppo") == ("ppo",)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_there_and_can_be_planned(stage: str) -> None:
+    function = stage_function(stage)
+    module = sys.modules[function.__module__]
+    assert module.SECTIONS
+    assert callable(module.stage_inputs)
+    assert set(READS[stage]) <= set(STAGES[: STAGES.index(stage)])
+
+
+def test_a_stage_behind_one_that_runs_is_planned_to_run(tmp_path: Path, tiny_model_dir: Path) -> None:
+    config = parse_config(
+        {"runs": str(tmp_path), "actor": {"model": str(tiny_model_dir)}, "model": {"base": str(tiny_model_dir)}}, "here"
+    )
+    plan = plan_run(config, STAGES)
+    assert [stage.name for stage in plan] == list(STAGES)
+    assert {stage.action for stage in plan} == {"run"}
+    assert plan[0].why == "not run yet"
+    assert plan[1].why == "after collect"
+    assert list(tmp_path.iterdir()) == []  # planning writes nothing
+
+
+def test_the_plan_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=100).print(plan_table([]))
+    assert capsys.readouterr().out.count("left out") == len(STAGES)
+
+
+def test_episodes_at_most_by_hand() -> None:
+    tree = {
+        "environment": {"tasks": {"train": 10, "validation": 2, "test": 5}},
+        "collect": {"attempts": 3, "group": 4, "controls": 1, "splits": ["train", "validation"]},
+        "ppo": {"reward": "environment", "steps": 10, "contexts": 3, "group": 2, "validate_every": 5},
+        "evaluate": {"attempts": 4},
+    }
+    greedy = episodes(parse_config(tree, "here"))
+    assert greedy.collect == 12 * (1 + 2 * 4)  # a deterministic actor's control is not played
+    assert greedy.ppo == 10 * 3 * 2 + 2 * 64
+    assert greedy.evaluate_per_arm == 5 * 4
+    sampled = episodes(parse_config({**tree, "actor": {"temperature": 1.0}}, "here"))
+    assert sampled.collect == 12 * (1 + 2 * 5)
+    assert episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here")).ppo == 0
+
+
+def test_a_checkpoint_is_measured_by_its_headers(tiny_model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = read_checkpoint(tiny_model_dir)
+    assert checkpoint is not None
+    assert checkpoint.parameters == AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+    assert (checkpoint.hidden, checkpoint.layers) == (32, 2)
+
+
+def test_memory_is_told_for_a_folder_a_name_and_the_unknown(tiny_model_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    tiny = {"base": str(tiny_model_dir), "lora": {"r": 4}}
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    trained, _ = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir), lora
+    ).get_nb_trainable_parameters()
+    lines = memory_lines(parse_config({"model": tiny, "actor": {"model": "no/size-in-name"}}, "here"))
+    assert "name tells no size" in lines[0]
+    assert f"adapters of {trained:,} parameters" in lines[1]
+    remote = {"base": "Qwen/Qwen2.5-7B-Instruct", "quantization": "nf4"}
+    lines = memory_lines(parse_config({"model": remote, "actor": {"kind": "openai"}}, "here"))
+    assert lines == [
+        "actor: served by the OpenAI API, none here",
+        "retrospective model: 3.7 GiB of weights (by its name), adapters and activations on top",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", 7_000_000_000),
+        ("lmsys/longchat-7b-16k", 7_000_000_000),
+        ("some/model-0.5B", 500_000_000),
+        ("HuggingFaceTB/SmolLM2-135M", 135_000_000),
+        ("gpt2", None),
+        ("a/b2b-agent", None),
+    ],
+)
+def test_a_size_in_a_name(name: str, parameters: int | None) -> None:
+    assert parameters_by_name(name) == parameters
+
+
+def test_a_buffer_is_named_by_run_file_or_url() -> None:
+    assert buffer_url("runs/a") == "sqlite:///runs/a/buffer.sqlite"
+    assert buffer_url("/tmp/b.sqlite") == "sqlite:////tmp/b.sqlite"
+    assert buffer_url("postgresql://host/db") == "postgresql://host/db"
+
+
+def test_the_dry_run_prints_config_plan_and_estimates(retro: Retro, tmp_path: Path, tiny_model_dir: Path) -> None:
+    code, out, err = retro(
+        *("run", str(ROOT / "configs" / "quickstart.yaml"), f"runs={tmp_path}", "--dry-run"),
+        *(f"actor.model={tiny_model_dir}", f"model.base={tiny_model_dir}", "ppo.steps=7"),
+    )
+    assert code == 0, err
+    assert "steps: 7" in out
+    assert "not run yet" in out
+    assert "episodes an arm" in out
+    assert "MiB of weights" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_can_be_played_by_hand(retro: Retro) -> None:
+    code, out, _ = retro("env", "play", "household", "--oracle", stdin="look\nfly away\n\n")
+    assert code == 0
+    assert out.startswith("[")
+    assert out.endswith("return 0.00, no success\n")
+
+
+def test_doctor_tells_versions_and_devices(retro: Retro) -> None:
+    code, out, _ = retro("doctor")
+    assert code == 0
+    assert "torch" in out
+    assert "device: auto" in out
+
+
+def test_a_buffer_goes_out_and_in_again(retro: Retro, tmp_path: Path) -> None:
+    line = {
+        "environment": "mine",
+        "task": "t1",
+        "trajectory": {"opening": "A room.", "steps": [{"action": "look", "observation": "Nothing."}]},
+        "return": 0.0,
+        "success": False,
+        "id": "e1",
+    }
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(json.dumps(line) + "\nnot json\n", encoding="utf-8")
+    buffer = str(tmp_path / "run")
+    code, _, err = retro("buffer", "import", "jsonl", str(trials), "--buffer", buffer)
+    assert code == 2
+    assert "line 2: not JSON" in err
+    code, out, _ = retro("buffer", "import", "jsonl", str(trials), "--buffer", buffer, "--on-error", "skip")
+    assert code == 0
+    assert "1 episodes added" in out
+    assert "skipped line 2" in out
+    assert retro("buffer", "stats", buffer)[0] == 0
+    code, out, _ = retro("buffer", "export", buffer, str(tmp_path / "out.jsonl"))
+    assert code == 0
+    again = retro("buffer", "import", "jsonl", str(tmp_path / "out.jsonl"), "--buffer", buffer)
+    assert "0 episodes added, 1 there already" in again[1]
+
+
+def test_the_last_screen_shows_table_paths_and_ways_on(tmp_path: Path) -> None:
+    arm = {"success_by_trial": [0.15, 0.5], "return_by_trial": [0.3, 0.6], "ci95": [[0.1, 0.2], [0.4, 0.6]]}
+    results = {"tasks": 200, "attempts": 2, "arms": {"ppo-env": {**arm, "tokens_per_task": 1234.0, "seeds": 1}}}
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (tmp_path / "evaluation" / "report.html").write_text("<html>", encoding="utf-8")
+    (tmp_path / "export" / "adapter").mkdir(parents=True)
+    out = io.StringIO()
+    last_screen(tmp_path, "configs/quickstart.yaml", Console(file=out, width=120))
+    shown = out.getvalue()
+    assert "ppo-env" in shown
+    assert ".50 .40-.60" in shown
+    assert str(tmp_path / "export" / "adapter") in shown
+    assert "report.html" in shown
+    for _, command in next_commands(tmp_path, "configs/quickstart.yaml"):
+        assert command in shown

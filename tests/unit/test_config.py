@@ -1,0 +1,126 @@
+"""The config: what is refused and in what words, overrides, and the way out and in again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retro.config import STAGES, ConfigError, RunConfig, load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_loads_and_runs_again_as_dumped(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert load_config(write(tmp_path, config.dump())) == config
+
+
+def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ppo: {stpes: 3}", "ppo.stpes: unknown key; did you mean 'steps'?"),
+        ("ppo: {kl: {coeficient: 1}}", "ppo.kl.coeficient: unknown key; did you mean 'coefficient'?"),
+        ("environement: {}", "environement: unknown key; did you mean 'environment'?"),
+        ("zzz: 1", "zzz: unknown key; known here: name, runs"),
+        ("ppo: {steps: three}", "ppo.steps:"),
+        ("ppo: {steps: 0}", "(got 0)"),
+        ("ppo: {lam: 1.5}", "ppo.lam:"),
+        ("ppo: {kl: {loss: k1}}", "k1 has no expected gradient"),
+        ("ppo: {advantage: rloo, group: 1}", "needs group ≥ 2"),
+        ("actor: {kind: telepathy}", "actor.kind:"),
+        ("collect: {attempts: 1}", "collect.attempts:"),
+        ("- a list", "the top level must be a mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_bad_config_names_the_file_the_key_and_the_remedy(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_config_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_config("nowhere.yaml")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"ppo": {"steps": 0, "grup": 2}}, "here")
+    assert "ppo.steps" in str(caught.value)
+    assert "did you mean 'group'?" in str(caught.value)
+
+
+def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "ppo: {steps: 3, group: 2}")
+    config = load_config(
+        path, ["ppo.steps=7", "evaluate.arms=[sft, ppo-env]", "buffer.url=null", "model.lora.r=1", "name=a=b"]
+    )
+    assert (config.ppo.steps, config.ppo.group) == (7, 2)
+    assert config.evaluate.arms == ["sft", "ppo-env"]
+    assert config.buffer.url is None
+    assert config.model.lora.r == 1
+    assert config.name == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("ppo.steps", "write it as key.sub=value"),
+        ("=3", "write it as key.sub=value"),
+        ("name.sub=3", "'name' is a value, not a section"),
+        ("ppo.steps=[", "not YAML"),
+        ("ppo.step=3", "did you mean 'steps'?"),
+    ],
+)
+def test_a_bad_override_says_how_to_write_it(tmp_path: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "name: x"), [override])
+    assert says in str(caught.value)
+
+
+def test_the_buffer_is_in_the_run_folder_unless_the_config_says_otherwise() -> None:
+    assert RunConfig(name="a", runs="r").buffer_url == "sqlite:///r/a/buffer.sqlite"
+    config = parse_config({"buffer": {"url": "postgresql://host/db"}}, "here")
+    assert config.buffer_url == "postgresql://host/db"
+
+
+def test_every_stage_with_settings_has_a_section() -> None:
+    assert set(STAGES) <= set(RunConfig.model_fields)
+
+
+def test_the_config_is_importable_without_torch() -> None:
+    code = "import sys, retro.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@given(st.floats(min_value=1e-8, max_value=1.0), st.integers(min_value=1, max_value=10**6), st.text(max_size=20))
+def test_what_is_dumped_reads_back_equal(rate: float, steps: int, name: str) -> None:
+    config = parse_config({"name": name, "ppo": {"learning_rate": rate, "steps": steps}}, "here")
+    assert parse_config(yaml.safe_load(config.dump()), "there") == config
+
+
+def test_the_page_of_all_keys_is_current() -> None:
+    script = [sys.executable, "scripts/write_config_docs.py", "--check"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,138 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from retro.buffer.store import ReplayBuffer
+from retro.config import ConfigError, RunConfig
+from retro.rollout.episode import Player
+from retro.stage import plan_stage
+from retro.training.collect import (
+    SECTIONS,
+    ActorFailedError,
+    collected_tasks,
+    refuse_a_failing_actor,
+    run_collect,
+    stage_inputs,
+)
+from retro.training.sft import run_sft
+from retro.types import Episode, Split, StopReason, Task, Trajectory
+
+MakeConfig = Callable[..., RunConfig]
+FEW = {"environment": {"tasks": {"train": 3, "validation": 1, "test": 1}}, "collect": {"attempts": 3, "group": 2}}
+
+
+def episodes(config: RunConfig) -> list[Episode]:
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        return list(buffer.episodes())
+
+
+def test_every_task_is_played_reflected_on_and_retried_and_the_stage_is_then_up_to_date(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(**FEW)
+    folder = run_collect(config)
+    played = episodes(config)
+    roots = [episode for episode in played if episode.parent is None]
+    assert Counter(episode.task.split for episode in roots) == {Split.TRAIN: 3, Split.VALIDATION: 1, Split.TEST: 1}
+    retries = Counter(episode.parent for episode in played if episode.parent is not None)
+    failed = {episode.id for episode in played if episode.failed and episode.trial < 2}
+    assert set(retries) <= failed
+    assert set(retries.values()) == {2}  # one retry a reflection; an actor at temperature 0 plays no control
+    assert all(episode.reflection is not None for episode in played if episode.parent is not None)
+    assert all(episode.reflection.source == "base" for episode in played if episode.reflection)
+    summary = json.loads((folder / "collect.json").read_text())
+    assert summary["tasks"] == 5
+    assert summary["episodes"] == len(played)
+    assert summary["splits"]["train"]["first_attempts"] == 3
+    assert plan_stage(config, "collect", stage_inputs(config), SECTIONS).action == "up to date"
+
+
+def test_an_actor_that_samples_also_plays_controls(make_config: MakeConfig) -> None:
+    config = make_config(**FEW | {"actor": {"temperature": 1.0}})
+    run_collect(config)
+    groups = [group for group in _groups(config) if group.retries]
+    assert groups
+    assert all(len(group.controls) == 1 for group in groups)
+
+
+def _groups(config: RunConfig):  # type: ignore[no-untyped-def]
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        return buffer.groups()
+
+
+def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = make_config(name="unbroken", **FEW)
+    run_collect(unbroken)
+    broken = make_config(name="broken", **FEW)
+    add, play = ReplayBuffer.add, Player.play
+    added: list[str] = []
+
+    def killed(self: ReplayBuffer, episode: Episode) -> None:
+        if len(added) == 7:
+            raise KeyboardInterrupt
+        add(self, episode)
+        added.append(episode.id)
+
+    monkeypatch.setattr(ReplayBuffer, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_collect(broken)
+    assert {episode.id for episode in episodes(broken)} == set(added)
+    monkeypatch.setattr(ReplayBuffer, "add", add)
+    plays = []
+
+    async def counted(self: Player, *arguments: object, **named: object) -> Episode:
+        episode = await play(self, *arguments, **named)  # type: ignore[arg-type]
+        plays.append(episode.id)
+        return episode
+
+    monkeypatch.setattr(Player, "play", counted)
+    run_collect(broken)
+    assert episodes(broken) == episodes(unbroken)
+    assert sorted([*added, *plays]) == sorted(episode.id for episode in episodes(unbroken))
+
+
+def test_a_larger_collection_keeps_what_was_played(make_config: MakeConfig) -> None:
+    run_collect(make_config(**FEW))
+    before = episodes(make_config(**FEW))
+    larger = make_config(environment={"tasks": {"train": 4, "validation": 1, "test": 1}}, collect=FEW["collect"])
+    run_collect(larger)
+    after = episodes(larger)
+    assert len(after) > len(before)
+    assert all(episode in after for episode in before)
+
+
+def test_a_second_round_by_the_sft_adapter_goes_to_the_same_buffer_under_other_draws(filled_config: MakeConfig) -> None:
+    few = {"environment": {"tasks": {"train": 2, "validation": 0, "test": 0}}}
+    first = filled_config(**few, collect={"attempts": 2, "group": 2}, sft={"epochs": 1, "batch_size": 8})
+    second = first.model_copy(update={"collect": first.collect.model_copy(update={"source": "sft"})})
+    with pytest.raises(ConfigError, match=r"collect\.source is 'sft'"):
+        run_collect(second)
+    held = len(episodes(first))
+    run_collect(first)
+    run_sft(first)
+    base = len(episodes(first)) - held
+    run_collect(second)
+    sources = Counter(episode.reflection.source for episode in episodes(second)[:] if episode.reflection)
+    assert sources["sft"] > 0
+    summary = json.loads((second.run_dir / "collect" / "collect.json").read_text())
+    assert summary["other_episodes"] == held + base
+
+
+def test_too_few_tasks_is_an_error_that_names_the_key(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"environment\.tasks\.train"):
+        collected_tasks(make_config(environment={"tasks": {"train": 10, "offset": 999_999_995}}))
+
+
+def test_an_actor_that_fails_in_many_tasks_stops_the_stage() -> None:
+    def tree(number: int, stop: StopReason) -> list[Episode]:
+        task = Task("household", f"train-{number}", Split.TRAIN)
+        return [Episode(str(number), task, 0, Trajectory(""), 0.0, False, stop, info={"error": "503"})]
+
+    ends = [StopReason.HORIZON] * 95 + [StopReason.ACTOR_ERROR] * 5
+    refuse_a_failing_actor([tree(number, stop) for number, stop in enumerate(ends)])
+    with pytest.raises(ActorFailedError, match=r"in 6 of 101 tasks, first in train-95: 503; what was played is kept"):
+        refuse_a_failing_actor([tree(number, stop) for number, stop in enumerate([*ends, StopReason.ACTOR_ERROR])])
