@@ -106,8 +106,9 @@ class SharedBase:
             AdapterError: if the folder holds no causal-LM LoRA in safetensors.
         """
         config, weights = _read(path)
-        trained_on = _read_identity(path)
-        if trained_on is not None and not same_base(trained_on, self.identity):
+        identity = _read_identity(path)
+        trained_on = identity or config.base_model_name_or_path
+        if identity is not None and not same_base(identity, self.identity):
             raise AdapterMismatchError(
                 f"{path} was trained on the base {trained_on}, not on {self.identity}: set model.base to its own base"
             )
@@ -117,8 +118,7 @@ class SharedBase:
         except (ValueError, RuntimeError) as error:
             self._remove(role)
             raise AdapterMismatchError(
-                f"{path} was trained on the base {trained_on or config.base_model_name_or_path!r} and does not fit "
-                f"{self.identity}: {error}"
+                f"{path} was trained on the base {trained_on} and does not fit {self.identity}: {error}"
             ) from error
 
     def copy_role(self, source: str, target: str) -> None:
@@ -134,7 +134,6 @@ class SharedBase:
         """Write a role as a plain PEFT folder (``PeftModel.from_pretrained`` alone loads it) and its base."""
         config = copy.deepcopy(self._require(role).peft_config[role])
         config.inference_mode = True
-        config.base_model_name_or_path = str(self._base.config.name_or_path)
         if not isinstance(config.target_modules, str):
             config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
         path.mkdir(parents=True, exist_ok=True)
@@ -216,6 +215,7 @@ class SharedBase:
             raise RoleError(f"role {role!r} added inside role {self._active[0]!r}: leave that one first")
         self._remove(role)
         config.inference_mode = False
+        config.base_model_name_or_path = self._base.config.name_or_path
         if self._peft is None:
             self._peft = get_peft_model(self._base, config, adapter_name=role)
         else:

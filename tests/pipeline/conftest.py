@@ -19,7 +19,6 @@ def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Every stage in a few seconds, with random models."""
     tree = {
         "name": "tiny",
-        "device": "cpu",
         "environment": {"tasks": {"train": 6, "validation": 3, "test": 4}},
         "actor": {"model": str(tiny_model_dir), "max_tokens": 6, "temperature": 1.0},
         "model": {
@@ -30,7 +29,7 @@ def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
         },
         "collect": {"attempts": 2, "group": 2, "controls": 1},
         "sft": {"threshold": -2, "batch_size": 4, "max_steps": 4, "checkpoint_every": 1, "learning_rate": 1e-2},
-        "reward": {"batch_size": 4, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
+        "reward": {"batch_size": 4, "epochs": 6, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
         "ppo": {
             **{"reward": "mix", "steps": 4, "contexts": 4, "group": 2, "epochs": 2, "learning_rate": 1e-2},
             **{"checkpoint_every": 1, "validate_every": 2, "validation_contexts": 2, "token_budget": 2048},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,12 +36,11 @@ def test_a_launched_stage_learns_what_the_command_learns(
     for line, other in zip(ours, theirs, strict=True):
         assert line.keys() == other.keys()
         assert line["step"] == other["step"]
-        for key in line.keys() & {"loss", "policy_loss", "value_loss", "kl", "reward", "return", "responses"}:
-            assert line[key] == near(other[key]), (line["step"], key)
-
-
-def near(value: Any) -> Any:
-    return pytest.approx(value, rel=2e-3, abs=2e-4)
+        # transformers averages the validation loss over batches, which two processes cut otherwise
+        numbers = {key for key in line if isinstance(line[key], int | float)} - {"validation_loss"}
+        assert {key: line[key] for key in numbers} == pytest.approx(
+            {key: other[key] for key in numbers}, rel=2e-3, abs=2e-4, nan_ok=True
+        )
 
 
 def test_a_launch_tells_a_mistake_in_one_line(whole_run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Two ways of doing the same work, timed in turn within one process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One timed piece of work."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    """Of this process, all its threads: what other processes on the machine disturb least."""
+    amount: float = 1.0
+    """How much was done, in the unit of the line that it is part of."""
+
+    def __add__(self, other: Lap) -> Lap:
+        """One after the other, on the same work."""
+        return Lap(self.wall_seconds + other.wall_seconds, self.cpu_seconds + other.cpu_seconds, self.amount)
+
+
+Phases = dict[str, Lap]
+"""The laps of one repeat by name."""
+
+
+class Stopwatch:
+    """Collects the laps of one repeat."""
+
+    def __init__(self) -> None:
+        self.phases: Phases = {}
+
+    @contextmanager
+    def lap(self, name: str, amount: float = 1.0) -> Iterator[None]:
+        wall, cpu = perf_counter(), process_time()
+        yield
+        self.phases[name] = Lap(perf_counter() - wall, process_time() - cpu, amount)
+
+    def amount(self, name: str, amount: float) -> None:
+        """Say afterwards how much a lap has done."""
+        lap = self.phases[name]
+        self.phases[name] = Lap(lap.wall_seconds, lap.cpu_seconds, amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the table: medians of both sides, and how many times as fast ours is."""
+
+    name: str
+    unit: str
+    naive: tuple[Lap, ...]
+    ours: tuple[Lap, ...]
+
+    @property
+    def ratio(self) -> float:
+        """By wall time."""
+        return _rate(self.ours, "wall_seconds") / _rate(self.naive, "wall_seconds")
+
+    @property
+    def cpu_ratio(self) -> float:
+        return _rate(self.ours, "cpu_seconds") / _rate(self.naive, "cpu_seconds")
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the largest ratio of a single repeat, by wall time."""
+        ratios = [_rate([ours], "wall_seconds") / _rate([naive], "wall_seconds") for naive, ours in self._pairs()]
+        return min(ratios), max(ratios)
+
+    def _pairs(self) -> Iterator[tuple[Lap, Lap]]:
+        return zip(self.naive, self.ours, strict=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "naive": _rate(self.naive, "wall_seconds"),
+            "ours": _rate(self.ours, "wall_seconds"),
+            "ratio": self.ratio,
+            "ratio_of_repeats": self.spread,
+            "ratio_by_cpu_seconds": self.cpu_ratio,
+            "laps": {"naive": [asdict(lap) for lap in self.naive], "ours": [asdict(lap) for lap in self.ours]},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether both sides computed the same thing."""
+
+    name: str
+    figure: float
+    limit: float
+    at_least: bool = False
+    """The figure must not be below the limit; otherwise not above it."""
+
+    @property
+    def holds(self) -> bool:
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "holds": self.holds}
+
+
+def alternate(
+    naive: Callable[[int], Phases], ours: Callable[[int], Phases], repeats: int
+) -> Callable[[str, str, Sequence[str]], Line]:
+    """Run both sides ``repeats`` times in turn (who begins changes); each is told the number of the repeat, from 0.
+
+    Both must have run once before: the first pass of a process pays for much that later ones do not.
+
+    Returns:
+        A function of a name, a unit and phases: the line of those phases together.
+    """
+    laps: dict[bool, list[Phases]] = {False: [], True: []}
+    for number in range(repeats):
+        for is_ours in (False, True) if number % 2 == 0 else (True, False):
+            gc.collect()
+            laps[is_ours].append((ours if is_ours else naive)(number))
+
+    def line(name: str, unit: str, phases: Sequence[str]) -> Line:
+        return Line(name, unit, _together(laps[False], phases), _together(laps[True], phases))
+
+    return line
+
+
+def _together(repeats: Sequence[Phases], phases: Sequence[str]) -> tuple[Lap, ...]:
+    totals = []
+    for repeat in repeats:
+        total = repeat[phases[0]]
+        for phase in phases[1:]:
+            total = total + repeat[phase]
+        totals.append(total)
+    return tuple(totals)
+
+
+def _rate(laps: Sequence[Lap], clock: str) -> float:
+    return median(lap.amount / getattr(lap, clock) for lap in laps)
