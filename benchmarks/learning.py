@@ -288,7 +288,7 @@ def main() -> int:
     parser.add_argument("--runs", default="runs/learning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
     parser.add_argument("--tasks", type=int, default=500, help="held-out tasks")
-    parser.add_argument("--offset", type=int, default=50_000, help="tasks of each split that are skipped")
+    parser.add_argument("--offset", type=int, default=60_000, help="tasks of each split that are skipped")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key.sub=value")
     parser.add_argument("--summarise", action="store_true", help="only pool what is done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ class WholePromptActor:
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         ids = torch.tensor([encode_prompt(self._tokenizer, prompt)])  # (1, P)
-        output = self._model.generate(
+        output = cast(Any, self._model).generate(  # typed as a tensor by nn.Module's __getattr__
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=sampling.max_tokens,
@@ -47,7 +48,7 @@ class WholePromptActor:
         )
         written = output[0, ids.shape[1] :].tolist()
         text, _ = decode_response(self._tokenizer, written)
-        finish = "stop" if written[-1] in self._ends else "length"
+        finish: Literal["stop", "length"] = "stop" if written[-1] in self._ends else "length"
         return Completion(cut(text, sampling.stop).strip(), finish, Usage(ids.shape[1], len(written)))
 
 
@@ -78,15 +79,15 @@ def measure_collection(
             played["naive"] = play(config, WholePromptActor(model, tokenizer, stop), some, concurrency=1)
         return watch.phases
 
-    def concurrent(number: int, some: Sequence[Task] = tasks) -> Phases:
+    def concurrent(number: int) -> Phases:
         watch = Stopwatch()
-        with watch.lap("play", len(some)):  # a new actor: nothing of an earlier repeat is in its cache
+        with watch.lap("play", len(tasks)):  # a new actor: nothing of an earlier repeat is in its cache
             actor = LocalActor(model, tokenizer, rows=config.actor.concurrency)
-            played["ours"] = play(config, actor, some, config.actor.concurrency)
+            played["ours"] = play(config, actor, tasks, config.actor.concurrency)
         return watch.phases
 
-    for warm_up in (one_at_a_time, concurrent):
-        warm_up(-1, tasks[:WARM_UP_EPISODES])
+    one_at_a_time(-1, tasks[:WARM_UP_EPISODES])  # whose cost does not depend on how many there are
+    concurrent(-1)
     line = alternate(one_at_a_time, concurrent, repeats)
     equal = [_actions(a) == _actions(b) for a, b in zip(played["naive"], played["ours"], strict=True)]
     checks = [Check("share of episodes with equal actions", sum(equal) / len(equal), 0.98, at_least=True)]

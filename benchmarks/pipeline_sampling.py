@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def generate(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    output = model.generate(
+    output = cast(Any, model).generate(  # typed as a tensor by nn.Module's __getattr__
         ids,
         attention_mask=mask,
         num_return_sequences=count,

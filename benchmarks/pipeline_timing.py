@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Line:
     @property
     def ratio(self) -> float:
         """By wall time."""
-        return _rate(self.ours, "wall_seconds") / _rate(self.naive, "wall_seconds")
+        return _rate(self.ours) / _rate(self.naive)
 
     @property
     def cpu_ratio(self) -> float:
@@ -69,7 +69,7 @@ class Line:
     @property
     def spread(self) -> tuple[float, float]:
         """The least and the largest ratio of a single repeat, by wall time."""
-        ratios = [_rate([ours], "wall_seconds") / _rate([naive], "wall_seconds") for naive, ours in self._pairs()]
+        ratios = [_rate([ours]) / _rate([naive]) for naive, ours in self._pairs()]
         return min(ratios), max(ratios)
 
     def _pairs(self) -> Iterator[tuple[Lap, Lap]]:
@@ -79,8 +79,8 @@ class Line:
         return {
             "name": self.name,
             "unit": self.unit,
-            "naive": _rate(self.naive, "wall_seconds"),
-            "ours": _rate(self.ours, "wall_seconds"),
+            "naive": _rate(self.naive),
+            "ours": _rate(self.ours),
             "ratio": self.ratio,
             "ratio_of_repeats": self.spread,
             "ratio_by_cpu_seconds": self.cpu_ratio,
@@ -138,5 +138,7 @@ def _together(repeats: Sequence[Phases], phases: Sequence[str]) -> tuple[Lap, ..
     return tuple(totals)
 
 
-def _rate(laps: Sequence[Lap], clock: str) -> float:
-    return median(lap.amount / getattr(lap, clock) for lap in laps)
+def _rate(laps: Sequence[Lap], clock: Literal["wall_seconds", "cpu_seconds"] = "wall_seconds") -> float:
+    """The median amount a second."""
+    by_wall = clock == "wall_seconds"
+    return median(lap.amount / (lap.wall_seconds if by_wall else lap.cpu_seconds) for lap in laps)

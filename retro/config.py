@@ -271,7 +271,8 @@ class RunConfig(Section):
 
     def dump(self) -> str:
         """YAML that :func:`load_config` reads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

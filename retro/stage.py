@@ -239,7 +239,10 @@ def config_part(config: RunConfig, sections: Sequence[str]) -> dict[str, Any]:
 def _processes(config: RunConfig) -> PartialState:
     from accelerate import PartialState  # here, so that planning (--dry-run) does not import torch
 
-    return PartialState(cpu=config.device == "cpu")
+    from retro.models.loading import resolve_device
+
+    # accelerate joins CPU processes only if told that they are: with cpu=False each would take itself for rank 0
+    return PartialState(cpu=resolve_device(config.device).type == "cpu")
 
 
 def _set_aside(config: RunConfig, folder: Path) -> None:

@@ -6,7 +6,7 @@ Everything here is frozen and typed, imports nothing of ours, and turns into pla
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -227,9 +227,11 @@ def from_json(cls: type[T], value: Any) -> T:
     Raises:
         pydantic.ValidationError: (a ``ValueError``) naming the field that is missing or mistyped.
     """
-    return _adapter(cls).validate_python(value)
+    key: Hashable = cls
+    parsed: T = _adapter(key).validate_python(value)
+    return parsed
 
 
 @cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)

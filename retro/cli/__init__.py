@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retro.cli.app import app
 from retro.cli.errors import one_line_errors
 from retro.cli.logs import quieten
-
-if TYPE_CHECKING:
-    from retro.config import RunConfig
 
 
 def main() -> None:
@@ -34,7 +31,7 @@ def stage_main(stage: str) -> None:
         from retro.config import load_config
 
         quieten()
-        print(stage_function(stage)(_on_its_device(load_config(config, overrides or ()))))
+        print(stage_function(stage)(load_config(config, overrides or ())))
 
     command.__doc__ = (
         f"Run the stage {stage}.\n\nExample: accelerate launch scripts/... --config configs/quickstart.yaml name=mine"
@@ -43,12 +40,3 @@ def stage_main(stage: str) -> None:
         script = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         script.command()(command)
         script()
-
-
-def _on_its_device(config: RunConfig) -> RunConfig:
-    """``device: auto`` without CUDA as ``cpu``: accelerate joins CPU processes only if told that they are."""
-    import torch
-
-    if config.device == "auto" and not torch.cuda.is_available():
-        return config.model_copy(update={"device": "cpu"})
-    return config

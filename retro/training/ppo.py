@@ -22,12 +22,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from retro.artifacts import digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import ConfigError, PpoSection, RunConfig
+from retro.models.loading import resolve_device
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
 from retro.rl.ppo import Trainable, build_experience, describe, update
+from retro.stage import Stage, open_stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import training_inputs
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
@@ -35,7 +38,6 @@ from retro.training.ppo_guard import Guard, choose_guarded
 from retro.training.ppo_models import PpoModels, sampler_gaps
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Play, Response, Retries, Scored, ScoreTransform, combine, whole_groups
-from retro.training.stage import Stage, digest_model, digest_path, open_stage, open_trackers, stage_folder
 from retro.types import Episode, Reflection, Sampling, Split, derive_seed
 
 logger = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ class PpoTrainer:
 
     def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
         self.config, self.section, self.stage = config, config.ppo, stage
-        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         open_trackers(self.accelerator, config, stage)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.train = train

@@ -10,10 +10,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from retro.artifacts import finite
+from retro.artifacts import finite, write_atomically
 from retro.buffer.views import Context
 from retro.training.ppo_rewards import Response, Worth
-from retro.training.stage import write_atomically
 
 SAMPLES_FILE = "samples.jsonl"
 COLUMNS = ("step", "prompt", "reflection", "score", "gain", "model_score")

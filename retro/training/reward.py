@@ -34,6 +34,7 @@ from retro.config import RewardSection, RunConfig
 from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
+from retro.models.loading import resolve_device
 from retro.models.packing import last_token_scores, pack
 from retro.stage import Stage, open_stage, open_trackers
 from retro.training.examples import Encoder, training_inputs
@@ -152,7 +153,7 @@ class RewardTrainer:
 
     def __init__(self, config: RunConfig, stage: Stage) -> None:
         self.config, self.section, self.stage = config, config.reward, stage
-        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         self.base = SharedBase.load(config.model, self.accelerator.device)
         self.encoder = Encoder(self.base.tokenizer, config.model, make_memory(config.memory))
         self.data = read_data(config, self.encoder)

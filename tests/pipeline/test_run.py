@@ -120,10 +120,7 @@ def test_a_mistake_is_told_with_exit_code_2(whole_run: Run, tmp_path: Path) -> N
         (("run", str(whole_run.config), f"runs={tmp_path}", "--from", "sft"), "buffer.sqlite"),
         (("run", str(whole_run.config), f"runs={tmp_path}", "actor.model=no/such-model"), "no/such-model"),
         (("ppo", str(whole_run.config), f"runs={tmp_path}"), "sft"),
-        (("run", str(whole_run.config), f"runs={tmp_path}", "environment.name=attic"), "attic"),
         (("run", str(whole_run.config), f"runs={tmp_path}", "environment.tasks.train=2000000"), "train"),
-        (("reflect", str(whole_run.folder / "sft"), "--trajectory", str(whole_run.config)), "not JSON"),
-        (("report", str(tmp_path)), "not a run folder"),
     ):
         done = retro(*arguments, code=2)
         assert "retro: " in done.stderr

@@ -44,7 +44,7 @@ def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
         ("ppo: {steps: 0}", "(got 0)"),
         ("ppo: {lam: 1.5}", "ppo.lam:"),
         ("ppo: {kl: {loss: k1}}", "k1 has no expected gradient"),
-        ("ppo: {advantage: rloo, group: 1}", "needs group ≥ 2"),
+        ("ppo: {advantage: rloo, group: 1}", "it needs 2 or more"),
         ("actor: {kind: telepathy}", "actor.kind:"),
         ("collect: {attempts: 1}", "collect.attempts:"),
         ("- a list", "the top level must be a mapping"),
