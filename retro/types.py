@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from pydantic import TypeAdapter
 
@@ -227,9 +227,8 @@ def from_json(cls: type[T], value: Any) -> T:
     Raises:
         pydantic.ValidationError: (a ``ValueError``) naming the field that is missing or mistyped.
     """
-    key: Hashable = cls
-    parsed: T = _adapter(key).validate_python(value)
-    return parsed
+    adapter: TypeAdapter[T] = _adapter(cast(Hashable, cls))  # mypy takes type[T] for unhashable
+    return adapter.validate_python(value)
 
 
 @cache

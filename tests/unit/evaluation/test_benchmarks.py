@@ -80,7 +80,7 @@ def test_the_table_is_markdown() -> None:
     outcomes = pooled({1: results})
     measured = {"value": 0.7, "ci95": [0.65, 0.75]}
     reward = {1: {"accuracy": measured, "pairs": 1200, "auc": {"value": None, "ci95": None}}}
-    text = markdown(results, judge(outcomes, results, DRAWS), reward, argparse.Namespace(offset=50_000))
+    text = markdown(results, judge(outcomes, results, DRAWS), reward, argparse.Namespace(offset=60_000))
     assert "| ppo-env-bon8 |" in text and "0.700 (0.650 to 0.750) | 1200 | undefined" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3 and all(len({line.count("|") for line in table}) == 1 for table in tables)
