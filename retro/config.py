@@ -137,6 +137,10 @@ class SftSection(OptimiserSection):
 
 
 class RewardSection(OptimiserSection):
+    batch_size: PositiveInt = 32
+    """Groups (failed episodes, with all reflections on each) in one optimiser step, over all processes."""
+    microbatch_size: PositiveInt = 32
+    """Groups in one forward pass of one process."""
     loss: Literal["bradley_terry", "bce"] = "bradley_terry"
     """Pairs from one group, or the paper's accepted / rejected classifier."""
     rating: Rating = "delta_return"

@@ -237,7 +237,7 @@ def config_part(config: RunConfig, sections: Sequence[str]) -> dict[str, Any]:
 
 
 def _processes(config: RunConfig) -> PartialState:
-    from accelerate import PartialState  # here, so that planning (--dry-run) does not import torch
+    from accelerate import PartialState  # here: the CLI imports this module, and torch takes seconds
 
     from retro.models.loading import resolve_device
 

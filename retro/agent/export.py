@@ -83,7 +83,9 @@ def _export(config: RunConfig, stage: Stage) -> None:
     trained_on = config.buffer.environments
     export = ExportRecord(
         base=BaseRecord(
-            name=config.model.base, revision=config.model.revision, identity=base_identity(config.model.base)
+            name=config.model.base,
+            revision=config.model.revision,
+            identity=base_identity(config.model.base, config.model.revision),
         ),
         prompts=trained_on[0] if len(trained_on) == 1 else config.environment.name,
         model=config.model,

@@ -51,7 +51,7 @@ def _load_record(
         shared = SharedBase.load(section, resolve_device(device))
     except ConfigError as error:
         raise ExportError(f"{path} lives on the base {section.base}: {error}; give base, where it lies here") from None
-    identity = base_identity(section.base)
+    identity = base_identity(section.base, section.revision)
     if not same_base(identity, record.base.identity):
         raise AdapterMismatchError(
             f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"

@@ -1,4 +1,4 @@
-"""What a run would do now, stage by stage, read from the run folder alone: no torch, no weights."""
+"""What a run would do now, stage by stage, read from the run folder alone: the stages are imported, no weights read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages by name. Importing this loads none of them: each is imported when it runs."""
+"""The stages by name. Importing this loads none of them: each is imported when it is planned or runs."""
 
 from __future__ import annotations
 

@@ -49,9 +49,10 @@ class SharedBase:
     Outside of :meth:`role` the adapters are off. A role is trainable or frozen for good: ``requires_grad`` never moves.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> None:
         model.requires_grad_(False)
         self.tokenizer = tokenizer
+        self.revision = revision
         self._base = model
         self._peft: PeftModel | None = None
         self._trainable: dict[str, bool] = {}
@@ -68,7 +69,7 @@ class SharedBase:
         model = load_base(section, device)
         if section.gradient_checkpointing:  # takes effect in training mode only
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return cls(model, load_tokenizer(section))
+        return cls(model, load_tokenizer(section), section.revision)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -90,7 +91,7 @@ class SharedBase:
     @cached_property
     def identity(self) -> str:
         """See :func:`retro.models.loading.base_identity`."""
-        return base_identity(self._base)
+        return base_identity(self._base, self.revision)
 
     def add_role(self, role: str, lora: LoraSection, seed: int) -> None:
         """A new trainable adapter, which begins as no change at all (B = 0; A drawn from ``seed``)."""
@@ -270,9 +271,9 @@ def lora_config(section: LoraSection) -> LoraConfig:
     )
 
 
-def write_identity(path: Path, model: PreTrainedModel) -> None:
+def write_identity(path: Path, model: PreTrainedModel, revision: str | None = None) -> None:
     """Say in an adapter's folder which base it was trained on."""
-    write_json(path / IDENTITY, {"identity": base_identity(model)})
+    write_json(path / IDENTITY, {"identity": base_identity(model, revision)})
 
 
 def _read_identity(path: Path) -> str | None:

@@ -56,7 +56,7 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
             name, revision=revision, trust_remote_code=section.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the tokenizer of {name!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"the tokenizer of {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -83,7 +83,7 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
             name, config=config, revision=revision, trust_remote_code=section.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"model {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if section.quantization == "nf4":
         _keep_differentiable(model)
     else:
@@ -96,6 +96,10 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
 def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
     """The model's configuration with the section's rotary scaling put in.
 
+    A linear scaling by f lengthens ``max_position_embeddings`` by f, which neither a base's own file nor transformers
+    does. A dynamic one does not: past the base's own length its frequencies follow the longest row of a batch, so that
+    what a row computes would depend on its neighbours.
+
     Raises:
         ConfigError: if there is none, or its rotary parameters differ by layer.
     """
@@ -106,7 +110,8 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model {name!r} cannot be loaded: {error} (a folder with config.json and model.safetensors, or a hub name)"
+            f"model {name!r} cannot be loaded: {_in_a_line(error)} (what is needed: a folder with config.json and "
+            "model.safetensors, or a hub name)"
         ) from error
     scaling = section.rope_scaling if isinstance(section, ModelSection) else None
     if scaling is None:
@@ -124,16 +129,21 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
         config.validate_rope()
     except (KeyError, ValueError) as error:
         raise ConfigError(f"model.rope_scaling {scaling}: {error}") from error
+    if kind == "linear":
+        already = float(rotary["factor"]) if rotary.get("rope_type") == "linear" else 1.0
+        longer = float(config.rope_parameters["factor"]) / already
+        config.max_position_embeddings = int(config.max_position_embeddings * longer)
     return config
 
 
-def base_identity(model: PreTrainedModel | str | Path) -> str:
+def base_identity(model: PreTrainedModel | str | Path, revision: str | None = None) -> str:
     """``name#digest`` of a base model, the digest over its kind, rotary parameters and the shapes of its weights.
 
-    Quantisation and dtype do not count: an adapter trained on a 4-bit base fits the same base in 16 bits.
+    With the ``revision`` of a hub name it is ``name@revision#digest``. Quantisation and dtype do not count: an adapter
+    trained on a 4-bit base fits the same base in 16 bits.
     """
     if isinstance(model, (str, Path)):
-        name, config = str(model), AutoConfig.from_pretrained(model)
+        name, config = str(model), AutoConfig.from_pretrained(model, revision=revision)
         kind = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     else:
         name, config, kind = str(model.config.name_or_path), copy.deepcopy(model.config), type(model)
@@ -141,12 +151,19 @@ def base_identity(model: PreTrainedModel | str | Path) -> str:
         empty = kind(config)
     shapes = sorted((key, list(value.shape)) for key, value in empty.named_parameters())
     described = json.dumps([config.model_type, getattr(config, "rope_parameters", None), shapes], sort_keys=True)
-    return f"{name}#{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    named = f"{name}@{revision}" if revision else name
+    return f"{named}#{hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
 
 def same_base(left: str, right: str) -> bool:
     """Whether two identities name the same architecture, wherever its files lie."""
     return left.rpartition("#")[2] == right.rpartition("#")[2]
+
+
+def _in_a_line(error: Exception) -> str:
+    """What transformers says, without the advice of its further lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:

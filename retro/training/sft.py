@@ -114,7 +114,7 @@ def _train(config: RunConfig, stage: Stage) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     adapter = stage.output("adapter", stage.folder / "adapter")
     if stage.main:
-        save_adapter(trainer, base, adapter)
+        save_adapter(trainer, base, config.model.revision, adapter)
 
 
 def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], list[Example]]:
@@ -231,14 +231,14 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def save_adapter(trainer: SFTTrainer, base: Any, path: Path) -> None:
+def save_adapter(trainer: SFTTrainer, base: Any, revision: str | None, path: Path) -> None:
     """The trained adapter in plain PEFT format, with the identity of its base."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     config = model.peft_config["default"]
     if not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
     model.save_pretrained(path)
-    write_identity(path, base)
+    write_identity(path, base, revision)
 
 
 class StageLog(TrainerCallback):
