@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,14 +56,14 @@ def test_every_command_helps_with_an_example(retro: Retro, command: list[str]) -
 
 def test_help_is_quick_and_loads_no_torch() -> None:
     code = (
-        "import sys; sys.argv = ['retro', '--help']\n"
+        "import sys, time; sys.argv = ['retro', '--help']\n"
         "from retro.cli import main\n"
-        "try:\n    main()\nfinally:\n    assert not {'torch', 'transformers', 'rich'} & sys.modules.keys()"
+        "try:\n    main()\nfinally:\n"
+        "    assert not {'torch', 'transformers', 'rich'} & sys.modules.keys()\n"
+        "    assert time.process_time() < 2"
     )
-    started = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.process_time() - started < 0.5
 
 
 def test_version(retro: Retro) -> None:

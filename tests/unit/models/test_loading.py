@@ -11,7 +11,16 @@ from tiny_models import build
 
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
 from retro.models.adapters import SharedBase
-from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device, same_base
+from retro.models.generation import Engine
+from retro.models.loading import (
+    base_identity,
+    load_base,
+    load_model_config,
+    load_tokenizer,
+    resolve_device,
+    same_base,
+)
+from retro.types import Sampling
 
 IDS = torch.tensor([[1, 7, 40, 66, 13, 90]])
 
@@ -77,6 +86,33 @@ def test_rotary_scaling_is_put_in(tiny_model_dir: Path) -> None:
     assert not torch.allclose(scaled(input_ids=IDS).logits, plain(input_ids=IDS).logits)
 
 
+def test_linear_scaling_lengthens_the_context_and_what_is_generated(tiny_model_dir: Path) -> None:
+    prompt = [1 + place % 100 for place in range(1100)]
+    for scaling, context in (
+        (None, 1024),
+        ({"rope_type": "linear", "factor": 4.0}, 4096),
+        ({"rope_type": "dynamic", "factor": 4.0}, 1024),
+    ):
+        section = ModelSection(base=str(tiny_model_dir), rope_scaling=scaling)
+        engine = Engine(load_base(section, "cpu"), load_tokenizer(section))
+        assert engine.context == context
+        if context > len(prompt):
+            assert engine.complete([("", prompt, Sampling(max_tokens=2))])[0].ids
+        else:
+            with pytest.raises(ValueError, match="1100 tokens leaves no room in the model's context of 1024"):
+                engine.complete([("", prompt, Sampling(max_tokens=2))])
+
+
+def test_a_base_that_is_scaled_already_is_lengthened_by_the_rest(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "scaled")
+    twice = ModelSection(base=str(tiny_model_dir), rope_scaling={"rope_type": "linear", "factor": 2.0})
+    load_model_config(twice).save_pretrained(tmp_path / "scaled")
+    found = load_model_config(
+        ModelSection(base=str(tmp_path / "scaled"), rope_scaling={"rope_type": "linear", "factor": 8.0})
+    )
+    assert found.max_position_embeddings == 8 * 1024
+
+
 @pytest.mark.parametrize("scaling", [{"rope_type": "sideways", "factor": 2.0}, {"rope_type": "linear"}])
 def test_a_rotary_scaling_that_is_none_is_an_error(tiny_model_dir: Path, scaling: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"model\.rope_scaling"):
@@ -85,8 +121,10 @@ def test_a_rotary_scaling_that_is_none_is_an_error(tiny_model_dir: Path, scaling
 
 def test_a_model_that_is_not_there(tmp_path: Path, tiny_model_dir: Path) -> None:
     for load in (load_base, load_tokenizer):
-        with pytest.raises(ConfigError, match=r"gone.*cannot be loaded"):
-            load(ModelSection(base=str(tmp_path / "gone")))
+        for name in (str(tmp_path / "gone"), "no-such/gone"):
+            with pytest.raises(ConfigError, match=r"gone.*cannot be loaded") as caught:
+                load(ModelSection(base=name))
+            assert "\n" not in str(caught.value)
     shutil.copytree(tiny_model_dir, tmp_path / "pickled")
     shutil.move(tmp_path / "pickled" / "model.safetensors", tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="safetensors"):
@@ -99,6 +137,14 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tiny_model_dir: Path, tmp
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(ActorSection(model=str(tmp_path))).pad_token == "<eos>"
+
+
+def test_an_identity_names_the_revision(tiny_model_dir: Path) -> None:
+    plain, revised = base_identity(tiny_model_dir), base_identity(tiny_model_dir, "abc123")
+    assert revised == plain.replace("#", "@abc123#")
+    assert same_base(plain, revised)
+    section = ModelSection(base=str(tiny_model_dir), revision="abc123")
+    assert SharedBase.load(section, "cpu").identity == revised
 
 
 def test_devices() -> None:

@@ -1,8 +1,5 @@
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from retro.types import Split
 from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
-ROOT = Path(__file__).parents[3]
 QUICK = {"epochs": 20, "batch_size": 4, "microbatch_size": 4, "learning_rate": 1e-2, "eval_every": 10}
 
 
@@ -179,31 +175,3 @@ def test_a_buffer_without_pairs_is_refused(make_config: MakeConfig) -> None:
         fill(buffer, good=False)
     with pytest.raises(NothingToCompareError, match=r"collect groups"):
         run_reward(config)
-
-
-def test_two_processes_train_as_one(filled_config: MakeConfig, tmp_path: Path) -> None:
-    short = {**QUICK, "epochs": 2, "microbatch_size": 2}
-    one = filled_config(name="one", reward=short)
-    run_reward(one)
-    two = filled_config(name="two", reward=short)
-    path = tmp_path / "two.yaml"
-    path.write_text(two.dump())
-    launched = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-            *("scripts/train_reward.py", "--config", str(path)),
-        ],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    for left, right in zip(lines(one), lines(two), strict=True):
-        assert left["step"] == right["step"]
-        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
-        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +27,6 @@ from retro.types import Reflection
 from tests.rated_groups import GOOD, fill
 
 MakeConfig = Callable[..., RunConfig]
-ROOT = Path(__file__).parents[3]
 QUICK = {"epochs": 6, "batch_size": 8, "microbatch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 4}
 
 
@@ -130,32 +126,3 @@ def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path: Path) -> No
     found = last_whole_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "checkpoint-9"
-
-
-def test_two_processes_train_as_one(filled_config: MakeConfig, tmp_path: Path) -> None:
-    section = {**QUICK, "epochs": 2, "microbatch_size": 2}
-    one = filled_config(name="one", sft=section)
-    run_sft(one)
-    two = filled_config(name="two", sft=section)
-    path = tmp_path / "two.yaml"
-    path.write_text(two.dump())
-    launched = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-            *("scripts/train_sft.py", "--config", str(path)),
-        ],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    assert len(lines(one)) == len(lines(two)) >= 6
-    for left, right in zip(lines(one), lines(two), strict=True):
-        for key in ("loss", "validation_loss"):
-            if key in left:
-                assert left[key] == pytest.approx(right[key], rel=1e-3)
