@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from retro.evaluation.results import Results
@@ -9,7 +10,10 @@ from retro.evaluation.results import Results
 
 def results_table(results: Results) -> Table:
     """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out."""
-    table = Table(title=f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)", title_justify="left")
+    title = f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)"
+    table = Table(  # four attempts fit 80 columns whole
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
+    )
     table.add_column("arm", no_wrap=True)
     for attempt in range(1, results["attempts"] + 1):
         table.add_column(f"attempt {attempt}", justify="right", no_wrap=True)
