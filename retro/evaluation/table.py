@@ -14,7 +14,7 @@ def results_table(results: Results) -> Table:
     table = Table(  # four attempts fit 80 columns whole
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
     )
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", overflow="fold")  # a long name gives way, not the figures
     for attempt in range(1, results["attempts"] + 1):
         table.add_column(f"attempt {attempt}", justify="right", no_wrap=True)
     table.add_column("tokens/task", justify="right", no_wrap=True)
