@@ -4,11 +4,13 @@
 # PYTHON       the Python 3.11 that makes the environment
 # TORCH_INDEX  another index for torch; the default index's torch brings CUDA on Linux (some GB). CPU only:
 #              make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# EXTRAS       what is installed beside the package: dev, or dev,environments,serving for all tests
 # ARGS         passed on: make quickstart ARGS="--dry-run", make test ARGS="-k buffer"
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 VENV ?= .venv
+EXTRAS ?= dev
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: install
@@ -42,7 +44,7 @@ types: install
 	$(BIN)/mypy --strict retro
 
 unit: install
-	$(BIN)/python -m pytest --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

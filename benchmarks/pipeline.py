@@ -32,7 +32,6 @@ from retro.buffer.views import Context
 from retro.cli.errors import one_line_errors
 from retro.config import ConfigError, RunConfig, load_config
 from retro.envs import make_taskset
-from retro.memory import make_memory
 from retro.models.loading import load_tokenizer
 from retro.training.examples import Encoder
 from retro.types import Split
@@ -59,7 +58,7 @@ def measure(config: RunConfig, episodes: int, repeats: int) -> dict[str, Any]:
             "raise --episodes or lower ppo.contexts"
         )
     learnt, same_losses, counted = measure_ppo(config, contexts, repeats)
-    encoder = Encoder(load_tokenizer(config.model), config.model, make_memory(config.memory))
+    encoder = Encoder(load_tokenizer(config.model), config)
     prompts = [encoder.prompt(context) for context in contexts]
     sampled, same_answers = measure_sampling(config, prompts, repeats)
     return {

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from benchmarks.pipeline_sampling import Ids, generate
 from benchmarks.pipeline_work import HEADS, Work
 from retro.config import RunConfig
-from retro.memory import make_memory
 from retro.models.heads import ScalarHead, load_head
 from retro.models.loading import load_base, load_tokenizer
 from retro.rl.experience import Outputs, Policy, Rollout
@@ -38,7 +37,7 @@ class ThreeModels:
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._config = config
         self._tokenizer = load_tokenizer(config.model)
-        self._encoder = Encoder(self._tokenizer, config.model, make_memory(config.memory))
+        self._encoder = Encoder(self._tokenizer, config)
         self._prompts: dict[str, Ids] = {}
         self._policy = PeftModel.from_pretrained(load_base(config.model, "cpu"), folder / "policy", is_trainable=True)
         self._policy.eval()

@@ -45,8 +45,33 @@ class TaskCounts(Section):
 
 class EnvironmentSection(Section):
     name: str = "household"
+    """One of ``retro env list``, or ``module:ClassName`` of a task set of your own."""
     options: dict[str, Any] = {}
+    """What its task set is made with."""
+    prompts: str | None = None
+    """A folder with ``actor.jinja`` and ``reflection.jinja``, or the name of an environment whose prompts are shipped;
+    by default the environment's own."""
     tasks: TaskCounts = TaskCounts()
+
+
+class BudgetSection(Section):
+    """What an actor behind an API may cost in a run, all stages together: at the limit it stops cleanly, and goes on
+    when the limit is raised."""
+
+    tokens: PositiveInt | None = None
+    """Prompt and completion tokens together."""
+    money: PositiveFloat | None = None
+    """In the currency of the two prices."""
+    prompt_price: NonNegativeFloat = 0.0
+    """Of a million prompt tokens."""
+    completion_price: NonNegativeFloat = 0.0
+    """Of a million completion tokens."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> BudgetSection:
+        if self.money is not None and not self.prompt_price + self.completion_price:
+            raise ValueError("money: a limit in money needs prompt_price and completion_price (of a million tokens)")
+        return self
 
 
 class ActorSection(Section):
@@ -54,16 +79,50 @@ class ActorSection(Section):
 
     kind: Literal["local", "openai"] = "local"
     model: str = "data/quickstart/actor"
-    base_url: str | None = None
-    """``openai`` only; the key is read from the environment variable OPENAI_API_KEY, never from here."""
     temperature: NonNegativeFloat = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 128
+    concurrency: PositiveInt = 256
+    """Episodes under way at once, and with them requests."""
+    context_tokens: PositiveInt | None = None
+    """The longest prompt and answer together: older observations are left out of a longer prompt, and the text says so.
+    By default a local model's own limit; an ``openai`` one has no limit unless it is given here, with ``tokenizer``."""
+
+    revision: str | None = None
+    """This and the next four: ``local`` only."""
+    adapter: str | None = None
+    """A LoRA adapter in PEFT's format on top of the model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4"] = "none"
     trust_remote_code: bool = False
-    concurrency: PositiveInt = 256
-    """Episodes under way at once."""
+
+    base_url: str | None = None
+    """This and the rest: ``openai`` only. The key is read from the environment variable OPENAI_API_KEY, never from
+    here."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``chat`` puts the server's chat template around the prompt; ``completions`` sends it as it is (base models)."""
+    tokenizer: str | None = None
+    """A tokenizer (folder or hub name) that counts as the served model does; needed for ``context_tokens``."""
+    timeout_seconds: PositiveFloat = 120.0
+    """Of one request."""
+    max_retries: NonNegativeInt = 6
+    """Of one request, after timeouts, cut connections, rate limits and server errors, with growing jittered pauses."""
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    budget: BudgetSection = BudgetSection()
+    cache: str | None = None
+    """A file that keeps the answers of temperature 0: an equal request is not sent again."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the limit of an answer's tokens; OpenAI's reasoning models take the second name alone."""
+    extra_body: dict[str, Any] = {}
+    """Sent with every request as it is, for what only some servers take; ``null`` leaves out what would be sent. No
+    secrets: it is written to ``config.yaml``."""
+
+    @model_validator(mode="after")
+    def _counted(self) -> ActorSection:
+        if self.kind == "openai" and self.context_tokens is not None and self.tokenizer is None:
+            raise ValueError("context_tokens: to count an openai actor's tokens, give its tokenizer too")
+        return self
 
 
 class MemorySection(Section):
@@ -243,6 +302,23 @@ class EvaluateSection(Section):
     """Further arms: name → run folder, stage folder, ``checkpoint-*`` or plain PEFT adapter."""
 
 
+ACTOR_KEYS = tuple(
+    f"actor.{key}"
+    for key in ActorSection.model_fields
+    if key
+    not in {
+        "concurrency",
+        "timeout_seconds",
+        "max_retries",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "budget",
+        "cache",
+    }
+)
+"""What decides the actor's answers; the other keys say how, how fast and at what cost it is asked."""
+
+
 class RunConfig(Section):
     """Everything a run needs, resolved."""
 
@@ -268,6 +344,11 @@ class RunConfig(Section):
     @property
     def run_dir(self) -> Path:
         return Path(self.runs) / self.name
+
+    @property
+    def actor_ledger(self) -> Path:
+        """What the actor has cost so far: JSON lines that add up."""
+        return self.run_dir / "actor_usage.jsonl"
 
     @property
     def buffer_url(self) -> str:

@@ -6,10 +6,10 @@ Everything here is frozen and typed, imports nothing of ours, and turns into pla
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from pydantic import TypeAdapter
@@ -34,6 +34,8 @@ class StopReason(StrEnum):
     """The step limit was reached."""
     ACTOR_ERROR = "actor_error"
     """The actor could not be asked any more (its server failed for good): reported, but not counted as played."""
+    ENVIRONMENT_ERROR = "environment_error"
+    """The environment broke (a worker process died): reported, but not counted as played."""
 
 
 class Message(TypedDict):
@@ -103,6 +105,8 @@ class Step:
     observation: str
     reward: float = 0.0
     thought: str = ""
+    usage: Usage = Usage()
+    """The tokens of the actor's call behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +157,14 @@ class Episode:
     """Anything else worth keeping, plain JSON: where a log came from, an error's text."""
 
     @property
+    def broken(self) -> bool:
+        """An error ended it, the actor's or the environment's: it is reported, and played again when resumed."""
+        return self.stop in (StopReason.ACTOR_ERROR, StopReason.ENVIRONMENT_ERROR)
+
+    @property
     def failed(self) -> bool:
         """Worth a reflection: it was played to its end and did not succeed."""
-        return not self.success and self.stop is not StopReason.ACTOR_ERROR
+        return not self.success and not self.broken
 
 
 class ActorError(RuntimeError):
@@ -165,9 +174,32 @@ class ActorError(RuntimeError):
     """
 
 
+@dataclass(frozen=True)
+class TokenLimit:
+    """What a prompt may cost: ``count(text)`` tokens of the model that reads it, at most ``max_tokens``."""
+
+    count: Callable[[str], int]
+    max_tokens: int
+    key: str = "the limit"
+    """What raises it: a config key."""
+
+    def fits(self, text: str) -> bool:
+        """Whether ``text`` is within the limit. Of a short one the bytes are proof enough: a token is at least one."""
+        return len(text.encode()) + self._around <= self.max_tokens or self.count(text) <= self.max_tokens
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens of a chat template around an empty text."""
+        return self.count("")
+
+
 @runtime_checkable
 class Actor(Protocol):
-    """The frozen language model that acts."""
+    """The frozen language model that acts.
+
+    One that also has ``prompt_limit: TokenLimit | None`` is never sent a longer prompt: older observations are left
+    out of it.
+    """
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``. Many calls may be under way at once.

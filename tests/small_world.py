@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from retro.envs.base import UnknownTaskError
+from retro.envs.base import Environment, TaskSet, UnknownTaskError
 from retro.memory import ReflectionWindow
 from retro.prompts import PromptSet
 from retro.rollout.episode import Player
@@ -33,7 +33,7 @@ DIGITS = 8
 HORIZON = 3
 
 
-class Vault:
+class Vault(Environment):
     """One secret digit. The alarm (guessing the one above it) ends the episode at once."""
 
     def __init__(self, secret: int) -> None:
@@ -59,7 +59,7 @@ class Vault:
         self.steps = state
 
 
-class Vaults:
+class Vaults(TaskSet):
     name = "vault"
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:

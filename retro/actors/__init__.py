@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retro.config import ActorSection
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["make_actor"]
 
 
-def make_actor(section: ActorSection, device: torch.device | str = "auto") -> Actor:
-    """The actor that a config asks for; ``device`` is for local ones.
+def make_actor(section: ActorSection, device: torch.device | str = "auto", ledger: Path | None = None) -> Actor:
+    """The actor that a config asks for.
+
+    Args:
+        section: The config.
+        device: Where a local one computes.
+        ledger: Where one behind an API keeps what was spent of its budget.
 
     Raises:
         ConfigError: if it cannot be made (no such model, no key).
@@ -27,4 +33,4 @@ def make_actor(section: ActorSection, device: torch.device | str = "auto") -> Ac
         case "openai":
             from retro.actors.openai import OpenAIActor
 
-            return OpenAIActor(section)
+            return OpenAIActor(section, ledger)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.config import ActorSection
+from retro.config import ActorSection, ConfigError
+from retro.models.adapters import with_adapter
 from retro.models.generation import Engine
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.rounds import Rounds
 from retro.models.stopping import cut
 from retro.models.text import decode_response, encode_prompt
-from retro.types import ActorError, Completion, Prompt, Sampling, Usage
+from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +31,40 @@ class LocalActor:
 
     Args:
         rows: episodes at once, and sessions remembered.
+        max_prompt_tokens: longer prompts are shortened by rule (``prompt_limit``); None: they are errors.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int = 256) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: int = 256,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        self.prompt_limit: TokenLimit | None = None
+        if max_prompt_tokens is not None:
+            self.prompt_limit = TokenLimit(
+                lambda text: len(encode_prompt(tokenizer, text)), max_prompt_tokens, "actor.context_tokens"
+            )
         self._tokenizer = tokenizer
         self._engine = Engine(model, tokenizer, max_rows=rows)
         self._rounds: Rounds[_Call, Completion | ActorError] = Rounds(self._answer)
 
     @classmethod
     def from_section(cls, section: ActorSection, device: torch.device | str = "auto") -> LocalActor:
-        """Load the section's checkpoint.
+        """Load the section's checkpoint, with its LoRA adapter if it names one.
 
         Raises:
-            ConfigError: if it cannot be loaded.
+            ConfigError: if it cannot be loaded, or its context has no room for an answer of ``actor.max_tokens``.
         """
-        return cls(load_base(section, device), load_tokenizer(section), rows=section.concurrency)
+        model, tokenizer = load_base(section, device), load_tokenizer(section)
+        if section.adapter is not None:
+            model = with_adapter(model, section.adapter)
+        context = section.context_tokens or getattr(model.config, "max_position_embeddings", None)
+        room = None if context is None else context - section.max_tokens
+        if room is not None and room <= 0:
+            raise ConfigError(f"actor.max_tokens={section.max_tokens} leaves nothing of a context of {context} tokens")
+        return cls(model, tokenizer, section.concurrency, room)
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.

@@ -3,109 +3,221 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import os
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retro.actors.answers import Answer, MalformedAnswerError, cut, read_answer
+from retro.actors.budget import Budget
+from retro.actors.credentials import KEY, NO_KEY, read_key
+from retro.actors.failures import Failure, Failures
+from retro.actors.limits import RateLimiter
+from retro.actors.openai_request import RequestForm, estimated_tokens
+from retro.actors.redaction import redacted
+from retro.actors.response_cache import ResponseCache, request_key
+from retro.actors.retrying import LONGEST_WAIT_SECONDS, backoff_seconds, spread_seconds
+from retro.actors.token_count import prompt_limit
 from retro.config import ActorSection, ConfigError
-from retro.types import ActorError, Completion, Prompt, Sampling, Usage
+from retro.types import Completion, Prompt, Sampling, Usage
 
 if TYPE_CHECKING:
-    from openai import APIError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
-KEY = "OPENAI_API_KEY"
-_NO_KEY = "none"
-"""Sent to a server of one's own when no key is set: the protocol wants one, such servers ignore it."""
-_MISTAKES = {401: f"the key in {KEY} was refused", 403: f"the key in {KEY} may not use it", 404: "no such model or URL"}
-"""Statuses that every further call would meet too: the run stops instead of reporting one episode after another."""
-_MAX_ERROR_CHARS = 500
-_SEED_RANGE = 2**31
-"""Some servers take 32-bit seeds only."""
+logger = logging.getLogger(__name__)
+
+_URL = "OPENAI_BASE_URL"
+_CONNECT_SECONDS = 10.0
+_POOL_CONNECTIONS = 32
+"""Of one client: at every request a pool looks at all connections that it has."""
+_LEAST_SECRET_CHARS = 16
+"""A shorter key is a word that a server of one's own is given (EMPTY, local), which an answer may well contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    opened: AsyncGenerator[list[AsyncOpenAI]]
+    """Holds the clients open; they are closed with the loop, which closes its generators."""
+    free: list[AsyncOpenAI]
+    """A client for each further request that may be under way, the one with the latest used connection last."""
+    slots: asyncio.Semaphore
 
 
 class OpenAIActor:
-    """Asks ``section.model`` for chat completions. Timeouts, rate limits and server errors are retried by the SDK.
+    """Asks ``section.model`` for completions, at most ``section.concurrency`` at a time.
 
-    Results are as deterministic as the server: seeds are sent with every call.
+    Rate limits are kept, what passes is asked again, what is spent is counted, and equal requests at temperature 0 are
+    answered from the cache. Results are as deterministic as the server: a seed is sent with every draw.
 
     Args:
         section: The config; ``base_url`` None means OpenAI's own endpoint. The key is read from ``OPENAI_API_KEY``.
-        timeout_seconds: Of one request.
-        max_retries: After it, with the SDK's exponential waiting.
+        ledger: Where what is spent is kept, see :class:`~retro.actors.budget.Budget`.
 
     Raises:
-        ConfigError: if OpenAI's own endpoint is asked for and there is no key.
+        ConfigError: if OpenAI's own endpoint is asked for and there is no key, or the key cannot be sent; for a URL
+            that is none or holds a password, a cache or a tokenizer that cannot be opened, an ``extra_body`` that says
+            what the config says elsewhere.
     """
 
-    def __init__(self, section: ActorSection, timeout_seconds: float = 120.0, max_retries: int = 6) -> None:
-        key = os.environ.get(KEY, "")
-        if not key and section.base_url is None:
-            raise ConfigError(
-                f"actor.kind openai: set the environment variable {KEY}, or actor.base_url to your server"
-            )
-        self._key = key or _NO_KEY
+    def __init__(self, section: ActorSection, ledger: Path | None = None) -> None:
+        self._key = _key_of(section)
         self._section = section
-        self._timeout_seconds = timeout_seconds
-        self._max_retries = max_retries
-        self._client: tuple[asyncio.AbstractEventLoop, AsyncOpenAI] | None = None
+        self._form = RequestForm(section)
+        self._failures = Failures(f"actor {section.model!r} at {self._form.base_url}", section.timeout_seconds)
+        self._limiter = RateLimiter(section.requests_per_minute, section.tokens_per_minute)
+        self.budget = Budget(section.budget, ledger)
+        self.prompt_limit = prompt_limit(section)
+        self._cache = ResponseCache(section.cache) if section.cache else None
+        self._connection: _Connection | None = None
+        self._answered = False
+        self._estimates = False
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        """Answer ``prompt``; a plain text is sent as one user message.
+        """Answer ``prompt``; the text ends before the first stop string.
 
         Raises:
             ActorError: if this call failed for good (after the retries), or was refused (a prompt too long, say).
-            ConfigError: if every call would fail: a refused key, an unknown model or URL.
+            ConfigError: if every call would fail: a refused key, an empty account, an unknown model or URL.
+            BudgetExceededError: if ``actor.budget`` is spent.
         """
-        from openai import APIError
-        from openai.types.chat import ChatCompletion
+        body = self._form.body(prompt, sampling)
+        if self._cache is None or sampling.temperature > 0:
+            return await self._asked(body, prompt, sampling)
+        key = request_key(self._form.url, body)
+        completion = await self._cache.get(key)
+        if completion is None:
+            completion = await self._asked(body, prompt, sampling)
+            await self._cache.put(key, completion)
+        return completion
 
-        messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        stop: Any = {"stop": list(sampling.stop)} if sampling.stop else {}
+    async def aclose(self) -> None:
+        """Close connections and cache now. Otherwise the loop's end closes the ones, and the actor's end the other."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.opened.aclose()
+        if self._cache is not None:
+            self._cache.close()
+
+    async def _asked(self, body: dict[str, Any], prompt: Prompt, sampling: Sampling) -> Completion:
+        estimate = self._form.estimate(prompt, sampling)
+        attempt = 0
+        while isinstance(outcome := await self._once(body, estimate, sampling.stop), Failure):
+            asked = outcome.wait_seconds
+            if asked is not None and outcome.for_all:
+                self._limiter.hold(min(asked, LONGEST_WAIT_SECONDS))
+            if not outcome.again or attempt == self._section.max_retries:
+                raise outcome.error
+            if asked is not None and asked > LONGEST_WAIT_SECONDS:
+                raise self._failures.asked_to_wait_too_long(outcome)
+            key = (sampling.session, sampling.seed)
+            await asyncio.sleep(
+                backoff_seconds(attempt, *key) if asked is None else spread_seconds(asked, attempt, *key)
+            )
+            attempt += 1
+        return outcome
+
+    async def _once(self, body: dict[str, Any], estimate: Usage, stop: tuple[str, ...]) -> Completion | Failure:
+        """One request, when it is its turn: within the concurrency, the budget and the rate limits."""
+        connection = await self._connected()
+        async with connection.slots:
+            client = connection.free.pop()
+            try:
+                await self.budget.reserve(estimate)
+                return await self._paid(client, body, estimate, stop)
+            finally:
+                connection.free.append(client)
+
+    async def _paid(
+        self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, stop: tuple[str, ...]
+    ) -> Completion | Failure:
+        used = Usage()
         try:
-            answer: object = await self._connected().chat.completions.create(
-                model=self._section.model,
-                messages=messages,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=sampling.seed % _SEED_RANGE,
-                **stop,
-            )
+            await self._limiter.admit(estimate.total)
+            outcome = await self._sent(client, body)
+            if isinstance(outcome, Failure):
+                return outcome
+            used = self._usage(outcome, estimate)
+            self._limiter.correct(estimate.total, used.total)
+            return Completion(cut(outcome.text, stop), outcome.finish_reason, used)
+        finally:
+            self.budget.settle(estimate, used)
+
+    async def _sent(self, client: AsyncOpenAI, body: dict[str, Any]) -> Answer | Failure:
+        """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
+        from httpx2 import Response
+        from openai import APIError
+
+        try:
+            async with asyncio.timeout(self._section.timeout_seconds):  # a slow drip passes every read timeout
+                response = await client.post(self._form.path, cast_to=Response, body=body)
+        except TimeoutError:
+            return self._failures.timed_out()
         except APIError as error:
-            raise self._explained(error) from None
-        if not isinstance(answer, ChatCompletion):
-            raise ConfigError(f"{self._name}: answers, but not with chat completions; does actor.base_url end in /v1?")
-        if not answer.choices:
-            raise ActorError(f"{self._name}: the answer has no choices")
-        choice, usage = answer.choices[0], answer.usage
-        return Completion(
-            text=choice.message.content or "",
-            finish_reason="length" if choice.finish_reason == "length" else "stop",
-            usage=Usage(usage.prompt_tokens, usage.completion_tokens) if usage else Usage(),
-        )
+            return self._failures.of(error)
+        content = response.content
+        if len(self._key) >= _LEAST_SECRET_CHARS and self._key.encode() in content:
+            content = redacted(content.decode("utf-8", "replace")).encode()
+        try:
+            answer = read_answer(content, self._section.endpoint)
+        except MalformedAnswerError as error:
+            return self._failures.malformed(error, self._answered)
+        self._answered = True
+        return answer
 
-    @property
-    def _name(self) -> str:
-        return f"actor {self._section.model!r} at {self._section.base_url or 'api.openai.com'}"
+    def _usage(self, answer: Answer, estimate: Usage) -> Usage:
+        if answer.usage is not None:
+            return answer.usage
+        if not self._estimates:
+            self._estimates = True
+            logger.warning("the actor's server does not tell what answers cost: tokens are estimated by bytes")
+        return Usage(estimate.prompt_tokens, estimated_tokens(answer.text))
 
-    def _connected(self) -> AsyncOpenAI:
-        """The client of the running event loop: its connections die with their loop."""
+    async def _connected(self) -> _Connection:
+        """What belongs to the running event loop: connections die with their loop."""
         loop = asyncio.get_running_loop()
-        if self._client is None or self._client[0] is not loop:
-            from openai import AsyncOpenAI
+        if self._connection is None or self._connection.loop is not loop:
+            opened = self._open()
+            clients = await anext(opened)
+            free = [client for client in clients for _ in range(_POOL_CONNECTIONS)][: self._section.concurrency]
+            self._connection = _Connection(loop, opened, free, asyncio.Semaphore(len(free)))
+        return self._connection
 
-            client = AsyncOpenAI(
+    async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        limits = httpx2.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
+        timeout = httpx2.Timeout(None, connect=min(_CONNECT_SECONDS, self._section.timeout_seconds))
+        certificates = httpx2.create_ssl_context()
+        clients = [
+            AsyncOpenAI(
                 api_key=self._key,
-                base_url=self._section.base_url,
-                timeout=self._timeout_seconds,
-                max_retries=self._max_retries,
+                base_url=self._form.base_url,
+                max_retries=0,
+                http_client=DefaultAsyncHttpxClient(verify=certificates, limits=limits, timeout=timeout),
             )
-            self._client = (loop, client)
-        return self._client[1]
+            for _ in range(math.ceil(self._section.concurrency / _POOL_CONNECTIONS))
+        ]
+        try:
+            yield clients
+        finally:
+            self.budget.keep()
+            for client in clients:
+                await client.close()
 
-    def _explained(self, error: APIError) -> Exception:
-        """What went wrong, without the key: an actor's error for one episode, or the user's mistake."""
-        status: int | None = getattr(error, "status_code", None)
-        if status in _MISTAKES:
-            return ConfigError(f"{self._name}: {_MISTAKES[status]} (HTTP {status})")
-        text = str(error).replace(self._key, "***") if self._key != _NO_KEY else str(error)
-        return ActorError(f"{self._name}: {type(error).__name__}: {text[:_MAX_ERROR_CHARS]}")
+
+def _key_of(section: ActorSection) -> str:
+    if section.base_url is None and _URL in os.environ:
+        raise ConfigError(
+            f"actor.base_url is not given, but {_URL} is set: a run reads its config alone; write it there"
+        )
+    key = read_key()
+    if key == NO_KEY and section.base_url is None:
+        raise ConfigError(f"actor.kind openai: set the environment variable {KEY}, or actor.base_url to your server")
+    return key

@@ -29,6 +29,7 @@ class _Document(BaseModel):
     return_: float | None = Field(default=None, alias="return")
     success: bool = False
     memory: list[str] = []
+    environment: str = ""
 
 
 def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...]]:
@@ -40,10 +41,10 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
             {"opening": "You are in … Your task is to …",
              "steps": [{"action": "go to desk 1", "observation": "On the desk 1 you see a pen 1.",
                         "thought": "", "reward": 0.0}, …],
-             "return": 0.3, "success": false, "memory": ["an earlier reflection", …]}
+             "return": 0.3, "success": false, "memory": ["an earlier reflection", …], "environment": "alfworld"}
 
-            of which ``thought``, ``reward``, ``return`` (the sum of the rewards), ``success`` (false) and ``memory``
-            (empty) may be left out.
+            of which ``thought``, ``reward``, ``return`` (the sum of the rewards), ``success`` (false), ``memory``
+            (empty) and ``environment`` (whose prompts are used; the export's own) may be left out.
 
     Raises:
         TrajectoryError: naming the key that is missing, unknown or mistyped.
@@ -51,7 +52,7 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
     if isinstance(value, Episode):
         return value, ()
     if isinstance(value, Trajectory):
-        return _episode(value, None, False), ()
+        return _episode(value, None, False, ""), ()
     if not isinstance(value, Mapping):
         raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
     try:
@@ -63,13 +64,14 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
         raise TrajectoryError(f"not a trajectory: {'; '.join(problems)}") from None
     steps = tuple(Step(step.action, step.observation, step.reward, step.thought) for step in document.steps)
     trajectory = Trajectory(document.opening, steps)
-    return _episode(trajectory, document.return_, document.success), tuple(document.memory)
+    episode = _episode(trajectory, document.return_, document.success, document.environment)
+    return episode, tuple(document.memory)
 
 
-def _episode(trajectory: Trajectory, return_: float | None, success: bool) -> Episode:
+def _episode(trajectory: Trajectory, return_: float | None, success: bool, environment: str) -> Episode:
     return Episode(
         id="",
-        task=Task("", "", Split.TEST),
+        task=Task(environment, "", Split.TEST),
         trial=0,
         trajectory=trajectory,
         return_=sum(step.reward for step in trajectory.steps) if return_ is None else return_,

@@ -2,7 +2,8 @@
 
 ``export/adapter`` loads with ``PeftModel.from_pretrained`` alone (and in servers that take LoRA adapters);
 ``export/reward`` is the reward adapter with its head beside it, which no PEFT format has a place for; ``retro.json``
-says on which base, with which prompts and memory, and on which scale of scores they were trained.
+says on which base, with which memory, and on which scale of scores they were trained; ``export/prompts`` holds the
+prompts.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.agent.loading import ADAPTER, HEAD, REWARD
-from retro.agent.records import EXPORT, BaseRecord, ExportRecord, RewardRecord
+from retro.agent.loading import HEAD, REWARD
+from retro.agent.records import ADAPTER, EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
-from retro.config import ConfigError, RunConfig
+from retro.buffer.engine import ReplayBufferError
+from retro.buffer.store import ReplayBuffer
+from retro.config import ConfigError, ModelSection, RunConfig
+from retro.envs import played_environments
 from retro.models.adapters import IDENTITY, WEIGHTS
-from retro.models.loading import base_identity
+from retro.models.loading import base_identity, load_model_config, load_tokenizer
+from retro.prompts import FILES as PROMPT_FILES
+from retro.prompts import PromptLibrary
 from retro.stage import Stage, open_stage, stage_folder
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "environment.name", "buffer.environments", "export")
+SECTIONS = ("name", "model", "memory", "environment.name", "environment.prompts", "buffer.environments", "export")
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS, IDENTITY)
 """PEFT's own, and which base they belong to; checkpoints hold more (value head, optimiser), which an export does not
 need."""
@@ -31,7 +38,8 @@ need."""
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of the adapters that are exported."""
-    inputs = {"policy": digest_path(policy_folder(config))}
+    prompts = PromptLibrary.from_section(config.environment).digest(exported_environments(config))
+    inputs = {"policy": digest_path(policy_folder(config)), "prompts": prompts}
     reward = stage_folder(config, "reward")
     if (reward / "reward.json").is_file():
         inputs["reward"] = digest_path(reward / "adapter") + digest_path(reward / HEAD)
@@ -70,6 +78,19 @@ def policy_folder(config: RunConfig) -> Path:
     return sft
 
 
+def exported_environments(config: RunConfig) -> list[str]:
+    """Whose prompts the adapter was trained with: those in the buffer, or those of them that the config chose."""
+    if config.buffer.environments:
+        return sorted(config.buffer.environments)
+    try:
+        with ReplayBuffer(config.buffer_url, create=False) as buffer:
+            held = buffer.environments()
+    except ReplayBufferError as error:  # gone, while the adapters that were trained on it are still here
+        logger.info("export: %s: the prompts are those of environment.name alone", error)
+        held = []
+    return held or played_environments(config.environment)
+
+
 def _export(config: RunConfig, stage: Stage) -> None:
     copy_adapter(policy_folder(config), stage.output(ADAPTER, stage.folder / ADAPTER))
     reward = stage_folder(config, "reward")
@@ -80,20 +101,47 @@ def _export(config: RunConfig, stage: Stage) -> None:
         shutil.copyfile(reward / HEAD, copied / HEAD)
         facts: dict[str, Any] = json.loads((reward / "reward.json").read_text(encoding="utf-8"))
         record = RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
-    trained_on = config.buffer.environments
+    environments = exported_environments(config)
+    copy_prompts(config, environments, stage.output(PROMPTS, stage.folder / PROMPTS))
+    own = config.environment.name
     export = ExportRecord(
         base=BaseRecord(
             name=config.model.base,
             revision=config.model.revision,
             identity=base_identity(config.model.base, config.model.revision),
         ),
-        prompts=trained_on[0] if len(trained_on) == 1 else config.environment.name,
+        prompts=own if own in environments else environments[0],
+        environments=environments,
+        served_name=f"{config.name}-{digest_path(stage.folder / ADAPTER / WEIGHTS)[:8]}",
+        chat=bool(load_tokenizer(config.model).chat_template),
+        config_overrides=config_overrides(config.model),
         model=config.model,
         memory=config.memory,
         reward=record,
         versions={**versions(), "git": git_revision()},
     )
     write_json(stage.output("record", stage.folder / EXPORT), export.model_dump(mode="json"))
+
+
+def config_overrides(section: ModelSection) -> dict[str, Any]:
+    """What differs from the base's own ``config.json``: its rotary parameters, if ``rope_scaling`` changes them.
+
+    All of them: a server puts them in the place of the base's own.
+    """
+    return {"rope_parameters": dict(load_model_config(section).rope_parameters)} if section.rope_scaling else {}
+
+
+def copy_prompts(config: RunConfig, environments: Sequence[str], target: Path) -> None:
+    """Copy the prompts of each environment: the adapter fits these, and a later release may ship others."""
+    if target.exists():  # of an export that was interrupted
+        shutil.rmtree(target)
+    library = PromptLibrary.from_section(config.environment)
+    for name in environments:
+        folder = target / name.replace(":", ".")
+        folder.mkdir(parents=True)
+        for file in PROMPT_FILES:
+            if (library.of(name).folder / file).is_file():
+                shutil.copyfile(library.of(name).folder / file, folder / file)
 
 
 def copy_adapter(source: Path, target: Path) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from retro.envs.base import Environment, StepResult, TaskSet
 from retro.types import Split, Task
 
-StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 
-
-@dataclass(frozen=True, slots=True)
-class FunctionEnvironment:
+@dataclass(frozen=True)
+class FunctionEnvironment(TaskSet):
     """A task set made of a ``reset`` and a ``step`` function that share their state: one play at a time.
 
     Args:
@@ -22,12 +21,15 @@ class FunctionEnvironment:
             was if the play terminated with a return of 1.
         horizon: Steps after which a play is truncated.
         name: What it is called in episodes.
+        blocking: Whether a step waits for something else (a server, a process): the functions are then called in a
+            thread, and the event loop goes on.
     """
 
     reset: Callable[[str], str]
     step: Callable[[str], StepResult]
     horizon: int = 50
     name: str = "custom"
+    blocking: bool = False
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
         """There is no list: whoever plays names the ids."""
@@ -40,8 +42,8 @@ class FunctionEnvironment:
         return None
 
 
-@dataclass(slots=True)
-class FunctionPlay:
+@dataclass
+class FunctionPlay(Environment):
     """One play through the two functions."""
 
     functions: FunctionEnvironment
@@ -66,9 +68,3 @@ class FunctionPlay:
         success = info.get("success", terminated and sum(self.rewards) >= 1.0)
         truncated = truncated or (not terminated and self.steps >= self.functions.horizon)
         return observation, float(reward), terminated, truncated, {**info, "success": bool(success)}
-
-    def snapshot(self) -> Any:
-        raise NotImplementedError("functions cannot be asked for their state")
-
-    def restore(self, state: Any) -> None:
-        raise NotImplementedError("functions cannot be given a state")

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retro.agent.best_of_n import Scorer
-from retro.agent.records import EXPORT, ExportError, ExportRecord
+from retro.agent.model import run_sync
+from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.agent.reflector import LocalReflector, LocalScorer
-from retro.config import ConfigError, ModelSection
+from retro.agent.served import ServedReflector
+from retro.agent.server import ModelServer, ServerAddress
+from retro.config import ConfigError, LoraSection, ModelSection
 from retro.memory import Memory, make_memory
 from retro.models.adapters import AdapterMismatchError, SharedBase
 from retro.models.heads import load_head
-from retro.models.loading import base_identity, resolve_device, same_base
-from retro.prompts import PromptSet, load_prompts
+from retro.models.loading import base_identity, load_tokenizer, resolve_device, same_base
+from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.types import Reflector
 
-ADAPTER = "adapter"
 REWARD = "reward"
 HEAD = "head.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
@@ -29,55 +31,117 @@ class LoadedExport:
 
     reflector: Reflector
     scorer: Scorer | None
-    prompts: PromptSet
+    prompts: Prompts
     memory: Memory | None
 
 
-def load_export(path: Path, base: str | None, device: str, prompts: str | PromptSet | None) -> LoadedExport:
+def load_export(
+    path: Path,
+    base: str | None,
+    device: str,
+    prompts: str | PromptSet | None,
+    server: ServerAddress | None = None,
+    scores: bool = True,
+) -> LoadedExport:
     """See :meth:`retro.agent.model.RetrospectiveModel.load`."""
     if (path / EXPORT).is_file():
-        return _load_record(path, ExportRecord.read(path), base, device, prompts)
+        return _load_record(path, ExportRecord.read(path), base, device, prompts, server, scores)
     if (path / _PEFT_CONFIG).is_file():
-        return _load_adapter(path, base, device, prompts)
+        return _load_adapter(path, base, device, prompts, server)
     raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {_PEFT_CONFIG})")
 
 
 def _load_record(
-    path: Path, record: ExportRecord, base: str | None, device: str, prompts: str | PromptSet | None
+    path: Path,
+    record: ExportRecord,
+    base: str | None,
+    device: str,
+    prompts: str | PromptSet | None,
+    server: ServerAddress | None,
+    scores: bool,
 ) -> LoadedExport:
     section = _on_base(record.model, base)
-    read = _prompts(prompts or record.prompts, path)
-    try:
-        shared = SharedBase.load(section, resolve_device(device))
-    except ConfigError as error:
-        raise ExportError(f"{path} lives on the base {section.base}: {error}; give base, where it lies here") from None
-    identity = base_identity(section.base, section.revision)
-    if not same_base(identity, record.base.identity):
-        raise AdapterMismatchError(
-            f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"
-        )
-    shared.load_role("policy", path / ADAPTER, trainable=False)
-    scorer = None
-    if record.reward is not None:
-        shared.load_role("reward", path / REWARD, trainable=False)
-        head = load_head(path / REWARD / HEAD).to(shared.device)
-        scorer = LocalScorer(shared, "reward", head, read, section)
-    reflector = LocalReflector(shared, "policy", read, section, source=path.name)
+    read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
+    scored = scores and record.reward is not None
+    shared: SharedBase | None = None
+    reflector: Reflector
+    if server is None:
+        shared = _recorded_base(path, record, section, device, "give base, where it lies here")
+        shared.load_role("policy", path / ADAPTER, trainable=False)
+        reflector = LocalReflector(shared, "policy", read, section, source=path.name)
+    else:
+        named = ServerAddress(server.url, server.model or record.served_name)
+        reflector = _served(path, section, read, named, record.chat, start=served_by(path))
+        if scored:
+            remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
+            shared = _recorded_base(path, record, section, device, remedy)
+    scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
     return LoadedExport(reflector, scorer, read, make_memory(record.memory))
 
 
-def _load_adapter(path: Path, base: str | None, device: str, prompts: str | PromptSet | None) -> LoadedExport:
+def _load_adapter(
+    path: Path, base: str | None, device: str, prompts: str | PromptSet | None, server: ServerAddress | None
+) -> LoadedExport:
     if prompts is None:
         raise ExportError(f"{path} is a plain adapter and names no prompts: give prompts, for example 'household'")
     config = json.loads((path / _PEFT_CONFIG).read_text(encoding="utf-8"))
     name = base or config.get("base_model_name_or_path")
     if not name:
         raise ExportError(f"{path / _PEFT_CONFIG} names no base model: give base")
-    section = ModelSection(base=name)
+    section = ModelSection(base=name, lora=LoraSection(r=config.get("r") or LoraSection().r))
     read = _prompts(prompts, path)
+    if server is not None:
+        start = serve_command(section, path, server.model or path.name)
+        return LoadedExport(_served(path, section, read, server, None, start), None, read, None)
     shared = SharedBase.load(section, resolve_device(device))
     shared.load_role("policy", path, trainable=False)
     return LoadedExport(LocalReflector(shared, "policy", read, section, source=path.name), None, read, None)
+
+
+def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, device: str, remedy: str) -> SharedBase:
+    """The base that the export was trained on; ``remedy`` is what can be done if it is not here."""
+    try:
+        shared = SharedBase.load(section, resolve_device(device))
+    except ConfigError as error:
+        raise ExportError(f"{path} lives on the base {section.base}: {error}; {remedy}") from None
+    identity = base_identity(section.base, section.revision)
+    if not same_base(identity, record.base.identity):
+        raise AdapterMismatchError(
+            f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"
+        )
+    return shared
+
+
+def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSection) -> Scorer:
+    shared.load_role("reward", path / REWARD, trainable=False)
+    head = load_head(path / REWARD / HEAD).to(shared.device)
+    return LocalScorer(shared, "reward", head, prompts, section)
+
+
+def _served(
+    path: Path, section: ModelSection, prompts: Prompts, address: ServerAddress, chat: bool | None, start: str
+) -> ServedReflector:
+    """A reflector whose server has answered; of the base only the tokenizer is loaded."""
+    if not address.model:
+        raise ExportError(f"{path} does not say what a server calls it: give server_model. Started by\n  {start}")
+    try:
+        tokenizer = load_tokenizer(section)
+    except ConfigError as error:
+        raise ExportError(
+            f"{path} lives on the base {section.base}, whose tokenizer measures prompts: {error}; give base, a folder "
+            "or hub name that has it"
+        ) from None
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    server = ModelServer(address.url, address.model, chat, start)
+    run_sync(server.check())
+    return ServedReflector(server, tokenizer, prompts, section, path.name, chat)
+
+
+def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:
+    """The prompts that an export was trained with, by environment; the record's own for trajectories that name none."""
+    folders = {name: path / PROMPTS / name.replace(":", ".") for name in record.environments}
+    own = {name: PromptSet(name, folder) for name, folder in folders.items() if folder.is_dir()}
+    return PromptLibrary(own, own[record.prompts]) if record.prompts in own else _prompts(record.prompts, path)
 
 
 def _on_base(section: ModelSection, base: str | None) -> ModelSection:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from retro.agent.best_of_n import BestOfN, Scorer, best
 from retro.agent.documents import read_trajectory
 from retro.memory import Memory, ReflectionWindow
-from retro.prompts import PromptSet
+from retro.prompts import Prompts, PromptSet
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Trajectory
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class RetrospectiveModel:
     def __init__(
         self,
         reflector: Reflector,
-        prompts: PromptSet,
+        prompts: Prompts,
         scorer: Scorer | None = None,
         memory: Memory | None = None,
     ) -> None:
@@ -53,23 +53,40 @@ class RetrospectiveModel:
 
     @classmethod
     def load(
-        cls, path: str | Path, base: str | None = None, device: str = "auto", prompts: str | PromptSet | None = None
+        cls,
+        path: str | Path,
+        base: str | None = None,
+        device: str = "auto",
+        prompts: str | PromptSet | None = None,
+        *,
+        server: str | None = None,
+        server_model: str | None = None,
+        scores: bool = True,
     ) -> Self:
-        """Load an export folder (with ``retro.json``) or a plain PEFT adapter.
+        """Load an export folder (with ``retro.json``) or a plain PEFT adapter; or have a server write its reflections.
 
         Args:
             path: The folder.
             base: Where the base model lies; by default where the export (or the adapter) says.
             device: ``auto`` is CUDA where there is one.
             prompts: The prompts to use; by default the export's. A plain adapter names none, so they must be given.
+            server: The URL of an OpenAI-compatible server that has the adapter loaded (``http://localhost:8000/v1``).
+                Of the policy only the base's tokenizer is loaded here.
+            server_model: What the server calls it; by default what the export is called there (``served_name``).
+            scores: Whether to load the reward model, here in any case. Without it one reflection is drawn.
 
         Raises:
-            ExportError: if the folder is neither, or damaged, or its prompts are not known.
+            ExportError: if the folder is neither, or damaged, or its prompts are not known; if the base is not here.
+            ConfigError: if the server is not there, or does not know the model.
             AdapterMismatchError: if ``base`` is not the base it was trained on; names both.
         """
         from retro.agent.loading import load_export
+        from retro.agent.server import ServerAddress
 
-        parts = load_export(Path(path), base, device, prompts)
+        if server is None and server_model is not None:
+            raise ValueError("server_model names a model of a server: give server, its URL")
+        address = None if server is None else ServerAddress(server, server_model)
+        parts = load_export(Path(path), base, device, prompts, address, scores)
         return cls(parts.reflector, parts.prompts, parts.scorer, parts.memory)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from retro.config import MemorySection, ModelSection
 
 EXPORT = "retro.json"
+PROMPTS = "prompts"
+ADAPTER = "adapter"
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` takes."""
+_VLLM_DEFAULT_RANK = 16
 
 
 class ExportError(ValueError):
@@ -40,7 +47,15 @@ class ExportRecord(BaseModel):
     format: Literal[1] = 1
     base: BaseRecord
     prompts: str
-    """The environment whose prompts were trained on."""
+    """The environment whose prompts are for trajectories that name none."""
+    environments: list[str] = []
+    """Those that it was trained on; a folder of prompts each lies in ``prompts/``. Exports before 0.2 have none."""
+    served_name: str = ""
+    """What a server should call the adapter: new weights, new name (a server's prefix cache is keyed by it)."""
+    chat: bool | None = None
+    """Whether the base has a chat template. Exports before 0.2 do not say; the base's tokenizer does."""
+    config_overrides: dict[str, Any] = {}
+    """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection
     memory: MemorySection = MemorySection()
     reward: RewardRecord | None = None
@@ -61,3 +76,31 @@ class ExportRecord(BaseModel):
             raise ExportError(f"{path}: {'; '.join(problems)}; export the run again") from None
         except (OSError, json.JSONDecodeError) as error:
             raise ExportError(f"{path}: {error}; export the run again") from None
+
+
+def serve_command(
+    section: ModelSection, adapter: Path, served_name: str, config_overrides: Mapping[str, Any] | None = None
+) -> str:
+    """The shell command that serves an adapter as its own model behind an OpenAI-compatible endpoint, with vLLM.
+
+    The base's own ``generation_config.json`` is left out: the model was trained to be sampled without the penalties and
+    cut-offs that some bases name there.
+    """
+    words = ["vllm", "serve", section.base]
+    words += ["--revision", section.revision] if section.revision else []
+    words += ["--trust-remote-code"] if section.trust_remote_code else []
+    words += ["--hf-overrides", json.dumps(config_overrides)] if config_overrides else []
+    words += ["--generation-config", "vllm", "--enable-lora"]
+    rank = min((size for size in _VLLM_RANKS if size >= section.lora.r), default=section.lora.r)
+    words += ["--max-lora-rank", str(rank)] if rank > _VLLM_DEFAULT_RANK else []
+    return shlex.join([*words, "--lora-modules", f"{served_name}={adapter}"])
+
+
+def served_by(export: Path) -> str:
+    """:func:`serve_command` of an export folder.
+
+    Raises:
+        ExportError: if its ``retro.json`` is damaged.
+    """
+    record = ExportRecord.read(export)
+    return serve_command(record.model, export / ADAPTER, record.served_name or export.name, record.config_overrides)

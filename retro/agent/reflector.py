@@ -15,8 +15,8 @@ from retro.models.generation import Engine
 from retro.models.packing import last_token_scores, pack
 from retro.models.rounds import Rounds
 from retro.models.text import decode_response, encode_prompt, encode_response
-from retro.prompts import PromptSet, TokenLimit
-from retro.types import Episode, Reflection, ReflectionRequest, Sampling, Usage, derive_seed
+from retro.prompts import Prompts
+from retro.types import Episode, Reflection, ReflectionRequest, Sampling, TokenLimit, Usage, derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,17 +27,17 @@ _SCORED_TOKENS = 16384
 """Tokens of one scoring pass, padding included; one group may be longer."""
 
 
-def reflection_prompt(
-    prompts: PromptSet,
+def reflection_text(
+    prompts: Prompts,
     tokenizer: PreTrainedTokenizerBase,
     section: ModelSection,
     episode: Episode,
     memory: Sequence[str],
-) -> list[int]:
-    """What a retrospective model is asked about ``episode``, and a reward model judges an answer to, in tokens.
+) -> str:
+    """What a retrospective model is asked about ``episode``, before a chat template or a begin token.
 
     Args:
-        prompts: The environment's prompts.
+        prompts: The prompts of the episode's environment.
         tokenizer: The base's.
         section: Its ``max_prompt_tokens`` is kept to, by leaving out observations.
         episode: The failed one.
@@ -46,9 +46,22 @@ def reflection_prompt(
     Raises:
         PromptTooLongError: if it does not fit even without observations.
     """
-    limit = TokenLimit(lambda text: len(encode_prompt(tokenizer, text)), section.max_prompt_tokens)
-    text = prompts.reflection(episode.trajectory, episode.return_, episode.success, memory, limit)
-    return encode_prompt(tokenizer, text)
+    limit = TokenLimit(
+        lambda text: len(encode_prompt(tokenizer, text)), section.max_prompt_tokens, "model.max_prompt_tokens"
+    )
+    of_environment = prompts.of(episode.task.environment)
+    return of_environment.reflection(episode.trajectory, episode.return_, episode.success, memory, limit)
+
+
+def reflection_prompt(
+    prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
+    section: ModelSection,
+    episode: Episode,
+    memory: Sequence[str],
+) -> list[int]:
+    """:func:`reflection_text` in tokens, as a retrospective model answers and a reward model judges them."""
+    return encode_prompt(tokenizer, reflection_text(prompts, tokenizer, section, episode, memory))
 
 
 def reflection_response(tokenizer: PreTrainedTokenizerBase, reflection: Reflection) -> list[int]:
@@ -63,13 +76,13 @@ class LocalReflector:
     Args:
         base: The shared base model.
         role: The adapter that writes; None is the base itself.
-        prompts: The environment's prompts.
+        prompts: The environments' prompts.
         section: How it samples: temperature, top_p, lengths.
         source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …).
     """
 
     def __init__(
-        self, base: SharedBase, role: str | None, prompts: PromptSet, section: ModelSection, source: str
+        self, base: SharedBase, role: str | None, prompts: Prompts, section: ModelSection, source: str
     ) -> None:
         self._base = base
         self._role = role
@@ -134,9 +147,7 @@ class LocalScorer:
     The scores are raw: of no scale (Bradley-Terry) or logits (cross-entropy). Requests under way at once are one batch.
     """
 
-    def __init__(
-        self, base: SharedBase, role: str, head: ScalarHead, prompts: PromptSet, section: ModelSection
-    ) -> None:
+    def __init__(self, base: SharedBase, role: str, head: ScalarHead, prompts: Prompts, section: ModelSection) -> None:
         self._base = base
         self._role = role
         self._head = head

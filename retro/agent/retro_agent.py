@@ -8,7 +8,7 @@ from retro.agent.functions import FunctionEnvironment
 from retro.agent.model import RetrospectiveModel, run_sync
 from retro.envs.base import TaskSet
 from retro.memory import Memory, ReflectionWindow
-from retro.prompts import PromptSet
+from retro.prompts import Prompts
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
@@ -41,7 +41,7 @@ class RetroAgent:
         environment: TaskSet,
         model: RetrospectiveModel | None = None,
         *,
-        prompts: PromptSet | None = None,
+        prompts: Prompts | None = None,
         memory: Memory | None = None,
         sampling: Sampling | None = None,
         attempts: int = 4,

@@ -90,7 +90,7 @@ def _check_parent(connection: Connection, episode: Episode, parent: str) -> None
         raise ReplayBufferError(f"episode {episode.id!r}: its parent {parent!r} is not in the buffer; add that first")
     if (row["environment"], row["task"]) != (episode.task.environment, episode.task.id):
         raise ReplayBufferError(f"episode {episode.id!r}: its parent {parent!r} played another task ({row['task']!r})")
-    if row["success"] or row["stop"] == StopReason.ACTOR_ERROR:
+    if row["success"] or row["stop"] in (StopReason.ACTOR_ERROR, StopReason.ENVIRONMENT_ERROR):
         raise ReplayBufferError(
             f"episode {episode.id!r}: its parent {parent!r} ended by {row['stop']}; only a failed episode is retried"
         )

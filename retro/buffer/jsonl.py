@@ -50,21 +50,25 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Usage(_Line):
+    prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    completion_tokens: Annotated[int, Field(ge=0)] = 0
+
+
 class _Step(_Line):
     action: str
     observation: str
     thought: str = ""
     reward: float = 0.0
+    usage: _Usage = _Usage()
+
+    def step(self) -> Step:
+        return Step(**{**dict(self), "usage": Usage(**dict(self.usage))})
 
 
 class _Trajectory(_Line):
     opening: str
     steps: list[_Step] = []
-
-
-class _Usage(_Line):
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0)] = 0
 
 
 class _Reflection(_Line):
@@ -78,6 +82,10 @@ class _Reflection(_Line):
 
 def _text_is_a_reflection(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
+
+
+_NOT_NAMING = {"trajectory": {"steps": {"__all__": {"usage"}}}}
+"""What an episode cost at each step says nothing of which one it is."""
 
 
 class _Episode(_Line):
@@ -102,10 +110,10 @@ class _Episode(_Line):
     def episode(self, rule: SplitRule) -> Episode:
         reflection = self.reflection
         return Episode(
-            id=self.id or content_digest(["jsonl", self.model_dump(mode="json")]),
+            id=self.id or content_digest(["jsonl", self.model_dump(mode="json", exclude=_NOT_NAMING)]),
             task=Task(self.environment, self.task, self.split or rule.split(self.environment, self.task), self.kind),
             trial=self.trial,
-            trajectory=Trajectory(self.trajectory.opening, tuple(Step(**dict(step)) for step in self.trajectory.steps)),
+            trajectory=Trajectory(self.trajectory.opening, tuple(step.step() for step in self.trajectory.steps)),
             return_=self.return_,
             success=self.success,
             stop=self.stop or (StopReason.SUCCESS if self.success else StopReason.FAILURE),

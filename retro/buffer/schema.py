@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -163,7 +164,7 @@ def to_episode(row: RowMapping) -> Episode:
         id=row["id"],
         task=Task(row["environment"], row["task"], Split(row["split"]), row["kind"]),
         trial=row["trial"],
-        trajectory=Trajectory(trajectory["opening"], tuple(Step(**step) for step in trajectory["steps"])),
+        trajectory=Trajectory(trajectory["opening"], tuple(map(_to_step, trajectory["steps"]))),
         return_=row["return"],
         success=row["success"],
         stop=StopReason(row["stop"]),
@@ -173,3 +174,7 @@ def to_episode(row: RowMapping) -> Episode:
         usage=Usage(row["prompt_tokens"], row["completion_tokens"]),
         info=row["info"],
     )
+
+
+def _to_step(step: Mapping[str, Any]) -> Step:
+    return Step(**{**step, "usage": Usage(**step.get("usage", {}))})  # rows of earlier releases have no usage

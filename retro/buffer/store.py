@@ -32,7 +32,7 @@ from retro.buffer.schema import (
     tasks,
     to_episode,
 )
-from retro.types import Episode, Reflection, Split, StopReason, Task
+from retro.types import Episode, Reflection, Split, Task
 
 MEMORY_KEY = "memory"
 """``Episode.info["memory"]`` of a root: texts its actor already had from trials that are not in the buffer (logs)."""
@@ -132,7 +132,7 @@ class ReplayBuffer:
         for episode in self._select(environments, splits):
             paths[episode.id] = _memory(episode, paths)
             parents[episode.id] = episode
-            if episode.parent is not None and episode.stop is not StopReason.ACTOR_ERROR:
+            if episode.parent is not None and not episode.broken:
                 children.setdefault(episode.parent, []).append(episode)
         return [
             Group(
@@ -174,6 +174,11 @@ class ReplayBuffer:
                 for table in (episodes, reflections, tasks)
             ]
         return Counts(*found)
+
+    def environments(self) -> list[str]:
+        """Those that there are episodes of, in alphabetical order."""
+        with self._engine.connect() as connection:
+            return sorted(str(name) for name in connection.scalars(select(episodes.c.environment).distinct()))
 
     def digest(self, environments: Sequence[str] = ()) -> str:
         """32 hexadecimal digits that name the whole content, in whatever order it was added."""

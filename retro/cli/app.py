@@ -119,6 +119,13 @@ def reflect(
     prompts: Annotated[
         str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
     ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="The URL of an OpenAI-compatible server that has the adapter loaded.")
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="What the server calls it; by default the name in retro.json.")
+    ] = None,
+    no_scores: Annotated[bool, typer.Option("--no-scores", help="Load no reward model; draw one reflection.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print text, score and all candidates as JSON.")] = False,
 ) -> None:
     """Print the Best-of-N reflection on a trajectory.
@@ -126,12 +133,15 @@ def reflect(
     The trajectory is JSON: {"opening": "...", "steps": [{"action": "...", "observation": "...", "reward": 0.0}]}.
 
     \b
-    Example:
+    Examples:
       retro reflect runs/quickstart/export < trajectory.json
+      retro reflect runs/quickstart/export --server http://localhost:8000/v1 < trajectory.json
     """
     from retro.cli.reflecting import ReflectOptions, reflect_on
 
-    reflect_on(ReflectOptions(adapter, trajectory, n, seed, base, prompts, as_json))
+    reflect_on(
+        ReflectOptions(adapter, trajectory, n, seed, base, prompts, as_json, server, server_model, not no_scores)
+    )
 
 
 @app.command()

@@ -7,7 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from retro.actors.budget import BudgetExceededError
+from retro.envs.base import EnvironmentFailedError
+
 USER_ERROR = 2
+_STOPPED = (EnvironmentFailedError, BudgetExceededError)
+"""What ends a run without being a mistake of the user's."""
 _BUGS = (KeyError, IndexError, UnicodeError)
 """Subclasses of what we raise by hand that Python raises by itself: never meant for a user when bare."""
 
@@ -20,7 +25,7 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, LookupError, OSError, ImportError) as error:
+    except (ValueError, LookupError, OSError, ImportError, *_STOPPED) as error:
         if os.environ.get("RETRO_TRACEBACK") == "1" or not is_for_the_user(error):
             raise
         print(f"retro: {message(error)}", file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from retro.agent.records import EXPORT, served_by
 from retro.artifacts import write_atomically
 from retro.cli.estimate import episodes, memory_lines
 from retro.cli.logs import quieten
@@ -26,10 +27,25 @@ def run_pipeline(config: RunConfig, stages: tuple[str, ...], config_path: str) -
     for name in stages:
         started = time.monotonic()
         console.print(f"\n[bold]{name}[/bold]")
-        folder = stage_function(name)(config)
+        try:
+            folder = stage_function(name)(config)
+        except ValueError as error:
+            if not _can_do_without(name, error, config):
+                raise
+            console.print(f"[yellow]reward: left out, no Best-of-N then: {error}[/yellow]", highlight=False)
+            continue
         console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
     if stages[-1] == "evaluate":
         last_screen(config.run_dir, config_path, console)
+
+
+def _can_do_without(stage: str, error: ValueError, config: RunConfig) -> bool:
+    """A reward model that has nothing to learn from is not missed where PPO learns from the environment."""
+    if stage != "reward" or config.ppo.reward != "environment":
+        return False
+    from retro.training.reward_data import NothingToCompareError
+
+    return isinstance(error, NothingToCompareError)
 
 
 def dry_run_pipeline(config: RunConfig, stages: tuple[str, ...]) -> None:
@@ -64,8 +80,11 @@ def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
     from retro.evaluation.report import read_results
     from retro.evaluation.table import results_table
 
+    results = read_results(run_dir / "evaluation" / "results.json")
     console.print()
-    console.print(results_table(read_results(run_dir / "evaluation" / "results.json")))
+    console.print(results_table(results))
+    for note in results["notes"]:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
     console.print()
     for name, path in (
         ("adapter", run_dir / "export" / "adapter"),
@@ -80,7 +99,8 @@ def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
 
 
 def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
-    """Own actor, own environment, 7B on a GPU."""
+    """Own actor, own environment, the export behind a server, 7B on a GPU."""
+    export = run_dir / "export"
     return [
         (
             "your own actor, behind any OpenAI-compatible endpoint",
@@ -88,10 +108,11 @@ def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
         ),
         (
             "your own environment: a step function and this export",
-            f"python examples/own_environment.py {run_dir / 'export'}",
+            f"python examples/own_environment.py {export}",
         ),
+        *([("this export behind a server, with vLLM", served_by(export))] if (export / EXPORT).is_file() else []),
         (
             "a 7B retrospective model on one GPU",
-            "retro run configs/hotpotqa.yaml --from sft --dry-run",
+            "retro run configs/hotpotqa.yaml --dry-run",
         ),
     ]

@@ -24,6 +24,9 @@ class ReflectOptions:
     base: str | None
     prompts: str | None
     as_json: bool
+    server: str | None = None
+    server_model: str | None = None
+    scores: bool = True
 
 
 def reflect_on(options: ReflectOptions) -> None:
@@ -33,7 +36,14 @@ def reflect_on(options: ReflectOptions) -> None:
 
     from retro.agent.model import RetrospectiveModel
 
-    model = RetrospectiveModel.load(_export(options.adapter), base=options.base, prompts=options.prompts)
+    model = RetrospectiveModel.load(
+        _export(options.adapter),
+        base=options.base,
+        prompts=options.prompts,
+        server=options.server,
+        server_model=options.server_model,
+        scores=options.scores,
+    )
     reflected = model.reflect(trajectory, n=options.n, seed=options.seed)
     print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if options.as_json else reflected.text)
 

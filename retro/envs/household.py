@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retro.envs.base import UnknownTaskError
+from retro.envs.base import Environment, TaskSet, UnknownTaskError
 from retro.types import Split, Task
 
 KINDS = ("pick", "look", "clean", "heat", "cool", "pick two")
@@ -136,7 +136,7 @@ def _shortest_plan(world: World) -> int:
     return steps
 
 
-class Household:
+class Household(Environment):
     """One play of one task."""
 
     def __init__(self, task: Task, world: World) -> None:
@@ -325,7 +325,7 @@ def _split_put(rest: str) -> tuple[str, str]:
     return rest, ""
 
 
-class HouseholdTasks:
+class HouseholdTasks(TaskSet):
     """The household's tasks: a million a split. Options: ``places`` to search, ``slack`` steps."""
 
     name = "household"

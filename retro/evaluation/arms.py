@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-import retro.prompts
 from retro.artifacts import digest_model, digest_path
 from retro.config import ActorSection, ConfigError, MemorySection, RunConfig
+from retro.envs import played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.results import split_best_of
+from retro.prompts import PromptLibrary
 
 PPO_ARMS = {"model": "ppo-rm", "environment": "ppo-env", "mix": "ppo-mix"}
 """The PPO stage's arm, by its reward. ``ppo`` means it whatever the reward is."""
@@ -101,9 +102,9 @@ def make_arm(config: RunConfig, name: str) -> Arm:
     return _checked(config, arm)
 
 
-def prompts_digest(environment: str) -> str:
-    """Names the prompt templates that the environment's arms play with."""
-    return digest_path(Path(retro.prompts.__file__).parent / environment)
+def prompts_digest(config: RunConfig) -> str:
+    """Names the prompt templates that the arms play with."""
+    return PromptLibrary.from_section(config.environment).digest(played_environments(config.environment))
 
 
 def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
@@ -123,7 +124,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "base": digest_model(config.model.base, config.model.revision) if model else None,
         "adapter": digest_path(arm.adapter) if arm.adapter else None,
         "reward": reward.digest if reward else None,
-        "prompts": prompts_digest(config.environment.name),
+        "prompts": prompts_digest(config),
         "further": further,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,14 +12,14 @@ from retro.evaluation.results import split_best_of
 from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
 from retro.models.loading import resolve_device
-from retro.prompts import PromptSet
+from retro.prompts import Prompts
 from retro.types import Reflector
 
 
 class RetrospectiveArms:
     """Builds the reflector of an arm whose reflections a model writes. Loads the base at the first one."""
 
-    def __init__(self, config: RunConfig, prompts: PromptSet) -> None:
+    def __init__(self, config: RunConfig, prompts: Prompts) -> None:
         self._config = config
         self._prompts = prompts
         self._base: SharedBase | None = None

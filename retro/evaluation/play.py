@@ -12,11 +12,11 @@ from retro.evaluation.arms import Arm, Source
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
 from retro.memory import make_memory
-from retro.prompts import PromptSet
+from retro.prompts import Prompts
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
-from retro.types import Actor, ActorError, Episode, Reflection, ReflectionRequest, Reflector, Sampling, StopReason, Task
+from retro.types import Actor, ActorError, Episode, Reflection, ReflectionRequest, Reflector, Sampling, Task
 
 
 @dataclass
@@ -39,7 +39,7 @@ class ArmPlayer:
     """Plays arms on the same tasks. What was recorded is never played again, and equal first plays are shared."""
 
     taskset: TaskSet
-    prompts: PromptSet
+    prompts: Prompts
     tasks: Sequence[Task]
     seed: int
     records: EpisodeRecords
@@ -101,7 +101,7 @@ class ArmPlayer:
             concurrency=arm.actor.concurrency,
             progress=CollectionProgress(len(tasks), arm.name),
         )
-        errors = [e for chain in played for e in chain if e.stop is StopReason.ACTOR_ERROR]
+        errors = [e for chain in played for e in chain if e.broken]
         if errors:
             raise ActorError(
                 f"arm {arm.name}: the actor failed in {len(errors)} episodes "

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from retro.artifacts import digest_model, digest_path, write_json
-from retro.config import STAGES, ConfigError, RunConfig
+from retro.config import ACTOR_KEYS, STAGES, ConfigError, RunConfig
 from retro.envs import make_taskset
 from retro.evaluation.arms import Arm, Source, fingerprint, prompts_digest, selected_arms
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
@@ -24,7 +25,7 @@ from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
-from retro.prompts import load_prompts
+from retro.prompts import PromptLibrary
 from retro.stage import open_stage, read_manifest, stage_folder
 from retro.types import Reflector, Split
 
@@ -35,11 +36,7 @@ SECTIONS = (
     "environment.options",
     "environment.tasks.test",
     "environment.tasks.offset",
-    "actor.temperature",
-    "actor.top_p",
-    "actor.max_tokens",
-    "actor.dtype",
-    "actor.quantization",
+    *ACTOR_KEYS,
     "memory",
     "model.dtype",
     "model.quantization",
@@ -52,13 +49,15 @@ SECTIONS = (
     "evaluate",
 )
 """What the stage reads of the config."""
+FEW_TASKS = 30
+"""Below it two arms must differ by about a third of all tasks before a paired test could tell."""
 Log = Callable[..., None]
 
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
     """A digest of every model that the arms play with."""
     inputs = {"actor": digest_model(config.actor.model), "base": digest_model(config.model.base, config.model.revision)}
-    inputs["prompts"] = prompts_digest(config.environment.name)
+    inputs["prompts"] = prompts_digest(config)
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
     adapters |= {name: find_adapter(Path(path)) for name, path in config.evaluate.checkpoints.items()}
     inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
@@ -90,7 +89,7 @@ def evaluate_into(
     from retro.actors import make_actor  # here, so that planning (--dry-run) does not import torch
 
     arms = selected_arms(config)
-    prompts = load_prompts(config.environment.name)
+    prompts = PromptLibrary.from_section(config.environment)
     counts = config.environment.tasks
     taskset = make_taskset(config.environment.name, config.environment.options)
     tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
@@ -104,24 +103,34 @@ def evaluate_into(
     def models(arm: Arm) -> tuple[Reflector, Candidates | None]:
         return retrospective()(arm)
 
-    with EpisodeRecords(paths.episodes) as records:
+    with closing(taskset), EpisodeRecords(paths.episodes) as records:
         player = ArmPlayer(
             taskset=taskset,
             prompts=prompts,
             tasks=tasks,
             seed=config.seed,
             records=records,
-            actor=lambda section: make_actor(section, config.device),
+            actor=lambda section: make_actor(section, config.device, config.actor_ledger),
             models=models,
         )
         outcomes, notes = asyncio.run(play_all(config, arms, player, log))
     draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)
     results = summarise(outcomes, tasks, config.evaluate.attempts, draws)
-    results["notes"] = notes
+    results["notes"] = [*cautions(results), *notes]
     results["seconds"] = stage_seconds(config) | ({"evaluate": round(seconds(), 3)} if seconds else {})
     write_json(paths.results, results)
     rebuild_report(paths.run, paths.evaluation)
     return results
+
+
+def cautions(results: Results) -> list[str]:
+    """What keeps these figures from being a comparison, said first on the page."""
+    said = []
+    if not any(arm["success_by_trial"][-1] for arm in results["arms"].values()):
+        said.append("No arm solved a task: this shows that the pipeline runs, and compares nothing.")
+    if results["tasks"] < FEW_TASKS:
+        said.append(f"{results['tasks']} tasks are too few to tell arms apart: see the intervals.")
+    return said
 
 
 def with_checkpoints(config: RunConfig, paths: Sequence[Path], best_of: Sequence[int] = ()) -> RunConfig:

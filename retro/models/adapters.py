@@ -259,6 +259,24 @@ class SharedBase:
         return self._peft
 
 
+def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
+    """``model`` with a PEFT LoRA folder on it for good: merged into its weights, or beside them if they have 4 bits.
+
+    Raises:
+        AdapterError: if the folder holds no causal-LM LoRA in safetensors, or one that does not fit.
+    """
+    _read(Path(path))
+    try:
+        adapted = PeftModel.from_pretrained(model, str(path), use_safetensors=True)
+    except (ValueError, RuntimeError) as error:
+        raise AdapterError(f"{path} does not fit the model {model.config.name_or_path!r}: {error}") from None
+    quantised = getattr(model, "is_loaded_in_4bit", False)
+    whole: PreTrainedModel = adapted.get_base_model() if quantised else adapted.merge_and_unload()
+    whole.requires_grad_(False)
+    whole.train(False)
+    return whole
+
+
 def lora_config(section: LoraSection) -> LoraConfig:
     """A section as PEFT's configuration of a causal LM's adapter."""
     whole = section.alpha == int(section.alpha)  # vLLM reads an integer

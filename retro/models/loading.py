@@ -169,7 +169,7 @@ def _in_a_line(error: Exception) -> str:
 def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:
     if isinstance(section, ModelSection):
         return section.base, section.revision
-    return section.model, None
+    return section.model, section.revision
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:

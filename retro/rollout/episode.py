@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import Any
+from typing import Any, TypeVar
 
-from retro.envs.base import TaskSet
+from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet
 from retro.memory.base import Memory
-from retro.prompts import PromptSet
+from retro.prompts import Prompts, PromptTooLongError
 from retro.types import (
     Actor,
     ActorError,
@@ -20,10 +23,18 @@ from retro.types import (
     Step,
     StopReason,
     Task,
+    TokenLimit,
     Trajectory,
     Usage,
     derive_seed,
 )
+
+_MOST_THREADS = 4096
+"""More than plays are ever under way: a play that waits for a free engine must not keep another from its next step."""
+_THREADS = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="environment")
+"""Where environments that block are stepped. Threads begin when they are needed; idle ones are taken first."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Player:
 
     taskset: TaskSet
     actor: Actor
-    prompts: PromptSet
+    prompts: Prompts
     memory: Memory
     sampling: Sampling
     """Temperature, top_p and max_tokens; seed, session and stop are set for every call."""
@@ -71,33 +82,39 @@ class Player:
             control: A retry without a reflection of its own.
 
         Returns:
-            The episode. If the actor failed for good, what was played until then, with ``StopReason.ACTOR_ERROR`` and
-            the error's text in ``info["error"]``.
+            The episode. If the actor or the environment failed for good, what was played until then, with
+            ``StopReason.ACTOR_ERROR`` or ``ENVIRONMENT_ERROR`` and the error's text in ``info["error"]``.
         """
         identity = self.episode_id(task, trial, parent, index, control)
         draw = (*self.key, task.id, trial, parent or "", index)
         memory = self.memory.recall([reflection.text for reflection in reflections])
-        environment = self.taskset.make(task)
-        opening, _ = environment.reset(seed=derive_seed(task.environment, task.id))
+        prompts = self.prompts.of(task.environment)
+        limit: TokenLimit | None = getattr(self.actor, "prompt_limit", None)
+        opening, usage = "", Usage()
         steps: list[Step] = []
-        usage = Usage()
         stop: StopReason | None = None
         info: dict[str, Any] = {}
-        while stop is None:
-            sampling = replace(
-                self.sampling, seed=derive_seed(*draw, len(steps)), session=identity, stop=self.prompts.actor_stop
-            )
-            try:
-                completion = await self.actor.complete(self.prompts.actor(opening, steps, memory), sampling)
-            except ActorError as error:
-                stop, info = StopReason.ACTOR_ERROR, {"error": str(error)}
-                break
-            usage += completion.usage
-            thought, action = self.prompts.parse(completion.text)
-            observation, reward, terminated, truncated, answer = environment.step(action)
-            steps.append(Step(action=action, observation=observation, reward=reward, thought=thought))
-            if terminated or truncated:
-                stop = _stop_reason(bool(answer["success"]), terminated)
+        environment = _Played(self.taskset, task)
+        try:
+            opening = await environment.reset(derive_seed(task.environment, task.id))
+            while stop is None:
+                sampling = replace(
+                    self.sampling, seed=derive_seed(*draw, len(steps)), session=identity, stop=prompts.actor_stop
+                )
+                prompt = prompts.actor(opening, steps, memory, limit)
+                completion = await self.actor.complete(prompt, sampling)
+                usage += completion.usage
+                thought, action = prompts.parse(completion.text)
+                observation, reward, terminated, truncated, answer = await environment.step(action)
+                steps.append(Step(action, observation, reward, thought, completion.usage))
+                if terminated or truncated:
+                    stop = _stop_reason(bool(answer["success"]), terminated)
+        except (ActorError, PromptTooLongError) as error:
+            stop, info = StopReason.ACTOR_ERROR, {"error": str(error)}
+        except EnvironmentFailedError as error:
+            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": str(error)}
+        finally:
+            await environment.close()
         return Episode(
             id=identity,
             task=task,
@@ -118,3 +135,39 @@ def _stop_reason(success: bool, terminated: bool) -> StopReason:
     if success:
         return StopReason.SUCCESS
     return StopReason.FAILURE if terminated else StopReason.HORIZON
+
+
+class _Played:
+    """A task's environment during one play: a blocking one is used in a thread, so that other plays go on."""
+
+    def __init__(self, taskset: TaskSet, task: Task) -> None:
+        self._taskset = taskset
+        self._task = task
+        self._environment: Environment | None = None
+
+    async def reset(self, seed: int) -> str:
+        def begin() -> str:
+            self._environment = self._taskset.make(self._task)
+            opening, _ = self._environment.reset(seed=seed)
+            return opening
+
+        return await self._call(begin)
+
+    async def step(self, action: str) -> StepResult:
+        environment = self._environment
+        assert environment is not None, "it was reset"
+        return await self._call(lambda: environment.step(action))
+
+    async def close(self) -> None:
+        if self._environment is not None:
+            await self._call(self._environment.close)
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        if not self._taskset.blocking:
+            return function()
+        running = asyncio.get_running_loop().run_in_executor(_THREADS, function)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])  # its thread still uses the environment, which is closed next
+            raise

@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from retro.types import Episode, StopReason
+from retro.types import Episode
 
 
 class CollectionProgress:
@@ -58,7 +58,7 @@ class CollectionProgress:
         """A task is over, with all of its episodes; ``recalled`` if none of them was played now."""
         self._done += 1
         self._recalled += recalled
-        self._errors += sum(episode.stop is StopReason.ACTOR_ERROR for episode in episodes)
+        self._errors += sum(episode.broken for episode in episodes)
         self._solved += any(episode.success for episode in episodes)
         self._tell()
 

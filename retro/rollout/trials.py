@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from retro.rollout.episode import Player
-from retro.types import Episode, Reflection, ReflectionRequest, Reflector, StopReason, Task, derive_seed
+from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Task, derive_seed
 
 Recall = Callable[[str], Episode | None]
 """The episode of an id, if it was played before."""
@@ -78,7 +78,7 @@ async def run_trials(
             plays += [ledger.retry(failed, reflections, None, index) for index in range(controls)]
             played = await all_of(plays)
             episodes += played
-            if any(episode.stop is StopReason.ACTOR_ERROR for episode in played):
+            if any(episode.broken for episode in played):
                 break  # a choice among an incomplete group would be another one after resuming
             retries = played[:group]
         failures = [episode for episode in retries if episode.failed]
@@ -173,6 +173,6 @@ class _Ledger:
     async def kept(self, play: Callable[[], Awaitable[Episode]]) -> Episode:
         async with self.slots:
             episode = await play()
-        if self.record and episode.stop is not StopReason.ACTOR_ERROR:
+        if self.record and not episode.broken:
             self.record(episode)
         return episode

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,27 @@ from retro.actors import make_actor
 from retro.agent.reflector import LocalReflector
 from retro.artifacts import digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
-from retro.config import ConfigError, RunConfig
-from retro.envs import make_taskset
+from retro.config import ACTOR_KEYS, ConfigError, RunConfig
+from retro.envs import make_taskset, played_environments
+from retro.envs.base import TaskSet
 from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.loading import resolve_device
-from retro.prompts import load_prompts
+from retro.prompts import PromptLibrary
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
 from retro.stage import Stage, config_part, open_stage, stage_folder
 from retro.training.examples import prompts_digest
-from retro.types import Episode, Sampling, Split, StopReason, Task
+from retro.types import Episode, Sampling, Split, Task
 
 logger = logging.getLogger(__name__)
 
 SECTIONS = (
-    "environment",
-    "actor.kind",
-    "actor.model",
-    "actor.base_url",
-    "actor.temperature",
-    "actor.top_p",
-    "actor.max_tokens",
-    "actor.dtype",
-    "actor.quantization",
+    "environment.name",
+    "environment.options",
+    "environment.tasks",
+    *ACTOR_KEYS,
     "memory",
     "model.base",
     "model.revision",
@@ -57,7 +54,7 @@ SECTIONS = (
     "buffer.url",
     "collect",
 )
-COUNTS = ("environment", "collect")
+COUNTS = ("environment.tasks", "collect")
 """Sections that say how much is played (tasks, attempts, group), beside the few keys of them that say what."""
 MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
@@ -67,7 +64,7 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of what is read: both models, the prompts, and the sft adapter where that one reflects."""
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
-        "prompts": prompts_digest([config.environment.name]),
+        "prompts": prompts_digest(config, played_environments(config.environment)),
     }
     if config.actor.kind == "local":
         inputs["actor"] = digest_model(config.actor.model)
@@ -95,13 +92,14 @@ class ActorFailedError(ValueError):
 
 
 def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
-    section, environment = config.collect, config.environment
-    tasks = collected_tasks(config)
+    section = config.collect
+    taskset = make_taskset(config.environment.name, config.environment.options)
+    tasks = collected_tasks(config, taskset)
     device = resolve_device(config.device)
-    prompts = load_prompts(environment.name)
+    prompts = PromptLibrary.from_section(config.environment)
     player = Player(
-        taskset=make_taskset(environment.name, environment.options),
-        actor=make_actor(config.actor, device),
+        taskset=taskset,
+        actor=make_actor(config.actor, device, config.actor_ledger),
         prompts=prompts,
         memory=make_memory(config.memory),
         sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),
@@ -113,7 +111,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
         role = "sft"
         base.load_role(role, _sft_adapter(config), trainable=False)
     reflector = LocalReflector(base, role, prompts, config.model, source=section.source)
-    with ReplayBuffer(config.buffer_url) as buffer:
+    with closing(taskset), ReplayBuffer(config.buffer_url) as buffer:
         trees = asyncio.run(
             collect(
                 player,
@@ -131,7 +129,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
         held = buffer.counts().episodes
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees)
-    other = held - sum(episode.stop is not StopReason.ACTOR_ERROR for episode in episodes)
+    other = held - sum(not episode.broken for episode in episodes)
     if other:
         logger.info("the buffer also holds %d episodes from elsewhere: training reads them too", other)
     write_json(stage.output("summary", stage.folder / "collect.json"), summary | {"other_episodes": other})
@@ -141,9 +139,12 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
         stage.output("buffer", config.run_dir / "buffer.sqlite")
 
 
-def collected_tasks(config: RunConfig) -> list[Task]:
-    """What is played: the first tasks of each split that is collected, in order."""
-    taskset = make_taskset(config.environment.name, config.environment.options)
+def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
+    """What is played: the first tasks of each split that is collected, in order.
+
+    Raises:
+        ConfigError: if a split has fewer.
+    """
     counts = config.environment.tasks
     tasks: list[Task] = []
     for split in map(Split, config.collect.splits):
@@ -176,14 +177,14 @@ def summarise(trees: list[list[Episode]]) -> dict[str, Any]:
         "episodes": len(episodes),
         "success_fraction": _mean([any(episode.success for episode in tree) for tree in trees]),
         "actor_tokens": sum(episode.usage.total for episode in episodes),
-        "actor_errors": sum(episode.stop is StopReason.ACTOR_ERROR for episode in episodes),
+        "actor_errors": sum(episode.broken for episode in episodes),
         "splits": by_split,
     }
 
 
 def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
     """Raise :class:`ActorFailedError` if the actor's errors cut too many trees short; log if they cut any."""
-    errors = [episode for tree in trees for episode in tree if episode.stop is StopReason.ACTOR_ERROR]
+    errors = [episode for tree in trees for episode in tree if episode.broken]
     cut = len({episode.task.id for episode in errors})
     if cut > MOST_CUT * len(trees):
         raise ActorFailedError(
@@ -197,7 +198,7 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
 def _key(config: RunConfig, inputs: dict[str, str]) -> str:
     """Names what decides an episode: everything that is read but how much is played."""
     parts = config_part(config, [section for section in SECTIONS if section not in COUNTS and section != "buffer.url"])
-    parts |= {"environment": [config.environment.name, config.environment.options], "source": config.collect.source}
+    parts |= {"source": config.collect.source}
     return hashlib.sha256(json.dumps([parts, inputs], sort_keys=True).encode()).hexdigest()[:16]
 
 

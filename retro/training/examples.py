@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-import retro.prompts
 from retro.agent.reflector import reflection_prompt, reflection_response
-from retro.artifacts import digest_model, digest_path
+from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context
-from retro.config import ModelSection, RunConfig
-from retro.memory import Memory
-from retro.prompts import load_prompts
+from retro.config import ConfigError, RunConfig
+from retro.memory import make_memory
+from retro.prompts import PromptLibrary
 from retro.types import Reflection
 
 
 class Encoder:
-    """Encodes contexts and reflections for one base model."""
+    """Encodes contexts and reflections as a run's retrospective model reads and writes them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, section: ModelSection, memory: Memory) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
         self._tokenizer = tokenizer
-        self._section = section
-        self._memory = memory
+        self._section = config.model
+        self._memory = make_memory(config.memory)
+        self._prompts = PromptLibrary.from_section(config.environment)
 
     def prompt(self, context: Context) -> list[int]:
         """What the retrospective model reads about a failed episode, in its environment's words.
@@ -38,9 +37,8 @@ class Encoder:
             PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` with every observation left out.
         """
         episode = context.episode
-        prompts = load_prompts(episode.task.environment)
         memory = self._memory.recall(context.memory)
-        return reflection_prompt(prompts, self._tokenizer, self._section, episode, memory)
+        return reflection_prompt(self._prompts, self._tokenizer, self._section, episode, memory)
 
     def response(self, reflection: Reflection) -> list[int]:
         """The reflection with its end token; without it where it was cut: to end there is nothing to learn."""
@@ -54,13 +52,27 @@ def training_inputs(config: RunConfig) -> dict[str, str]:
     return {
         "buffer": episodes,
         "base": digest_model(config.model.base, config.model.revision),
-        "prompts": prompts_digest(config.buffer.environments),
+        "prompts": prompts_digest(config, trained_environments(config)),
     }
 
 
-def prompts_digest(environments: Sequence[str] = ()) -> str:
-    """Names the prompt templates of ``environments``; empty: of all that ship."""
-    folder = Path(retro.prompts.__file__).parent
-    names = sorted(environments) or sorted(path.parent.name for path in folder.glob("*/reflection.jinja"))
-    parts = [f"{name} {digest_path(folder / name)}" for name in names if (folder / name).is_dir()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def trained_environments(config: RunConfig) -> list[str]:
+    """The environments that training reads of the buffer.
+
+    Raises:
+        ConfigError: if the buffer has nothing of one that ``buffer.environments`` names.
+    """
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        held = buffer.environments()
+    absent = sorted(set(config.buffer.environments) - set(held))
+    if absent:
+        raise ConfigError(
+            f"buffer.environments: {config.buffer_url} has no episode of {', '.join(absent)}; it has: "
+            f"{', '.join(held) or 'none'}"
+        )
+    return sorted(config.buffer.environments) or held
+
+
+def prompts_digest(config: RunConfig, environments: Sequence[str]) -> str:
+    """Names the prompts of ``environments``."""
+    return hashlib.sha256(PromptLibrary.from_section(config.environment).digest(environments).encode()).hexdigest()

@@ -25,7 +25,7 @@ from torch import Tensor
 from retro.artifacts import digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import ConfigError, PpoSection, RunConfig
+from retro.config import ACTOR_KEYS, ConfigError, PpoSection, RunConfig
 from retro.models.loading import resolve_device
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
@@ -42,7 +42,7 @@ from retro.types import Episode, Reflection, Sampling, Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", "ppo", "environment.name", "environment.options", "actor")
+SECTIONS = ("model", "memory", "buffer", "ppo", "environment.name", "environment.options", *ACTOR_KEYS)
 
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
@@ -130,7 +130,7 @@ class PpoTrainer:
         self.retries: Retries | None = None
         if self.section.reward != "model" or guarded:
             environments = {context.episode.task.environment for context in [*train, *guarded]}
-            self.retries = Retries(config, sorted(environments), device)
+            self.retries = Retries(config, environments, device)
         self.guard = Guard(config, guarded, self.models, self.retries) if guarded and self.retries else None
         self.trainables = [
             Trainable("policy", list(self.models.policy_parameters.values())),

@@ -11,7 +11,7 @@ from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_rewards import Play, Retries
-from retro.types import Reflection, Sampling, StopReason, derive_seed
+from retro.types import Reflection, Sampling, derive_seed
 
 MEASURES = ("return", "gain", "success")
 
@@ -45,7 +45,7 @@ class Guard:
         rows = [
             (place, after.return_, after.return_ - context.episode.return_, float(after.success))
             for (place, context), after in zip(mine.items(), episodes, strict=True)
-            if after.stop is not StopReason.ACTOR_ERROR
+            if not after.broken
         ]
         rows = sorted(gather_object(rows))  # one order of summation, whoever played what
         if not rows:

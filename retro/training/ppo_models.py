@@ -12,7 +12,6 @@ from torch import Tensor
 
 from retro.buffer.views import Context
 from retro.config import RunConfig
-from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead, load_head, save_head
@@ -53,7 +52,7 @@ class PpoModels:
     ) -> None:
         self._base, self._value_head, self._reward_head = base, value_head, reward_head
         self._budget = config.ppo.token_budget
-        self._encoder = Encoder(base.tokenizer, config.model, make_memory(config.memory))
+        self._encoder = Encoder(base.tokenizer, config)
         self._engine = Engine(base.model, base.tokenizer)
         self._prompts: dict[str, list[int]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -18,10 +18,10 @@ from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig
 from retro.envs import make_taskset
 from retro.memory import make_memory
-from retro.prompts import load_prompts
+from retro.prompts import PromptLibrary
 from retro.rollout.episode import Player
 from retro.rollout.trials import all_of, retry
-from retro.types import Episode, Reflection, Sampling, StopReason
+from retro.types import Episode, Reflection, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +103,25 @@ class Play:
 
 
 class Retries:
-    """The frozen actor's retries: true returns, for the environment reward and for the guard."""
+    """The frozen actor's retries: true returns, for the environment reward and for the guard.
 
-    def __init__(self, config: RunConfig, environments: Sequence[str], device: torch.device) -> None:
-        self._concurrency = config.actor.concurrency
-        actor, memory = make_actor(config.actor, device), make_memory(config.memory)
-        sampling = Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens)
-        self._players = {
-            name: Player(
-                make_taskset(name, config.environment.options if name == config.environment.name else {}),
-                actor,
-                load_prompts(name),
-                memory,
-                sampling,
-                key=(),
+    Raises:
+        ConfigError: if one of ``environments``, those of the failed episodes, is not what the config plays.
+    """
+
+    def __init__(self, config: RunConfig, environments: Collection[str], device: torch.device) -> None:
+        taskset = make_taskset(config.environment.name, config.environment.options)
+        strange = sorted(set(environments) - set(taskset.environments))
+        if strange:
+            raise ConfigError(
+                f"ppo: the buffer has failed episodes of {', '.join(strange)}, which environment.name="
+                f"{config.environment.name} does not play: play them in a mixture, or choose with buffer.environments"
             )
-            for name in environments
-        }
+        self._concurrency = config.actor.concurrency
+        actor, memory = make_actor(config.actor, device, config.actor_ledger), make_memory(config.memory)
+        sampling = Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens)
+        prompts = PromptLibrary.from_section(config.environment)
+        self._player = Player(taskset, actor, prompts, memory, sampling, key=())
 
     def play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
         """Play all, concurrently, the episodes in order; ``key`` names the draws."""
@@ -127,10 +129,10 @@ class Retries:
 
     async def _play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
         slots = asyncio.Semaphore(self._concurrency)
+        player = replace(self._player, key=key)
 
         async def one(play: Play) -> Episode:
             failed = play.context.episode
-            player = replace(self._players[failed.task.environment], key=key)
             before = tuple(Reflection(text, source="buffer") for text in play.context.memory)
             async with slots:
                 return await retry(player, failed, before, play.reflection, play.place)
@@ -152,7 +154,7 @@ def combine(
     ``max_new_tokens`` before its end token keeps what it earned and loses ``missing_end_penalty``: the actor reads it
     as it stands, and it must still learn to end.
     """
-    if episode is not None and episode.stop is StopReason.ACTOR_ERROR:
+    if episode is not None and episode.broken:
         return None
     gain = None if episode is None else episode.return_ - context.episode.return_
     learnt = None if model_score is None else transform(model_score)

@@ -31,7 +31,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import RewardSection, RunConfig
-from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import resolve_device
@@ -155,7 +154,7 @@ class RewardTrainer:
         self.config, self.section, self.stage = config, config.reward, stage
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         self.base = SharedBase.load(config.model, self.accelerator.device)
-        self.encoder = Encoder(self.base.tokenizer, config.model, make_memory(config.memory))
+        self.encoder = Encoder(self.base.tokenizer, config)
         self.data = read_data(config, self.encoder)
         self.base.add_role(ROLE, config.model.lora, derive_seed(config.seed, "reward", "adapter"))
         self.head = ScalarHead(self.base.hidden_size, seed=derive_seed(config.seed, "reward", "head"))

@@ -18,7 +18,6 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
-from retro.memory import make_memory
 from retro.models.adapters import lora_config, write_identity
 from retro.models.loading import load_base, load_tokenizer, resolve_device
 from retro.stage import Stage, open_stage, open_trackers
@@ -87,7 +86,7 @@ def _train(config: RunConfig, stage: Stage) -> None:
     from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
 
     tokenizer = load_tokenizer(config.model)
-    encoder = Encoder(tokenizer, config.model, make_memory(config.memory))
+    encoder = Encoder(tokenizer, config)
     train, validation = read_examples(config, encoder)
     base = load_base(config.model, resolve_device(config.device))
     base.config.use_cache = False

@@ -13,6 +13,8 @@ import pytest
 from tests.token_world import section, train
 
 RECORDED = Path(__file__).with_name("ppo_curve.json")
+TOKENS = 128
+"""Of a step, over which fractions are taken."""
 CASES = {
     "gae": {"advantage": "gae", "minibatches": 2, "entropy_coefficient": 0.01},
     "rloo": {"advantage": "rloo", "kl": {"coefficient": 0.1, "loss": "k3", "loss_coefficient": 0.05}},
@@ -28,7 +30,11 @@ def test_the_curve_is_the_recorded_one() -> None:
     recorded = json.loads(RECORDED.read_text())
     for name, curve in curves().items():
         for now, then in zip(curve, recorded[name], strict=True):
-            assert now == pytest.approx(then, rel=2e-3, abs=2e-4), name
+            counted = {key for key in then if key.endswith("_fraction")}
+            smooth = {key: value for key, value in now.items() if key not in counted}
+            assert smooth == pytest.approx({key: then[key] for key in smooth}, rel=2e-3, abs=2e-4), name
+            for key in counted:  # a token beside the threshold may fall on its other side by rounding
+                assert now[key] == pytest.approx(then[key], abs=2 / TOKENS), (name, key)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def long_context_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("config", ["hotpotqa.yaml", "hotpotqa-longchat.yaml"])
+@pytest.mark.parametrize("config", ["hotpotqa-longchat.yaml"])
 def test_sft_reward_ppo_and_export_run_from_the_logged_trials(
     config: str, shared_data: Path, long_context_model: Path, tmp_path: Path
 ) -> None:

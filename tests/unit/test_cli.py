@@ -267,7 +267,8 @@ def test_a_buffer_goes_out_and_in_again(retro: Retro, tmp_path: Path) -> None:
 
 def test_the_last_screen_shows_table_paths_and_ways_on(tmp_path: Path) -> None:
     arm = {"success_by_trial": [0.15, 0.5], "return_by_trial": [0.3, 0.6], "ci95": [[0.1, 0.2], [0.4, 0.6]]}
-    results = {"tasks": 200, "attempts": 2, "arms": {"ppo-env": {**arm, "tokens_per_task": 1234.0, "seeds": 1}}}
+    arms = {"ppo-env": {**arm, "tokens_per_task": 1234.0, "seeds": 1}}
+    results = {"tasks": 200, "attempts": 2, "arms": arms, "notes": ["what must be known"]}
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (tmp_path / "evaluation" / "report.html").write_text("<html>", encoding="utf-8")
@@ -277,6 +278,7 @@ def test_the_last_screen_shows_table_paths_and_ways_on(tmp_path: Path) -> None:
     shown = out.getvalue()
     assert "ppo-env" in shown
     assert ".50 .40-.60" in shown
+    assert "what must be known" in shown
     assert str(tmp_path / "export" / "adapter") in shown
     assert "report.html" in shown
     for _, command in next_commands(tmp_path, "configs/quickstart.yaml"):

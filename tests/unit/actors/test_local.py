@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from retro.actors import make_actor
 from retro.actors.local import LocalActor
-from retro.config import ActorSection
+from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
+from retro.models.adapters import AdapterError, SharedBase
 from retro.types import Actor, ActorError, Completion, Sampling, derive_seed
 
 OPENING = "places: cabinet 1 cabinet 2 desk 1 drawer 1 drawer 2 shelf 1\ntask: put mug 1 in desk 1\n>"
@@ -91,3 +93,44 @@ def test_greedy_answers_are_those_of_generate(actor: LocalActor, tiny_model_dir:
     output = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=5)[0, len(ids) :]
     answer = asyncio.run(actor.complete(OPENING, Sampling(max_tokens=5)))
     assert answer.text == tokenizer.decode(output, skip_special_tokens=True).strip()
+
+
+def test_a_prompt_may_cost_what_the_context_leaves_beside_the_answer(tiny_model_dir: Path) -> None:
+    made = make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=24), "cpu")
+    assert isinstance(made, LocalActor)
+    assert made.prompt_limit is not None
+    assert (made.prompt_limit.max_tokens, made.prompt_limit.key) == (1024 - 24, "actor.context_tokens")
+    assert made.prompt_limit.count("look\nlook") == 4  # with the begin token
+    own = make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=24, context_tokens=200), "cpu")
+    assert isinstance(own, LocalActor)
+    assert own.prompt_limit is not None
+    assert own.prompt_limit.max_tokens == 176
+    with pytest.raises(ConfigError, match=r"actor\.max_tokens=1024 leaves nothing of a context of 1024 tokens"):
+        make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=1024), "cpu")
+
+
+@pytest.fixture
+def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    base = SharedBase.load(ModelSection(base=str(tiny_model_dir)), "cpu")
+    base.add_role("policy", LoraSection(r=4, alpha=64), seed=1)
+    with torch.no_grad():
+        for weight in base.role_parameters("policy").values():
+            weight.add_(0.3)
+    base.save_role("policy", tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_an_actor_can_have_an_adapter(tiny_model_dir: Path, adapter: Path, quantization: Any) -> None:
+    if quantization == "nf4":
+        pytest.importorskip("bitsandbytes")
+    section = ActorSection(model=str(tiny_model_dir), quantization=quantization)
+    plain = together(make_actor(section, "cpu"), [0, 1])
+    adapted = together(make_actor(section.model_copy(update={"adapter": str(adapter)}), "cpu"), [0, 1])
+    assert adapted != plain
+    assert adapted == together(make_actor(section.model_copy(update={"adapter": str(adapter)}), "cpu"), [0, 1])
+
+
+def test_an_adapter_that_is_none_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=str(tmp_path)):
+        make_actor(ActorSection(model=str(tiny_model_dir), adapter=str(tmp_path)), "cpu")

@@ -2,42 +2,126 @@
 
 from __future__ import annotations
 
-import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from retro.config import ConfigError
-from retro.envs import ENVIRONMENTS, make_taskset
-from retro.envs.base import Environment, TaskSet, UnknownTaskError
+from retro.config import ConfigError, EnvironmentSection
+from retro.envs import ENVIRONMENTS, make_taskset, missing, played_environments
+from retro.envs.mixture import MixtureTasks
+from retro.envs.testing import check_environment
 from retro.prompts import load_prompts
 from retro.types import Split, Task
 
 
+def test_the_household_keeps_the_contract() -> None:
+    check_environment(make_taskset("household"))
+
+
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - {"gymnasium", "mixture"}))
+def test_every_environment_with_words_of_its_own_has_prompts(name: str) -> None:
+    assert load_prompts(name).actor("the opening", (), ())
+
+
 @pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
-def test_every_environment_keeps_the_protocol(name: str) -> None:
-    taskset = make_taskset(name)
-    assert isinstance(taskset, TaskSet)
-    assert taskset.name == name
-    for split in Split:
-        first, second = taskset.tasks(split, 2), taskset.tasks(split, 1, offset=1)
-        assert first[1] == second[0]
-        assert {task.split for task in first} == {split}
-        assert {task.environment for task in first} == {name}
-    task = taskset.tasks(Split.TRAIN, 1)[0]
-    assert isinstance(taskset.oracle(task), str | None)
-    environment = taskset.make(task)
-    assert isinstance(environment, Environment)
-    opening, info = environment.reset()
-    assert opening
-    assert info["success"] is False
-    state = json.loads(json.dumps(environment.snapshot()))
-    result = environment.step("no such action")
-    assert result[0]
-    environment.restore(state)
-    assert environment.step("no such action") == result
-    assert load_prompts(name).actor(opening, (), ())
-    with pytest.raises(UnknownTaskError):
-        taskset.make(Task(name, "no such task", Split.TRAIN))
+def test_every_target_is_there_or_its_package_is_named(name: str) -> None:
+    """The target is imported; without options most task sets refuse, and say what they need."""
+    if missing(name):
+        with pytest.raises(ConfigError, match=rf"pip install 'retro\[{name}\]'"):
+            make_taskset(name)
+    elif name in ("household", "scienceworld", "textworld-express"):
+        assert make_taskset(name).name == name
+    else:
+        with pytest.raises(ConfigError, match=rf"environment\.options of {name}: "):
+            make_taskset(name)
+
+
+def test_an_environment_of_ones_own_is_a_module_and_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rooms.py").write_text(
+        "from retro.envs.household import HouseholdTasks\n\nclass Rooms(HouseholdTasks):\n    name = 'rooms'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    taskset = make_taskset("rooms:Rooms", {"places": 5})
+    assert taskset.tasks(Split.TEST, 1)[0].environment == "rooms"
+    with pytest.raises(ConfigError, match="has no 'Halls'"):
+        make_taskset("rooms:Halls")
+    with pytest.raises(ConfigError, match="there is no module 'halls'"):
+        make_taskset("halls:Halls")
+
+
+BOTH = [{"name": "household"}, {"name": "rooms:Rooms", "options": {"places": 5}}]
+
+
+@pytest.fixture
+def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MixtureTasks:
+    (tmp_path / "rooms.py").write_text(
+        """
+from retro.envs.household import HouseholdTasks
+from retro.types import Task
+
+class Rooms(HouseholdTasks):
+    name = "rooms"
+
+    def tasks(self, split, count, offset=0):
+        if offset + count > 3:
+            raise ValueError("rooms: 3 tasks")
+        found = super().tasks(split, count, offset)
+        return [Task("rooms", f"room-{task.id}", split, task.kind) for task in found]
+
+    def world(self, task):
+        return super().world(Task(task.environment, task.id.removeprefix("room-"), task.split))
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rooms", raising=False)
+    taskset = make_taskset("mixture", {"environments": BOTH})
+    assert isinstance(taskset, MixtureTasks)
+    return taskset
+
+
+def test_a_mixture_takes_turns_until_one_is_spent(mixture: MixtureTasks) -> None:
+    assert mixture.environments == ("household", "rooms")
+    found = mixture.tasks(Split.TEST, 8)
+    assert [task.environment for task in found] == [*("household", "rooms") * 3, "household", "household"]
+    assert mixture.tasks(Split.TEST, 3, offset=5) == found[5:]
+    opening, _ = mixture.make(found[1]).reset()
+    assert opening == make_taskset("household", {"places": 5}).make(Task("household", "test-0", Split.TEST)).reset()[0]
+    assert mixture.oracle(found[0]) == make_taskset("household").oracle(found[0])
+
+
+def test_a_mixture_keeps_the_contract(mixture: MixtureTasks) -> None:
+    check_environment(mixture)
+
+
+def test_a_mixture_of_few_says_how_many_there_are() -> None:
+    taskset = make_taskset("mixture", {"environments": [{"name": "household"}]})
+    with pytest.raises(ValueError, match="mixture: split test has 1000000 tasks, 9000000 were asked for"):
+        taskset.tasks(Split.TEST, 9_000_000)
+
+
+def test_what_a_config_plays_is_known_before_it_is_made() -> None:
+    section = EnvironmentSection(name="mixture", options={"environments": BOTH})
+    assert played_environments(section) == ["household", "rooms:Rooms"]
+    assert played_environments(EnvironmentSection()) == ["household"]
+
+
+@pytest.mark.parametrize(
+    ("environments", "says"),
+    [
+        ([], "must be a list"),
+        ([{"options": {}}], "must have a name"),
+        ([{"name": "household"}, {"name": "household"}], "each once"),
+        ([{"name": "mixture"}], "none of them a mixture"),
+    ],
+)
+def test_a_mixture_of_nothing_is_a_mistake(environments: list[dict[str, Any]], says: str) -> None:
+    options = {"environments": environments}
+    with pytest.raises(ConfigError, match=says):
+        make_taskset("mixture", options)
+    with pytest.raises(ConfigError, match=says):
+        played_environments(EnvironmentSection(name="mixture", options=options))
 
 
 def test_options_reach_the_environment() -> None:

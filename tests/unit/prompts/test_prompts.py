@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.config import ConfigError
-from retro.prompts import LEFT_OUT, PromptTooLongError, TokenLimit, load_prompts
-from retro.types import Step, Trajectory
+from retro.config import ConfigError, EnvironmentSection
+from retro.prompts import (
+    LEFT_OUT,
+    MAX_ACTION_CHARS,
+    MAX_THOUGHT_CHARS,
+    PromptLibrary,
+    PromptSet,
+    PromptTooLongError,
+    load_prompts,
+    shipped,
+)
+from retro.types import Step, TokenLimit, Trajectory
 
 HOUSEHOLD = load_prompts("household")
 STEPS = (
@@ -70,9 +82,9 @@ def test_observations_are_left_out_the_oldest_first_until_it_fits() -> None:
 def test_what_does_not_fit_even_so_is_an_error_with_the_remedy() -> None:
     trajectory = Trajectory("task: look", (Step("a", LONG), Step("b", LONG)))
     with pytest.raises(
-        PromptTooLongError, match=r"2 steps takes \d+ tokens .* raise model\.max_prompt_tokens \(now 9\)"
+        PromptTooLongError, match=r"2 steps takes \d+ tokens .* raise model\.max_prompt_tokens \(now 9 for"
     ):
-        HOUSEHOLD.reflection(trajectory, 0.0, False, (), TokenLimit(words, 9))
+        HOUSEHOLD.reflection(trajectory, 0.0, False, (), TokenLimit(words, 9, "model.max_prompt_tokens"))
     with pytest.raises(PromptTooLongError):  # there is nothing to leave out
         HOUSEHOLD.reflection(Trajectory("task: look"), 0.0, False, (), TokenLimit(words, 2))
 
@@ -98,7 +110,125 @@ def test_no_more_is_left_out_than_needed(lengths: list[int], budget: int) -> Non
 
 
 def test_an_environment_without_prompts_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"no prompts for environment 'attic'; there are: .*household"):
+    with pytest.raises(ConfigError, match=r"no prompts for environment 'attic': give environment\.prompts.*household"):
         load_prompts("attic")
-    with pytest.raises(ConfigError, match="'hotpotqa' has no actor prompt: it can be trained on, not played"):
-        load_prompts("hotpotqa").actor("question", (), ())
+
+
+def test_a_set_without_an_actor_prompt_can_be_trained_on_alone(tmp_path: Path) -> None:
+    (tmp_path / "reflection.jinja").write_text("{{ opening }}")
+    with pytest.raises(ConfigError, match="'logs' has no actor prompt: it can be trained on, not played"):
+        PromptSet("logs", tmp_path).actor("question", (), ())
+
+
+def react(folder: Path) -> PromptSet:
+    (folder / "actor.jinja").write_text(
+        "{{ opening }}\n{% for step in steps %}Thought {{ loop.index }}: {{ step.thought }}\n"
+        "Action {{ loop.index }}: {{ step.action }}\nObservation {{ loop.index }}: {{ step.observation }}\n{% endfor %}"
+        "Thought {{ steps|length + 1 }}:"
+    )
+    (folder / "prompts.yaml").write_text('format: react\nstop: ["\\nObservation"]\n')
+    return PromptSet("reasons", folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "action"),
+    [
+        (" It is hot.\nAction 1: open window 1\n", "It is hot.", "open window 1"),
+        ("Thought 2: one.\ntwo.\nAction 2: Search[a: b]", "one.\ntwo.", "Search[a: b]"),
+        ("on one line Action: go", "on one line", "go"),
+        ("Action 3: go", "", "go"),
+        ("an Action is what I need", "an Action is what I need", ""),
+        ("so:\nAction 1: go\nAction 2: stay", "so:", "go\nAction 2: stay"),
+        ("", "", ""),
+    ],
+)
+def test_a_reasoning_actor_without_an_action_has_only_thought(
+    tmp_path: Path, text: str, thought: str, action: str
+) -> None:
+    prompts = react(tmp_path)
+    assert prompts.actor_stop == ("\nObservation",)
+    assert prompts.parse(text) == (thought, action)
+
+
+def test_what_an_actor_writes_is_cut_and_the_text_says_so(tmp_path: Path) -> None:
+    assert HOUSEHOLD.parse("x" * 10_000) == ("", "x" * MAX_ACTION_CHARS + " … [cut: 10,000 characters]")
+    thought, action = react(tmp_path).parse("y" * 10_000)
+    assert thought == "y" * MAX_THOUGHT_CHARS + " … [cut: 10,000 characters]"
+    assert action == ""
+
+
+def test_the_actors_prompt_is_shortened_like_the_reflections() -> None:
+    steps = (Step("a", LONG), Step("b", LONG), Step("c", "end"))
+    whole = HOUSEHOLD.actor("task: look", steps, ())
+    assert HOUSEHOLD.actor("task: look", steps, (), TokenLimit(words, words(whole))) == whole
+    shorter = HOUSEHOLD.actor("task: look", steps, (), TokenLimit(words, words(whole) - 1))
+    assert shorter == whole.replace(LONG, LEFT_OUT, 1)
+    with pytest.raises(PromptTooLongError, match=r"3 steps takes \d+ tokens .* raise actor\.context_tokens"):
+        HOUSEHOLD.actor("task: look", steps, (), TokenLimit(words, 3, "actor.context_tokens"))
+
+
+def test_a_limit_counts_no_more_than_it_must() -> None:
+    asked: list[str] = []
+
+    def count(text: str) -> int:
+        asked.append(text)
+        return words(text) + 2
+
+    limit = TokenLimit(count, 10)
+    assert limit.fits("a b c d")
+    assert limit.fits("a b c")
+    assert asked == [""]
+    assert limit.fits("one two three")
+    assert not limit.fits("one two three four five six seven eight nine")
+    assert len(asked) == 3
+
+
+def test_the_prompts_of_a_config_are_its_own_for_its_environment_and_for_strangers(tmp_path: Path) -> None:
+    react(tmp_path)
+    library = PromptLibrary.from_section(EnvironmentSection(name="mine:Tasks", prompts=str(tmp_path)))
+    assert library.of("mine").folder == tmp_path
+    assert library.of("household") is HOUSEHOLD
+    own = PromptLibrary.from_section(EnvironmentSection(name="household", prompts=str(tmp_path)))
+    assert own.of("household").folder == tmp_path
+    borrowed = PromptLibrary.from_section(EnvironmentSection(name="mine:Tasks", prompts="household"))
+    assert borrowed.of("mine") is HOUSEHOLD
+    before = library.digest(["mine", "household"])
+    (tmp_path / "actor.jinja").write_text("other")
+    assert library.digest(["mine", "household"]) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("prompts.yaml", "fromat: react", "fromat"),
+        ("prompts.yaml", "format: [", r"prompts\.yaml"),
+        ("actor.jinja", "{% for %}", r"actor\.jinja"),
+    ],
+)
+def test_a_broken_folder_is_named(tmp_path: Path, file: str, text: str, says: str) -> None:
+    react(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        PromptSet("mine", tmp_path)
+
+
+def test_a_folder_without_templates_is_no_prompt_set(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"neither actor\.jinja nor reflection\.jinja"):
+        PromptSet("mine", tmp_path)
+    with pytest.raises(ConfigError, match=r"environment\.prompts: 'nowhere' is no folder; shipped are: .*household"):
+        PromptLibrary.from_section(EnvironmentSection(prompts="nowhere"))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_set_can_be_played_and_trained_with(name: str) -> None:
+    prompts = load_prompts(name)
+    steps = [Step("first action", "first answer", thought="first thought"), Step("second", "then")]
+    memory = ["what was learnt."]
+    texts = [prompts.actor("THE OPENING", steps[:count], memory) for count in range(3)]
+    for shorter, longer in pairwise(texts):
+        assert longer.startswith(shorter)
+    assert all(part in texts[1] for part in ("THE OPENING", "first action", "first answer", memory[0]))
+    assert memory[0] not in prompts.actor("THE OPENING", steps, ())
+    reflection = prompts.reflection(Trajectory("THE OPENING", tuple(steps)), 0.25, False, memory)
+    assert all(part in reflection for part in ("THE OPENING", "first action", "then", memory[0]))
+    assert reflection.lower().endswith("reflection:")

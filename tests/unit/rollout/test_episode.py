@@ -1,13 +1,27 @@
 """One play of a task."""
 
 import asyncio
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 from small_world import Guesser, Vault, Vaults, vault_player, vault_prompts
 
-from retro.envs.base import UnknownTaskError
-from retro.types import Completion, Prompt, Reflection, Sampling, Split, StopReason, Task, derive_seed
+from retro.envs.base import EnvironmentFailedError, UnknownTaskError
+from retro.prompts import LEFT_OUT
+from retro.types import (
+    Completion,
+    Prompt,
+    Reflection,
+    Sampling,
+    Split,
+    StopReason,
+    Task,
+    TokenLimit,
+    Usage,
+    derive_seed,
+)
 
 TASKS = Vaults().tasks(Split.TRAIN, 40)
 
@@ -132,3 +146,133 @@ def test_the_return_is_the_exact_sum_of_the_rewards(prompts):
             return Graded(0)
 
     assert play(replace(vault_player(prompts, Guesser()), taskset=Gradeds()), TASKS[0]).return_ == 1.0
+
+
+class Blocking(Vaults):
+    """Vaults whose every call must come from another thread than the loop's; two engines for all of them."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self.loop_thread = threading.get_ident()
+        self.engines = threading.Semaphore(2)
+        self.open = 0
+        self.closed = 0
+
+    def make(self, task: Task) -> "BlockingVault":
+        return BlockingVault(super().make(task).secret, self)
+
+
+class BlockingVault(Vault):
+    def __init__(self, secret: int, vaults: Blocking) -> None:
+        super().__init__(secret)
+        self.vaults = vaults
+
+    def reset(self, seed=None, options=None):
+        assert threading.get_ident() != self.vaults.loop_thread
+        self.vaults.engines.acquire()
+        self.vaults.open += 1
+        return super().reset(seed, options)
+
+    def step(self, action):
+        assert threading.get_ident() != self.vaults.loop_thread
+        time.sleep(0.001)
+        return super().step(action)
+
+    def close(self):
+        assert threading.get_ident() != self.vaults.loop_thread
+        self.vaults.open -= 1
+        self.vaults.closed += 1
+        self.vaults.engines.release()
+
+
+def test_plays_that_wait_for_an_engine_do_not_keep_others_from_their_steps(prompts):
+    vaults = Blocking()
+    player = replace(vault_player(prompts, Guesser()), taskset=vaults)
+
+    async def all_at_once():
+        return await asyncio.gather(*(player.play(task) for task in TASKS))
+
+    played = asyncio.run(asyncio.wait_for(all_at_once(), 60))
+    plain = vault_player(prompts, Guesser())
+    assert played == [play(plain, task) for task in TASKS]
+    assert (vaults.open, vaults.closed) == (0, len(TASKS))
+
+
+def test_a_play_that_is_cancelled_closes_its_environment(prompts):
+    vaults = Blocking()
+
+    class Endless(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            asked.set()
+            await asyncio.sleep(3600)
+            raise AssertionError("nobody waits that long")
+
+    async def cancelled() -> None:
+        plays = [
+            asyncio.create_task(replace(vault_player(prompts, Endless()), taskset=vaults).play(task))
+            for task in TASKS[:5]
+        ]
+        await asyncio.wait_for(asked.wait(), 30)
+        for running in plays:
+            running.cancel()
+        ended = await asyncio.wait_for(asyncio.gather(*plays, return_exceptions=True), 30)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+
+    asked = asyncio.Event()
+    asyncio.run(cancelled())
+    assert vaults.open == 0
+
+
+def test_an_environment_that_breaks_ends_the_episode_and_is_closed(prompts):
+    closed = []
+
+    class Breaking(Vault):
+        def step(self, action):
+            if self.steps == 1:
+                raise EnvironmentFailedError("the worker died")
+            return super().step("try nothing")
+
+        def close(self):
+            closed.append(self.steps)
+
+    class Breakings(Vaults):
+        def make(self, task):
+            return Breaking(0)
+
+    episode = play(replace(vault_player(prompts, Guesser()), taskset=Breakings()), TASKS[0])
+    assert episode.stop is StopReason.ENVIRONMENT_ERROR
+    assert episode.info == {"error": "the worker died"}
+    assert len(episode.trajectory.steps) == 1
+    assert episode.broken and not episode.failed
+    assert closed == [1]
+
+
+def test_a_prompt_beyond_the_actors_limit_is_shortened_or_ends_the_episode(prompts):
+    class Short(Guesser):
+        prompt_limit = TokenLimit(lambda text: len(text.split()), 12, "actor.context_tokens")
+
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            read.append(str(prompt))
+            return Completion("try nothing", "stop", Usage(3, 1))
+
+    class Talking(Vault):
+        def step(self, action):
+            _, reward, terminated, truncated, info = super().step(action)
+            return "nothing of what was hoped for happens", reward, terminated, truncated, info
+
+    class Talkings(Vaults):
+        def make(self, task):
+            return Talking(0)
+
+    read: list[str] = []
+    player = replace(vault_player(prompts, Short()), taskset=Talkings())
+    episode = play(player, TASKS[0])
+    assert LEFT_OUT in read[-1]
+    assert all(len(prompt.split()) <= 12 for prompt in read)
+    assert episode.stop in (StopReason.HORIZON, StopReason.ACTOR_ERROR)
+    assert [step.usage for step in episode.trajectory.steps] == [Usage(3, 1)] * len(episode.trajectory.steps)
+    Short.prompt_limit = TokenLimit(lambda text: len(text.split()), 2, "actor.context_tokens")
+    failed = play(player, TASKS[0])
+    assert failed.stop is StopReason.ACTOR_ERROR
+    assert "raise actor.context_tokens" in failed.info["error"]

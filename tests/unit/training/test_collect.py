@@ -6,6 +6,7 @@ import pytest
 
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
+from retro.envs import make_taskset
 from retro.rollout.episode import Player
 from retro.stage import plan_stage
 from retro.training.collect import (
@@ -124,7 +125,8 @@ def test_a_second_round_by_the_sft_adapter_goes_to_the_same_buffer_under_other_d
 
 def test_too_few_tasks_is_an_error_that_names_the_key(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"environment\.tasks\.train"):
-        collected_tasks(make_config(environment={"tasks": {"train": 10, "offset": 999_999_995}}))
+        config = make_config(environment={"tasks": {"train": 10, "offset": 999_999_995}})
+        collected_tasks(config, make_taskset("household"))
 
 
 def test_an_actor_that_fails_in_many_tasks_stops_the_stage() -> None:

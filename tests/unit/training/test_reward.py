@@ -71,16 +71,10 @@ def test_equal_texts_of_a_group_are_one_reflection_with_the_mean_rating(
     with ReplayBuffer(config.buffer_url) as buffer:
         for episode in group_of(task, [GOOD[0], BAD[0], GOOD[0]]):
             buffer.add(episode)
-        encoder = Encoder(load_tokenizer(config.model), config.model, make_memory_of(config))
+        encoder = Encoder(load_tokenizer(config.model), config)
         [found] = read_groups(buffer, config.reward, encoder, Split.TRAIN, ())
     assert found.ratings == (0.5, 0.0)
     assert len(found.responses) == 2
-
-
-def make_memory_of(config: RunConfig):  # type: ignore[no-untyped-def]
-    from retro.memory import make_memory
-
-    return make_memory(config.memory)
 
 
 def test_balancing_keeps_as_many_rejected_as_accepted_and_drops_no_accepted_one() -> None:

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
-from retro.memory import make_memory
 from retro.models.loading import load_base, load_tokenizer
 from retro.stage import plan_stage
 from retro.training import sft
@@ -36,7 +35,7 @@ def lines(config: RunConfig) -> list[dict[str, float]]:
 
 
 def encoder_of(config: RunConfig) -> Encoder:
-    return Encoder(load_tokenizer(config.model), config.model, make_memory(config.memory))
+    return Encoder(load_tokenizer(config.model), config)
 
 
 def test_only_the_reflection_and_its_end_are_learnt_and_only_of_good_ones(filled_config: MakeConfig) -> None:

@@ -1,0 +1,141 @@
+"""Rate limits of an actor behind an API: requests and tokens a minute, and the server's own word to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MINUTE = 60.0
+_BURST_SECONDS = 1.0
+"""What may be started at once after a lull, in seconds of the rate; more would be refused by servers that count shorter
+spans than a minute."""
+_TIMER_SECONDS = 0.001
+"""The shortest sleep: a timer set for less would only spin."""
+
+
+class Bucket:
+    """A token bucket: refilled at a steady rate, emptied by what is taken, below zero by what is larger than itself.
+
+    In any 60 seconds (the last instant left out) at most ``per_minute`` is taken, and what the latest call takes beyond
+    the bucket's size; and what was put back in them, if it was taken before.
+
+    Args:
+        per_minute: What may be taken in a minute.
+        now: The clock's time, seconds.
+    """
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self._size = max(1.0, per_minute * _BURST_SECONDS / _MINUTE)
+        self._rate = (
+            per_minute + 1 - self._size
+        ) / _MINUTE  # a full bucket and a minute's refill: below per_minute + 1
+        self._level = self._size
+        self._filled = now
+
+    def pause(self, amount: float, now: float) -> float:
+        """Seconds until ``amount`` may be taken; 0 if it may be now."""
+        self._fill(now)
+        return max(0.0, (min(amount, self._size) - self._level) / self._rate)
+
+    def take(self, amount: float, now: float) -> None:
+        """Take ``amount``; a negative one is put back, even above the brim: it had been kept from others until now."""
+        self._fill(now)
+        self._level -= amount
+
+    def _fill(self, now: float) -> None:
+        filled = min(self._size, self._level + max(0.0, now - self._filled) * self._rate)
+        self._level = max(self._level, filled)
+        self._filled = max(self._filled, now)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    tokens: int
+    admitted: asyncio.Future[None]
+
+
+class RateLimiter:
+    """Lets requests start in the order in which they ask, as fast as the limits allow; nobody spins.
+
+    Args:
+        requests_per_minute: None is no limit.
+        tokens_per_minute: Prompt and completion together; None is no limit.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._requests = Bucket(requests_per_minute, clock()) if requests_per_minute else None
+        self._tokens = Bucket(tokens_per_minute, clock()) if tokens_per_minute else None
+        self._not_before = float("-inf")
+        self._queue: deque[_Waiting] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def admit(self, tokens: int) -> None:
+        """Wait until a request of about ``tokens`` tokens may start, and count it as started."""
+        now = self._clock()
+        if not self._queue and self._pause(tokens, now) <= 0:
+            self._take(1, tokens, now)
+            return
+        waiting = _Waiting(tokens, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._admit_waiting()
+        try:
+            await waiting.admitted
+        except asyncio.CancelledError:
+            if not waiting.admitted.cancelled():  # let in, but it will not start
+                self._take(-1, -tokens, self._clock())
+            self._admit_waiting()
+            raise
+
+    def correct(self, reserved: int, used: int) -> None:
+        """Count ``used`` tokens where ``reserved`` had been."""
+        if self._tokens and reserved != used:
+            self._tokens.take(used - reserved, self._clock())
+            if self._queue:
+                self._admit_waiting()
+
+    def hold(self, seconds: float) -> None:
+        """Start nothing for so long: the server said so to one request, and means all."""
+        self._not_before = max(self._not_before, self._clock() + seconds)
+
+    def _pause(self, tokens: int, now: float) -> float:
+        pause = self._not_before - now
+        if self._requests:
+            pause = max(pause, self._requests.pause(1, now))
+        if self._tokens:
+            pause = max(pause, self._tokens.pause(tokens, now))
+        return pause
+
+    def _take(self, requests: int, tokens: int, now: float) -> None:
+        if self._requests:
+            self._requests.take(requests, now)
+        if self._tokens:
+            self._tokens.take(tokens, now)
+
+    def _admit_waiting(self) -> None:
+        """Let in from the head of the queue what may start, and come back when the next one may."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while self._queue:
+            head, now = self._queue[0], self._clock()
+            if head.admitted.cancelled():
+                self._queue.popleft()
+                continue
+            pause = self._pause(head.tokens, now)
+            if pause > 0:
+                loop = head.admitted.get_loop()
+                self._timer = loop.call_later(max(pause, _TIMER_SECONDS), self._admit_waiting)
+                return
+            self._queue.popleft()
+            self._take(1, head.tokens, now)
+            head.admitted.set_result(None)

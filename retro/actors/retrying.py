@@ -1,0 +1,62 @@
+"""How long to wait before a request is sent again: growing, jittered pauses, or what the server asks for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import mktime_tz, parsedate_tz
+
+from retro.types import derive_seed
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 120.0
+"""What a server may ask for; longer, and the call is given up."""
+_SPREAD = 0.25
+"""Those told to wait for the same time come back over a quarter of it more."""
+
+
+def backoff_seconds(attempt: int, *key: str | int) -> float:
+    """The pause after failure ``attempt`` (0, 1, …): uniform between 0 and a bound that doubles, up to 30 s.
+
+    "Full jitter" of Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog 2015. The draw is seeded by
+    ``key``, as every draw here is.
+    """
+    bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 32))
+    return bound * _uniform(attempt, *key)
+
+
+def spread_seconds(asked: float, attempt: int, *key: str | int) -> float:
+    """At least the seconds that the server asked for."""
+    return asked * (1 + _SPREAD * _uniform(attempt, *key))
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """What ``retry-after-ms`` or ``Retry-After`` (seconds, or an HTTP date; RFC 9110, section 10.2.3) ask for; None if
+    they are not there, or say nothing that can be understood."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        seconds = _number(headers.get(name, ""))
+        if seconds is not None:
+            return seconds * unit
+    date = parsedate_tz(headers.get("retry-after", ""))
+    return None if date is None else max(0.0, _timestamp(date) - time.time())
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value >= 0 and not math.isnan(value) else None
+
+
+def _timestamp(date: tuple[int | None, ...]) -> float:
+    try:
+        return float(mktime_tz(date))  # type: ignore[arg-type]
+    except (OverflowError, ValueError):
+        return 0.0
+
+
+def _uniform(*key: str | int) -> float:
+    return derive_seed("retry", *key) / 2**63

@@ -1,0 +1,225 @@
+"""An OpenAI-compatible server that holds a retrospective model: several choices a request, and errors with remedies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retro.actors.credentials import KEY, read_key
+from retro.actors.openai_request import RequestForm
+from retro.actors.redaction import redacted
+from retro.config import ActorSection, ConfigError
+from retro.types import Sampling, Usage
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+TIMEOUT_SECONDS = 600.0
+"""Of one try at a request: a server on a laptop's CPU writes a group of reflections slowly."""
+_CONNECT_SECONDS = 10.0
+_MAX_RETRIES = 5
+"""Of one request, by the SDK: about 15 s of growing pauses, or what the server asks for."""
+_MAX_CHARS = 500
+
+
+class RefusedError(ConfigError):
+    """The server will not answer this request, and said why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a model is served; ``model`` None means: as the export says."""
+
+    url: str
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One text that the model wrote."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The choices of one request, at least one; ``usage`` is their sum, or None where the server does not tell."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage | None
+
+
+class ModelServer:
+    """Asks one model of a server.
+
+    Args:
+        url: Its base, with ``/v1``. The key is read from ``OPENAI_API_KEY``, if the server wants one.
+        model: What the server calls the model.
+        chat: Whether the server's chat template is put around prompts; else they are completed as they are.
+        start: The command that starts such a server, for error messages.
+
+    Raises:
+        ConfigError: for a URL that is none or holds a password, or a key that cannot be sent.
+    """
+
+    def __init__(self, url: str, model: str, chat: bool, start: str) -> None:
+        endpoint: Literal["chat", "completions"] = "chat" if chat else "completions"
+        try:
+            self._form = RequestForm(ActorSection(kind="openai", model=model, base_url=url, endpoint=endpoint))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("actor.base_url", "server")) from None
+        self._key = read_key()
+        self._model = model
+        self._start = f"Start it with:\n  {start}"
+        self._name = f"server {url}"
+        self._connection: tuple[asyncio.AbstractEventLoop, AsyncGenerator[AsyncOpenAI], AsyncOpenAI] | None = None
+
+    async def check(self) -> None:
+        """Ask for one token.
+
+        Raises:
+            ConfigError: if the server is not there, does not know the model, or cannot complete prompts of its kind.
+        """
+        await self.ask("Hello", 1, Sampling(temperature=1.0, max_tokens=1), retries=1)
+
+    async def ask(self, prompt: str, count: int, sampling: Sampling, retries: int = _MAX_RETRIES) -> Answer:
+        """Up to ``count`` choices, at least one: not every server gives more.
+
+        Raises:
+            RefusedError: if the server refuses the request itself: the prompt is too long, ``n`` is not known …
+            ConfigError: if it cannot be asked at all, or answers something else than completions.
+        """
+        body = self._form.body(prompt, sampling) | ({"n": count} if count > 1 else {})
+        outcome = await self._sent(body, retries)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _sent(self, body: dict[str, object], retries: int) -> Answer | Exception:
+        """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
+        from httpx2 import Response
+        from openai import APIConnectionError, APIStatusError
+
+        client = await self._connected()
+        try:
+            response = await client.post(self._form.path, cast_to=Response, body=body, options={"max_retries": retries})
+        except APIStatusError as error:
+            return await self._refusal(client, error)
+        except APIConnectionError as error:  # timeouts included
+            return self._mistake(f"no answer ({_quoted(error.__cause__ or error)}). {self._start}")
+        return self._read(response.content)
+
+    def _read(self, content: bytes) -> Answer | Exception:
+        try:
+            body = _Body.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "the whole"
+            shown = redacted(content.decode("utf-8", "replace"))[:_MAX_CHARS]
+            return self._mistake(f"answers, but not with completions ({where}: {problem['msg']}): {shown!r}")
+        usage = body.usage.read() if body.usage else None
+        return Answer(tuple(choice.read() for choice in body.choices), usage)
+
+    async def _refusal(self, client: AsyncOpenAI, error: APIStatusError) -> Exception:
+        words = redacted(" ".join(error.response.text.split()))  # the SDK's text has OpenAI's kind of error alone
+        said = f"HTTP {error.status_code}: {words[:_MAX_CHARS]}"
+        if error.status_code in (401, 403):
+            return self._mistake(f"refuses the key in {KEY} ({said})")
+        if error.status_code == 404:
+            return self._mistake(await self._unknown_model(client))
+        if error.status_code >= 500 or error.status_code == 429:
+            return self._mistake(said)
+        hint = "; its context must hold model.max_prompt_tokens and model.max_new_tokens" if "context" in said else ""
+        return RefusedError(f"{self._name}: {said}{hint}")
+
+    async def _unknown_model(self, client: AsyncOpenAI) -> str:
+        from httpx2 import Response
+        from openai import APIError
+
+        try:
+            listed = await client.get("/models", cast_to=Response)
+            names = [model.id for model in _Models.model_validate_json(listed.content).data]
+        except (APIError, ValidationError):
+            return "answers 404, and lists no models: does the URL end in /v1?"
+        return (
+            f"has no model {self._model!r}; it has: {', '.join(names) or 'none'}. Give server_model, one of these, or "
+            f"serve it. {self._start}"
+        )
+
+    def _mistake(self, text: str) -> ConfigError:
+        return ConfigError(f"{self._name}: {text}")
+
+    async def _connected(self) -> AsyncOpenAI:
+        """The client of the running event loop: connections die with their loop, which closes its generators."""
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection[0] is not loop:
+            clients = self._clients()
+            self._connection = (loop, clients, await anext(clients))
+        return self._connection[2]
+
+    async def _clients(self) -> AsyncGenerator[AsyncOpenAI]:
+        from httpx2 import Timeout
+        from openai import AsyncOpenAI
+
+        timeout = Timeout(TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
+        client = AsyncOpenAI(api_key=self._key, base_url=self._form.base_url, timeout=timeout)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Message(_Strict):
+    content: str | None
+
+
+class _Choice(_Strict):
+    text: str | None = None
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _Choice:
+        if self.message is None and self.text is None:
+            raise ValueError("neither text nor a message")
+        return self
+
+    def read(self) -> Choice:
+        text = self.message.content if self.message else self.text
+        return Choice(text or "", "length" if self.finish_reason == "length" else "stop")
+
+
+class _Usage(_Strict):
+    prompt_tokens: int | None = Field(default=None, ge=0)
+    completion_tokens: int | None = Field(default=None, ge=0)
+
+    def read(self) -> Usage | None:
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return Usage(self.prompt_tokens, self.completion_tokens)
+
+
+class _Body(_Strict):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+class _Named(_Strict):
+    id: str
+
+
+class _Models(_Strict):
+    data: list[_Named]
+
+
+def _quoted(error: BaseException) -> str:
+    return f"{type(error).__name__}: {redacted(str(error))[:_MAX_CHARS]}"

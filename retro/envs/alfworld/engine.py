@@ -1,0 +1,244 @@
+"""ALFWorld's engine for one game: TextWorld's PDDL state, twice (runs in a worker process, which alone imports this).
+
+:class:`CachedGame` plays on TextWorld's ``PddlState``, translates a problem once instead of four times, parses a
+grammar once, and derives texts with :mod:`retro.envs.alfworld.text`. It leans on TextWorld's inside, so it is used with
+the versions it was checked with; with others :class:`UpstreamGame` plays, on TextWorld's and ALFWorld's own classes.
+Nothing of theirs is patched.
+
+Source: TextWorld 1.7.0 (``textworld/envs/pddl``), ALFWorld 0.4.2 (``AlfredDemangler``), both MIT.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import fast_downward
+import textworld
+from alfworld.agents.utils.misc import Demangler
+from textworld.envs.pddl import PddlEnv
+from textworld.envs.pddl import logic as pddl_logic
+from textworld.logic import Proposition, Type, TypeHierarchy, Variable
+
+from retro.envs.alfworld.text import Context, Entity, Narrator
+
+CHECKED_VERSIONS = {"textworld": "1.7.0", "alfworld": "0.4.2"}
+"""The versions with which a test found both engines to give the same transcripts."""
+INTRO = "#intro#"
+NOTHING_HAPPENS = "Nothing happens."
+HELP = "help"
+"""Listed by the engine as an admissible command; it changes nothing and its answer is long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the engine says after a command."""
+
+    feedback: str
+    commands: tuple[str, ...]
+    """What is possible now, sorted, without ``help``."""
+    won: bool
+
+
+class Game(Protocol):
+    """One game, being played."""
+
+    @property
+    def state(self) -> Any:
+        """Its facts (``textworld.logic.State``)."""
+        ...
+
+    def start(self) -> Scene: ...
+
+    def step(self, command: str) -> Scene: ...
+
+    def close(self) -> None: ...
+
+
+def open_game(data: Mapping[str, Any]) -> Game:
+    """The game of ``pddl_domain``, ``grammar`` and ``pddl_problem``, on the fast engine if that fits what is there."""
+    installed = {package: version(package) for package in CHECKED_VERSIONS}
+    if installed == CHECKED_VERSIONS:
+        return CachedGame(data)
+    warnings.warn(
+        f"alfworld: the cached engine was checked with {CHECKED_VERSIONS}, installed is {installed}: games are played "
+        "by TextWorld's own, slower one",
+        stacklevel=2,
+    )
+    return UpstreamGame(data)
+
+
+class UpstreamGame:
+    """A game as ALFWorld plays it."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+
+        self._env = AlfredDemangler(PddlEnv(textworld.EnvInfos(admissible_commands=True, won=True)))
+        self._env.load(dict(data))
+        Narrator(self._env._logic.grammar._rules)  # refuses a grammar that runs code
+
+    @property
+    def state(self) -> Any:
+        return self._env._pddl_state
+
+    def start(self) -> Scene:
+        return self._scene(self._env.reset())
+
+    def step(self, command: str) -> Scene:
+        return self._scene(self._env.step(command)[0])
+
+    def close(self) -> None:
+        """Its library stays loaded: closing one ends in a segmentation fault at a later load."""
+
+    def _scene(self, state: Any) -> Scene:
+        return Scene(state.feedback, _without_help(state["admissible_commands"]), bool(state["won"]))
+
+
+class CachedGame:
+    """The same game, without doing anything twice."""
+
+    _free_libraries: list[Any] = []  # noqa: RUF012 - shared on purpose: a loaded planner library is used again
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        grammar = _read_grammar(data["grammar"])
+        self._problem = _translate(data["pddl_domain"], data["pddl_problem"])
+        self._actions = grammar.actions
+        self._narrator = grammar.narrator
+        self._library = self._free_libraries.pop() if self._free_libraries else fast_downward.load_lib()
+        self._choices: dict[str, Any] = {}
+
+    @property
+    def state(self) -> Any:
+        return self._state
+
+    def start(self) -> Scene:
+        self._state = _State(self._library, self._problem, self._actions)
+        self._entities = _entities(self._state)
+        return self._scene(self._narrator.say(INTRO, self._context({})))
+
+    def step(self, command: str) -> Scene:
+        action = self._choices.get(command)
+        if action is None:
+            return self._scene(NOTHING_HAPPENS)
+        self._state.apply(action)
+        return self._scene(self._narrator.say(action.feedback_rule, self._context(action.mapping)))
+
+    def close(self) -> None:
+        """Give the planner's library to the next game; unloading it would crash a later load."""
+        self._free_libraries.append(self._library)
+        del self._library, self._state
+
+    def _context(self, mapping: Mapping[Any, Any]) -> Context:
+        return Context(self._state, self._entities, mapping)
+
+    def _scene(self, feedback: str) -> Scene:
+        names = {id: entity.name for id, entity in self._entities.items()}
+        self._choices = {}
+        for action in self._state.all_applicable_actions():
+            action.command_template = self._narrator.say(action.command_template, self._context(action.mapping))
+            self._choices.setdefault(action.format_command(names), action)
+        return Scene(feedback, _without_help(self._choices), bool(self._state.check_goal()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Grammar:
+    actions: Mapping[str, Any]
+    narrator: Narrator
+
+
+@lru_cache(maxsize=64)
+def _read_grammar(text: str) -> _Grammar:
+    logic = pddl_logic.GameLogic(domain="", grammar=text)
+    return _Grammar(logic.actions, Narrator(logic.grammar._rules))
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What a play needs of a translated problem."""
+
+    sas: bytes
+    parents_of: Mapping[str, tuple[str, ...]]
+    type_of: Mapping[str, str]
+    facts: tuple[Any, ...]
+    operators: Mapping[str, Any]
+
+
+@lru_cache(maxsize=16)
+def _translate(domain: str, problem: str) -> _Problem:
+    gc.disable()  # it makes some 100,000 objects and none of them is garbage: looking for it takes a fifth of the time
+    try:
+        task, sas = fast_downward.pddl2sas(domain, problem)
+    finally:
+        gc.enable()
+    type_of = {entity.name: entity.type_name for entity in task.objects}
+    atoms = [fact for fact in task.init if isinstance(fact, fast_downward.translate.pddl.conditions.Atom)]
+    return _Problem(
+        sas=sas.encode(),
+        parents_of={kind.name: tuple(kind.supertype_names) for kind in reversed(task.types)},  # "object" comes twice
+        type_of=type_of,
+        facts=tuple(
+            Proposition(atom.predicate, [Variable(name, type_of[name]) for name in atom.args])
+            for atom in atoms
+            if atom.predicate != "="
+        ),
+        operators={action.name: SimpleNamespace(parameters=action.parameters) for action in task.actions},
+    )
+
+
+class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld ships no types
+    """``PddlState`` of a problem that is translated already, its facts kept in the order in which they are asked for.
+
+    Its own constructor translates twice, the second time for a planner that nobody asks here.
+    """
+
+    def __init__(self, library: Any, problem: _Problem, actions: Mapping[str, Any]) -> None:
+        types = TypeHierarchy()
+        for name, parents in problem.parents_of.items():
+            types.add(Type(name, parents))
+        self._logic = SimpleNamespace(types=types, actions=actions)
+        self._facts: dict[Any, set[Any]] = defaultdict(set)
+        self._vars_by_name: dict[str, Any] = {}
+        self._vars_by_type: dict[str, set[Any]] = defaultdict(set)
+        self._var_counts: Counter[str] = Counter()
+        self._sorted: dict[Any, tuple[Any, ...]] = {}
+        self._actions = problem.operators
+        self.name2type = problem.type_of
+        self.downward_lib = library
+        library.load_sas(problem.sas)
+        self.add_facts(problem.facts)
+        atoms = (pddl_logic.Atom * library.get_state_size())()
+        library.get_state(atoms)
+        facts = [atom.get_fact(self.name2type) for atom in atoms]
+        self.add_facts(fact for fact in facts if not fact.is_negation)
+
+    def facts_with_signature(self, sig: Any) -> tuple[Any, ...]:
+        """The facts of a signature, sorted: ``all_assignments`` sorts them anew each time, and finds it done."""
+        if sig not in self._sorted:
+            self._sorted[sig] = tuple(sorted(super().facts_with_signature(sig)))
+        return self._sorted[sig]
+
+    def add_fact(self, prop: Any) -> None:
+        self._sorted.pop(prop.signature, None)
+        super().add_fact(prop)
+
+    def remove_fact(self, prop: Any) -> None:
+        self._sorted.pop(prop.signature, None)
+        super().remove_fact(prop)
+
+
+def _entities(state: _State) -> dict[str, Entity]:
+    ids = {variable.name for fact in state.facts for variable in fact.arguments}
+    demangler = Demangler(game_infos={id: SimpleNamespace(id=id) for id in ids})
+    return {id: Entity(id, demangler.demangle_alfred_name(id)) for id in ids}
+
+
+def _without_help(commands: Any) -> tuple[str, ...]:
+    return tuple(sorted(set(commands) - {HELP}))

@@ -1,0 +1,161 @@
+"""ALFWorld's grammar, derived without parsing anything twice (runs in a worker process, beside TextWorld).
+
+TextWorld parses each text it derives anew at every step, and deep-copies every symbol with its context. Here a text is
+parsed once (by TextWorld's own parser) and contexts are passed down, never copied. What is derived is the same, which
+``tests/unit/envs/test_alfworld_engine.py`` checks game by game; the reference is TextWorld 1.7.0's
+``textworld/envs/pddl/textgen/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import CodeType
+from typing import Any
+
+from textworld.envs.pddl import textgen
+from textworld.logic import Rule
+
+PARSED_TEXTS = 4096
+"""How many parsed texts are kept: some 80 are common to all games, one more comes with each goal."""
+
+_SAFE = (ast.Expression, ast.BinOp, ast.Add, ast.BoolOp, ast.Or, ast.Name, ast.Load, ast.Constant)
+
+
+class UnsafeGrammarError(ValueError):
+    """A game's grammar that would run more code than naming an object takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """An object or a place, as texts call it."""
+
+    id: str
+    name: str
+    definite: str = "the"
+    indefinite: str = "a"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a text is derived in: the facts, who is who, and what has been matched so far."""
+
+    state: Any
+    """``textworld.logic.State``."""
+    entities: Mapping[str, Entity]
+    mapping: Mapping[Any, Any]
+    """``textworld.logic.Placeholder`` → ``Variable``."""
+
+    def matches(self, query: str) -> list[Context]:
+        """One context for each way of making ``query`` true."""
+        found = self.state.all_assignments(_query(query), self.mapping)
+        return [replace(self, mapping={**self.mapping, **mapping}) for mapping in found]
+
+    def holds(self, query: str) -> bool:
+        """Whether there is any."""
+        return any(True for _ in self.state.all_assignments(_query(query), self.mapping))
+
+    def names(self) -> dict[str, Entity]:
+        return {placeholder.name: self.entities[variable.name] for placeholder, variable in self.mapping.items()}
+
+
+class Narrator:
+    """Derives texts by the rules of a ``textworld.envs.pddl.textgen.ContextSensitiveGrammar``."""
+
+    def __init__(self, rules: Mapping[str, Sequence[Any]]) -> None:
+        """
+        Raises:
+            UnsafeGrammarError: if an expression does more than name things.
+        """
+        self._rules = rules
+        for productions in rules.values():
+            for production in productions:
+                check_expressions(production.rhs)
+
+    def say(self, text: str, context: Context) -> str:
+        """What ``text`` becomes in ``context``."""
+        return "".join(self._derive(symbol, context) for symbol in parse(text))
+
+    def _derive(self, symbol: Any, context: Context) -> str:
+        match symbol:
+            case textgen.NonterminalSymbol():
+                return "".join(self._derive(part, context) for part in self._production(symbol, context))
+            case textgen.ConditionalSymbol():
+                return "".join(self._each(symbol, context))
+            case textgen.ListSymbol():
+                return self._list(self._each(symbol.symbol, context), context)
+            case textgen.EvalSymbol():
+                return str(eval(_code(symbol.expression), {"__builtins__": {}}, context.names()))
+            case _:
+                return str(symbol.symbol)
+
+    def _production(self, symbol: Any, context: Context) -> Sequence[Any]:
+        productions = self._rules.get(str(symbol))
+        if not productions:
+            raise textgen.CSGUnknownSymbolError(symbol)
+        for production in productions:
+            if not production.condition or context.holds(production.condition):
+                rhs: Sequence[Any] = production.rhs
+                return rhs
+        raise ValueError(f"no rule of the grammar's #{symbol}# applies")
+
+    def _each(self, symbol: Any, context: Context) -> list[str]:
+        contexts = context.matches(symbol.given) if symbol.given else [context]
+        return [self._derive(symbol.expression, one) for one in contexts]
+
+    def _list(self, items: list[str], context: Context) -> str:
+        if not items:
+            return self.say("#list_empty#", context)
+        if len(items) == 1:
+            return items[0]
+        separator, last = self.say("#list_separator#", context), self.say("#list_last_separator#", context)
+        return separator.join(items[:-1]) + last + items[-1]
+
+
+@lru_cache(maxsize=PARSED_TEXTS)
+def parse(text: str) -> tuple[Any, ...]:
+    """The symbols of a text, by TextWorld's parser. They are shared: nobody may change them."""
+    symbols = tuple(textgen._parse_and_convert(text, rule_name="symbols"))
+    check_expressions(symbols)
+    return symbols
+
+
+def check_expressions(symbols: Sequence[Any]) -> None:
+    """TextWorld evaluates the ``{…}`` of a grammar as Python, and grammars come with downloaded games.
+
+    Raises:
+        UnsafeGrammarError: for an expression that does more than read, add and choose names.
+    """
+    for symbol in symbols:
+        match symbol:
+            case textgen.ListSymbol():
+                check_expressions([symbol.symbol])
+            case textgen.ConditionalSymbol():
+                check_expressions([symbol.expression])
+            case textgen.EvalSymbol():
+                _code(symbol.expression)
+            case _:
+                pass
+
+
+@lru_cache(maxsize=PARSED_TEXTS)
+def _code(expression: str) -> CodeType:
+    text = expression.strip()
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError:
+        raise UnsafeGrammarError(f"the grammar's {{{text[:100]}}} is no expression") from None
+    for node in ast.walk(tree):
+        if not isinstance(node, _SAFE) and not (isinstance(node, ast.Attribute) and not node.attr.startswith("_")):
+            raise UnsafeGrammarError(f"the grammar's {{{text[:100]}}} does more than name things: it is not run")
+    return compile(tree, "grammar", "eval")
+
+
+@lru_cache(maxsize=PARSED_TEXTS)
+def _query(expression: str) -> Any:
+    return Rule.parse_conjunctive_query(expression)

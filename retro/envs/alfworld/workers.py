@@ -1,0 +1,201 @@
+"""ALFWorld's worker processes, as seen by whoever plays: they are started, loaded evenly, replaced, and ended.
+
+TextWorld's engine never gives memory back, keeps state in a shared library and is not made for threads: it lives in
+processes of its own. They are fresh interpreters that talk JSON over pipes, not forks (which would copy a process with
+threads) and not ``multiprocessing`` spawns (which would import the caller's main module once more).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from retro.envs.base import EnvironmentFailedError
+
+ENDS_IN_SECONDS = 5.0
+"""How long a worker may take to end by itself, before it is killed."""
+_MAX_LAST_WORDS = 300
+
+
+class Worker:
+    """One process. Any thread may ask it; it answers one request at a time."""
+
+    def __init__(self) -> None:
+        self.games = 0
+        """Being played in it now."""
+        self.started = 0
+        """Played in it until now."""
+        self._lock = threading.Lock()
+        self._ending = threading.Lock()
+        self._end = ""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "retro.envs.alfworld.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=_worker_environment(),
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._errors.close()
+            raise EnvironmentFailedError(f"alfworld: no worker process can be started: {error}") from error
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send ``request``, wait for the answer.
+
+        Raises:
+            EnvironmentFailedError: if the game is broken, or the process is gone.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with self._lock:
+            try:
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except (OSError, ValueError):  # its end of the pipe is closed, or stop() closed ours
+                line = ""
+            except BaseException:  # interrupted between question and answer: the next answer would be the wrong one
+                self._process.kill()
+                raise
+        if not line.endswith("\n"):
+            raise EnvironmentFailedError(f"alfworld: {self._ended()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EnvironmentFailedError(f"alfworld: the engine failed: {answer['error']}")
+        return answer
+
+    def stop(self) -> None:
+        """End the process: it goes by itself when its input ends."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):  # it died with our last request unread
+            self._process.stdin.close()
+        self._ended()
+        with self._lock:
+            self._process.stdout.close()
+
+    def _ended(self) -> str:
+        """How the process ended, which is waited for."""
+        with self._ending:
+            if not self._end:
+                try:
+                    code = self._process.wait(ENDS_IN_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    code = self._process.wait()
+                self._errors.seek(0)
+                lines = self._errors.read().decode(errors="replace").split("\n")
+                self._errors.close()
+                said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+                self._end = f"a worker process {how}; its last words: {said[:_MAX_LAST_WORDS]}"
+            return self._end
+
+
+class Seat:
+    """One game's place in a worker."""
+
+    def __init__(self, pool: WorkerPool, worker: Worker, number: int) -> None:
+        self._pool = pool
+        self._number = number
+        self.worker = worker
+
+    def start(self, data: dict[str, str], asked: Sequence[Any] = ()) -> dict[str, Any]:
+        """Start a game; the answer has ``feedback``, ``commands``, ``won`` and ``met`` (the milestones ``asked``)."""
+        return self.worker.ask({"do": "start", "game": self._number, "data": data, "asked": list(asked)})
+
+    def step(self, command: str) -> dict[str, Any]:
+        return self.worker.ask({"do": "step", "game": self._number, "command": command})
+
+    def leave(self) -> None:
+        """Give the place back. Once only."""
+        with contextlib.suppress(EnvironmentFailedError):  # there is nothing left to give back
+            self.worker.ask({"do": "close", "game": self._number})
+        self._pool.left(self.worker)
+
+
+class WorkerPool:
+    """The workers of one task set.
+
+    Args:
+        workers: How many take new games.
+        games_per_worker: After so many games a worker takes no more, and ends with the last of them. Until then it is
+            one more than ``workers``.
+    """
+
+    def __init__(self, workers: int, games_per_worker: int) -> None:
+        self._count = workers
+        self._games_per_worker = games_per_worker
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._numbers = count(1)
+        weakref.finalize(self, _stop_all, self._workers)
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Those there are now, also those that only finish their games."""
+        return tuple(self._workers)
+
+    def seat(self) -> Seat:
+        """A place in the least loaded worker; one is started if there may be more and all are busy."""
+        with self._lock:
+            dead = [worker for worker in self._workers if not worker.alive]
+            for worker in dead:
+                self._workers.remove(worker)
+                worker.stop()
+            taking = [worker for worker in self._workers if worker.started < self._games_per_worker]
+            if len(taking) < self._count and all(worker.games for worker in taking):
+                taking = [Worker()]
+                self._workers.extend(taking)
+            worker = min(taking, key=lambda worker: worker.games)
+            worker.games += 1
+            worker.started += 1
+            return Seat(self, worker, next(self._numbers))
+
+    def left(self, worker: Worker) -> None:
+        """A game of ``worker`` is over."""
+        with self._lock:
+            worker.games -= 1
+            finished = worker.games == 0 and worker.started >= self._games_per_worker and worker in self._workers
+            if finished:
+                self._workers.remove(worker)
+        if finished:
+            worker.stop()
+
+    def close(self) -> None:
+        """End all workers, also under plays that are not over."""
+        with self._lock:
+            _stop_all(self._workers)
+
+
+def _stop_all(workers: list[Worker]) -> None:
+    while workers:
+        workers.pop().stop()
+
+
+def _worker_environment() -> dict[str, str]:
+    """The caller's own environment and import path; the order of sets is fixed, so that games play alike everywhere."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path),
+        "PYTHONHASHSEED": "0",
+        "ALFWORLD_DATA": tempfile.gettempdir(),  # importing alfworld makes this folder; a worker needs no data
+    }

@@ -1,0 +1,278 @@
+"""Any registered ``gymnasium.Env`` whose observations are texts, as a task set: a seed is a task.
+
+The interface is Gymnasium's (https://gymnasium.farama.org/api/env/; MIT licence); any package may register one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet, UnknownTaskError
+from retro.types import Split, Task
+
+_SPLIT_SIZE = 1_000_000
+_FIRST_SEED = {Split.TRAIN: 0, Split.VALIDATION: _SPLIT_SIZE, Split.TEST: 2 * _SPLIT_SIZE}
+_GRID = 2**30
+"""Returns are rounded to this fraction, so that their differences, the rewards, add up exactly."""
+_MOST_ECHOED = 100
+_MOST_LISTED = 600
+
+
+class GymnasiumTasks(TaskSet):
+    """A million seeds a split, each a task called ``seed-N``.
+
+    Args:
+        id: A registered environment; ``module:Env-v0`` imports the module that registers it first.
+        kwargs: What the environment is made with.
+        actions: What the actor may write. Needed where actions are no texts (``gymnasium.spaces.Text``): the names of a
+            ``Discrete`` space's actions in their order, or a mapping from each text to the action as JSON.
+        horizon: Steps after which a play is truncated, counting those whose action was none; by default the number that
+            the environment is registered with.
+        return_range: The sums of rewards that count as a return of 0 and of 1; what lies outside is clipped.
+        success_at: The return from which a play that is over is a success, where its ``info`` has no ``success``.
+        blocking: Whether a step waits for another process or a server.
+
+    Raises:
+        ValueError: for an environment that cannot be made or does not speak in texts, actions that it does not have, or
+            options out of range.
+    """
+
+    name = "gymnasium"
+
+    def __init__(
+        self,
+        id: str,
+        kwargs: Mapping[str, Any] | None = None,
+        actions: Sequence[str] | Mapping[str, Any] | None = None,
+        horizon: int | None = None,
+        return_range: Sequence[float] = (0.0, 1.0),
+        success_at: float = 1.0,
+        blocking: bool = False,
+    ) -> None:
+        self._id = id
+        self._kwargs = dict(kwargs or {})
+        self.blocking = blocking
+        engine = self._engine()
+        try:
+            self._actions = _actions(engine.action_space, actions)
+            self._rules = _rules(
+                return_range, success_at, engine.spec.max_episode_steps if horizon is None else horizon
+            )
+            opening = engine.reset(seed=0)[0]
+        finally:
+            engine.close()
+        if not isinstance(opening, str):
+            raise ValueError(
+                f"gymnasium: {id!r} opens with {type(opening).__name__}, not with a text; register it with a "
+                "gymnasium.ObservationWrapper that says what is seen"
+            )
+
+    def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
+        if offset + count > _SPLIT_SIZE:
+            raise ValueError(f"gymnasium: split {split} has {_SPLIT_SIZE:,} seeds, {offset + count:,} were asked for")
+        first, kind = _FIRST_SEED[split] + offset, self._id.rpartition(":")[2]
+        return [Task(self.name, f"seed-{seed}", split, kind) for seed in range(first, first + count)]
+
+    def make(self, task: Task) -> GymnasiumPlay:
+        word, _, number = task.id.partition("-")
+        if word != "seed" or not number.isdecimal() or int(number) >= len(Split) * _SPLIT_SIZE:
+            raise UnknownTaskError(f"gymnasium: no task {task.id!r}; ids are seed-0 to seed-{3 * _SPLIT_SIZE - 1}")
+        return GymnasiumPlay(self._engine(), int(number), self._actions, self._rules)
+
+    def _engine(self) -> Any:
+        try:
+            import gymnasium
+        except ModuleNotFoundError:
+            raise ValueError("gymnasium is not installed: pip install 'retro[gymnasium]'") from None
+        try:
+            return gymnasium.make(self._id, disable_env_checker=True, **self._kwargs)
+        except (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError) as error:
+            raise ValueError(f"gymnasium: {self._id!r} cannot be made: {error}") from error
+
+
+class GymnasiumPlay(Environment):
+    """One play. Its state is the actions so far: they are played again on :meth:`restore`."""
+
+    def __init__(self, engine: Any, seed: int, actions: Actions, rules: Rules) -> None:
+        self._engine = engine
+        self._seed = seed
+        self._actions = actions
+        self._rules = rules
+        self._done: list[str] = []
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which it is truncated."""
+        return self._rules.horizon
+
+    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start over. The task is the seed that the environment gets, so ``seed`` changes nothing."""
+        opening, _ = self._engine.reset(seed=self._seed, options=dict(options) if options else None)
+        self._done = []
+        self._sum = self._return = 0.0
+        self._terminated = self._truncated = self._success = False
+        return _text(opening), {"success": False}
+
+    def step(self, action: str) -> StepResult:
+        if self._terminated or self._truncated:
+            return "the play is over", 0.0, self._terminated, self._truncated, {"success": self._success}
+        self._done.append(action)
+        try:
+            meant = self._actions.meant_by(action.strip())
+        except KeyError:
+            observation, info = f"{_echo(action)} is no action; allowed: {self._actions.allowed}", {}
+        else:
+            observation, reward, self._terminated, self._truncated, info = self._engine.step(meant)
+            if not math.isfinite(reward):
+                raise EnvironmentFailedError(f"gymnasium: the action {_echo(action)} was rewarded with {reward}")
+            self._sum += float(reward)
+        return _text(observation), self._count(info), self._terminated, self._truncated, {"success": self._success}
+
+    def _count(self, info: Mapping[str, Any]) -> float:
+        """Bring return, ends and success up to date; what the step added to the return."""
+        rules, before = self._rules, self._return
+        self._return = rules.return_of(self._sum)
+        over = bool(self._terminated or self._truncated) or len(self._done) >= rules.horizon
+        self._success = bool(info.get("success", over and self._return >= rules.success_at))
+        self._terminated = bool(self._terminated) or self._success  # some report success and go on
+        self._truncated = over and not self._terminated
+        return self._return - before
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"actions": list(self._done)}
+
+    def restore(self, state: Any) -> None:
+        self.reset()
+        for action in state["actions"]:
+            self.step(action)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class Actions(Protocol):
+    """What an actor may write, and what it means."""
+
+    allowed: str
+    """In a few words."""
+
+    def meant_by(self, text: str) -> Any:
+        """The environment's action.
+
+        Raises:
+            KeyError: if there is none that is written so.
+        """
+        ...
+
+
+class TextActions(Actions):
+    """Every text of a ``gymnasium.spaces.Text``."""
+
+    def __init__(self, space: Any) -> None:
+        self._space = space
+        self.allowed = _shortened(f"{space.min_length} to {space.max_length} characters of {space.characters!r}")
+
+    def meant_by(self, text: str) -> str:
+        if not self._space.contains(text):
+            raise KeyError(text)
+        return text
+
+
+class NamedActions(Actions):
+    """The actions of any space that are given a name; upper and lower case are the same."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._named = {name.casefold(): action for name, action in named.items()}
+        self.allowed = _shortened(", ".join(named))
+
+    def meant_by(self, text: str) -> Any:
+        return self._named[text.casefold()]
+
+
+def _actions(space: Any, named: Sequence[str] | Mapping[str, Any] | None) -> Actions:
+    from gymnasium import spaces
+
+    if named is None:
+        if isinstance(space, spaces.Text):
+            return TextActions(space)
+        raise ValueError(f"gymnasium: actions: the environment's are {space}, not texts: give their names")
+    if isinstance(named, str) or not isinstance(named, Sequence | Mapping) or not all(_is_name(name) for name in named):
+        raise ValueError(
+            f"gymnasium: actions: must be a list of names, or a mapping of texts to actions, not {named!r}"
+        )
+    if len({name.casefold() for name in named}) < len(named):
+        raise ValueError(f"gymnasium: actions: two of {list(named)!r} are the same")
+    if isinstance(named, Mapping):
+        return NamedActions({name: _action(space, name, value) for name, value in named.items()})
+    if not isinstance(space, spaces.Discrete) or len(named) != space.n:
+        raise ValueError(
+            f"gymnasium: actions: {len(named)} names for {space}: give a mapping, or a name for each action"
+        )
+    return NamedActions({name: space.start + number for number, name in enumerate(named)})
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.strip() == name != ""
+
+
+def _action(space: Any, name: str, value: Any) -> Any:
+    """JSON as an action of ``space``."""
+    try:
+        action = space.from_jsonable([value])[0]
+    except (TypeError, ValueError, IndexError, KeyError):
+        action = None
+    if action is None or not space.contains(action):
+        raise ValueError(f"gymnasium: actions: {name!r}: {value!r} is no action of {space}")
+    return action
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a play ends, and what it is worth."""
+
+    low: float
+    high: float
+    success_at: float
+    horizon: int
+
+    def return_of(self, total: float) -> float:
+        """The sum of an environment's rewards as a return in [0, 1]."""
+        share = min(max((total - self.low) / (self.high - self.low), 0.0), 1.0)
+        return round(share * _GRID) / _GRID
+
+
+def _rules(return_range: Sequence[float], success_at: float, horizon: int | None) -> Rules:
+    if not isinstance(return_range, Sequence) or len(return_range) != 2 or not all(map(_is_number, return_range)):
+        raise ValueError(f"gymnasium: return_range: must be two numbers [low, high], not {return_range!r}")
+    low, high = map(float, return_range)
+    if low >= high:
+        raise ValueError(f"gymnasium: return_range: {low:g} must be below {high:g}")
+    if not _is_number(success_at):
+        raise ValueError(f"gymnasium: success_at: must be a number, not {success_at!r}")
+    if horizon is None:
+        raise ValueError("gymnasium: horizon: the environment is registered without a step limit: give one")
+    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
+        raise ValueError(f"gymnasium: horizon: must be a number of steps, 1 or more, not {horizon!r}")
+    return Rules(low, high, float(success_at), horizon)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(observation: object) -> str:
+    if not isinstance(observation, str):
+        raise EnvironmentFailedError(f"gymnasium: an observation was {type(observation).__name__}, not a text")
+    return observation or "nothing"
+
+
+def _echo(action: str) -> str:
+    text = repr(action)
+    return text if len(text) <= _MOST_ECHOED else f"{text[:_MOST_ECHOED]}…"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_LISTED else f"{text[:_MOST_LISTED]}…"

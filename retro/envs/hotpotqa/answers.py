@@ -1,0 +1,34 @@
+"""How an answer is judged: exact match and F1 of words, as HotPotQA's ``hotpot_evaluate_v1.py`` does."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_ALL_OR_NOTHING = frozenset({"yes", "no", "noanswer"})
+
+
+def normalised(text: str) -> str:
+    """``text`` in lower case, without ASCII punctuation, articles and superfluous white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, gold: str) -> bool:
+    """Whether both are the same once normalised."""
+    return normalised(answer) == normalised(gold)
+
+
+def f1(answer: str, gold: str) -> float:
+    """The harmonic mean of precision and recall of the normalised words, in [0, 1].
+
+    Where either is yes, no or noanswer, only the same counts.
+    """
+    ours, theirs = normalised(answer), normalised(gold)
+    if ours != theirs and not _ALL_OR_NOTHING.isdisjoint((ours, theirs)):
+        return 0.0
+    our_words, their_words = ours.split(), theirs.split()
+    shared = sum((Counter(our_words) & Counter(their_words)).values())
+    return 2 * shared / (len(our_words) + len(their_words)) if shared else 0.0

@@ -1,0 +1,223 @@
+"""A MediaWiki server asked politely: one request at a time, each answer kept, a pause where the server wants one.
+
+After https://www.mediawiki.org/wiki/API:Etiquette and https://meta.wikimedia.org/wiki/User-Agent_policy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from retro import __version__
+from retro.envs.base import EnvironmentFailedError
+
+if TYPE_CHECKING:
+    import httpx
+
+RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+RETRIED_ERRORS = ("maxlag", "ratelimited", "readonly", "internal_api_error")
+"""Beginnings of the error codes that say: later."""
+LONGEST_PAUSE_SECONDS = 120.0
+MAX_ANSWER_BYTES = 32 * 2**20
+
+_COMMON = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5"}
+
+
+class _TryAgain(Exception):
+    """One request failed in a way that passes; ``after`` is the pause in seconds that the server asks for."""
+
+    def __init__(self, why: str, after: float | None = None) -> None:
+        super().__init__(why)
+        self.after = after
+
+
+class MediaWiki:
+    """The query module of a MediaWiki's ``api.php``. May be asked from several threads.
+
+    Args:
+        base_url: The address of ``api.php``.
+        cache: A file that keeps every answer for good; without one they are kept until :meth:`close`.
+        timeout_seconds: The longest silence, and about half of the longest duration, of one request.
+        contact: An address or page at which the server's operators reach who runs this.
+        max_retries: How often a request is sent again after timeouts, lost connections, rate limits and server errors.
+        pause: Waits for some seconds.
+
+    Raises:
+        ValueError: if ``cache`` is a file, but no cache of ours.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        cache: str | None = None,
+        timeout_seconds: float = 20.0,
+        contact: str = "",
+        max_retries: int = 5,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._base_url = base_url
+        self._answers = _Answers(cache)
+        self._timeout_seconds = timeout_seconds
+        about = f"retrospective models of language agents; {contact or 'no contact given'}"
+        self.user_agent = f"retro/{__version__} ({about}) python-httpx"
+        self._max_retries = max_retries
+        self._pause = pause
+        self._requesting = Lock()
+        self._client: httpx.Client | None = None
+        self._is_down = False
+
+    def query(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """The answer to ``action=query`` with ``parameters``.
+
+        Raises:
+            EnvironmentFailedError: if there is none, after all retries. Until the next success further requests are
+                sent once only.
+        """
+        request = json.dumps([self._base_url, sorted(parameters.items())])
+        known = self._answers.get(request)
+        if known is not None:
+            return known
+        with self._requesting:
+            known = self._answers.get(request)  # it may have been asked for while this thread waited
+            if known is None:
+                known = self._asked_until_answered({**_COMMON, **parameters})
+                self._answers.put(request, known)
+        return known
+
+    def close(self) -> None:
+        """Close the connections and the cache."""
+        with self._requesting:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+            self._answers.close()
+
+    def _asked_until_answered(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        retries = 0 if self._is_down else self._max_retries
+        for attempt in range(retries + 1):
+            try:
+                answer = self._asked(parameters)
+            except _TryAgain as error:
+                after = 2.0**attempt if error.after is None else error.after
+                if attempt == retries or after > LONGEST_PAUSE_SECONDS:
+                    self._is_down = True
+                    wants = f"; it asks for a pause of {after:,.0f} s" if error.after else ""
+                    raise self._failed(f"{error} ({attempt + 1} requests{wants})") from None
+                self._pause(after)
+            else:
+                self._is_down = False
+                return answer
+        raise AssertionError("the last attempt returns or raises")
+
+    def _asked(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        import httpx
+
+        if self._client is None:
+            self._client = httpx.Client(
+                headers={"User-Agent": self.user_agent}, timeout=self._timeout_seconds, follow_redirects=True
+            )
+        try:
+            with self._client.stream("GET", self._base_url, params=dict(parameters)) as response:
+                body = self._body(response)
+        except httpx.HTTPError as error:
+            raise _TryAgain(f"{type(error).__name__}: {error}") from None
+        pause = _seconds_asked_for(response.headers.get("Retry-After"))
+        if response.status_code in RETRIED_STATUS:
+            raise _TryAgain(f"HTTP status {response.status_code}", pause)
+        if response.status_code == 403:
+            raise self._failed("HTTP status 403; set environment.options.wikipedia.contact, as the server may ask for")
+        if response.status_code != 200:
+            raise self._failed(f"HTTP status {response.status_code}; is base_url the address of its api.php?")
+        return self._understood(body, pause)
+
+    def _body(self, response: httpx.Response) -> bytes:
+        """Read by parts: a server that sends a byte now and then would never run into a timeout."""
+        until = time.monotonic() + 2 * self._timeout_seconds
+        body = bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if time.monotonic() > until:
+                raise _TryAgain(f"no whole answer within {2 * self._timeout_seconds:g} s")
+            if len(body) > MAX_ANSWER_BYTES:
+                raise self._failed(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
+        return bytes(body)
+
+    def _understood(self, body: bytes, pause: float | None) -> dict[str, Any]:
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._failed("its answer is no JSON object; is base_url the address of its api.php?")
+        error = answer.get("error")
+        if not isinstance(error, dict):
+            return answer
+        code = str(error.get("code"))
+        if code.startswith(RETRIED_ERRORS):
+            raise _TryAgain(f"error {code}", pause)
+        raise self._failed(f"error {code}: {str(error.get('info'))[:200]}")
+
+    def _failed(self, why: str) -> EnvironmentFailedError:
+        return EnvironmentFailedError(f"wikipedia: {self._base_url}: {why}")
+
+
+def _seconds_asked_for(header: str | None) -> float | None:
+    """A ``Retry-After``: seconds, or a date (RFC 9110, 10.2.3); None where there is none, or none that can be read."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+class _Answers:
+    """Answers by request, in SQLite: each is written whole or not at all, whoever else has the file open."""
+
+    def __init__(self, file: str | None) -> None:
+        self._name = file or ":memory:"
+        self._lock = Lock()
+        try:
+            if file:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self._name, timeout=60.0, check_same_thread=False)
+            with self._database:
+                self._database.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, answer TEXT)")
+        except (sqlite3.Error, OSError) as error:
+            raise ValueError(f"wikipedia: cache: {file} cannot be used: {error}; name another file") from error
+
+    def get(self, request: str) -> dict[str, Any] | None:
+        with self._open() as database:
+            row = database.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
+        answer: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return answer
+
+    def put(self, request: str, answer: Mapping[str, Any]) -> None:
+        with self._open() as database, database:
+            database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (request, json.dumps(answer)))
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                yield self._database
+        except sqlite3.Error as error:
+            raise EnvironmentFailedError(f"wikipedia: cache: {self._name}: {error}") from error

@@ -1,0 +1,94 @@
+"""Tasks of several environments as one set: one collection, one adapter, one evaluation, told apart by environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from retro.envs.base import Environment, TaskSet, UnknownTaskError
+from retro.types import Split, Task
+
+
+def mixed_names(options: Mapping[str, Any]) -> list[str]:
+    """The names in a mixture's options, before anything of it is made.
+
+    Raises:
+        ValueError: if they name none, one twice, or another mixture.
+    """
+    environments = options.get("environments")
+    if not isinstance(environments, Sequence) or isinstance(environments, str) or not environments:
+        raise ValueError("mixture: environments must be a list of {name: …, options: {…}}")
+    names = []
+    for entry in environments:
+        if not isinstance(entry, Mapping) or not entry.keys() <= {"name", "options"} or "name" not in entry:
+            raise ValueError(f"mixture: environments: {entry!r} must have a name, and may have options")
+        names.append(str(entry["name"]))
+    if len(set(names)) < len(names) or "mixture" in names:
+        raise ValueError(f"mixture: environments: {', '.join(names)}: each once, and none of them a mixture")
+    return names
+
+
+class MixtureTasks(TaskSet):
+    """The tasks of several task sets, one of each in turn; where a split of one is spent, the others go on.
+
+    Args:
+        environments: ``[{"name": …, "options": {…}}, …]``, as in ``environment`` of a config.
+    """
+
+    name = "mixture"
+
+    def __init__(self, environments: Sequence[Mapping[str, Any]]) -> None:
+        from retro.envs import make_taskset  # the registry names this module
+
+        mixed_names({"environments": environments})
+        made = [make_taskset(entry["name"], entry.get("options")) for entry in environments]
+        self._sets = {taskset.name: taskset for taskset in made}
+        if len(self._sets) < len(made):
+            raise ValueError(f"mixture: two of its environments are called {made[0].name!r}")
+        self.blocking = any(taskset.blocking for taskset in made)
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        return tuple(self._sets)
+
+    def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
+        wanted = offset + count
+        sizes = {name: _size(taskset, split, wanted) for name, taskset in self._sets.items()}
+        if sum(sizes.values()) < wanted:
+            raise ValueError(f"mixture: split {split} has {sum(sizes.values())} tasks, {wanted} were asked for")
+        columns = [taskset.tasks(split, sizes[name]) for name, taskset in self._sets.items()]
+        turns = (column[place] for place in range(wanted) for column in columns if place < len(column))
+        found = list(islice(turns, offset, wanted))
+        if len({task.id for task in found}) < len(found):
+            raise ValueError("mixture: two of its environments have tasks of one id")
+        return found
+
+    def make(self, task: Task) -> Environment:
+        return self._of(task).make(task)
+
+    def oracle(self, task: Task) -> str | None:
+        return self._of(task).oracle(task)
+
+    def close(self) -> None:
+        for taskset in self._sets.values():
+            taskset.close()
+
+    def _of(self, task: Task) -> TaskSet:
+        if task.environment not in self._sets:
+            raise UnknownTaskError(f"mixture: no environment {task.environment!r}; there are: {', '.join(self._sets)}")
+        return self._sets[task.environment]
+
+
+def _size(taskset: TaskSet, split: Split, most: int) -> int:
+    """How many tasks a split has, at most ``most``: a task set says no more than whether it has one at a place."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            taskset.tasks(split, 1, offset=middle - 1)
+        except ValueError:
+            high = middle - 1
+        else:
+            low = middle
+    return low

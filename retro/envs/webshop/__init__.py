@@ -1,0 +1,247 @@
+"""WebShop as text: search a shop of real products, click, choose options, and buy what an instruction asks for.
+
+The tasks, pages and scores of WebShop (Yao et al., arXiv 2207.01206; github.com/princeton-nlp/WebShop) in the text form
+of ReAct, without Java, Flask and spaCy. Where it departs from upstream: docs/environments/webshop.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from retro.envs.base import TaskSet, UnknownTaskError
+from retro.envs.sources import existing, sources_by_split
+from retro.envs.webshop.catalogue import Catalogue, Product, load_catalogue
+from retro.envs.webshop.goals import KINDS, Goal, Goals
+from retro.envs.webshop.pages import BUY, RESULTS_A_PAGE
+from retro.envs.webshop.play import Rules, Webshop
+from retro.envs.webshop.reward import same_option
+from retro.envs.webshop.search import words
+from retro.envs.webshop.sources import REMEDY, find_files
+from retro.types import Split, Task
+
+SPLITS = ("official", "hashed")
+TITLE_WORDS_TO_SEARCH = (8, 16, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What one source holds."""
+
+    catalogue: Catalogue
+    goals: Goals
+
+
+class WebshopTasks(TaskSet):
+    """WebShop's tasks over a catalogue of products. Options: see :meth:`__init__`."""
+
+    name = "webshop"
+
+    def __init__(
+        self,
+        data: str | Mapping[str, str] | None = None,
+        instructions: str = "human",
+        splits: str | None = None,
+        steps: int = 15,
+        page_characters: int = 2000,
+        show_attributes: bool = False,
+        prepared: str | None = None,
+    ) -> None:
+        """Nothing is read before the first task is asked for.
+
+        Args:
+            data: A folder with the published files, one file of products in it, or a Parquet file of products; one for
+                all splits, or a mapping of split to source.
+            instructions: ``human`` (12,087 on the full catalogue) or ``synthetic``.
+            splits: ``official`` or ``hashed``; by default official for published files, hashed for Parquet.
+            steps: The step limit.
+            page_characters: Longer descriptions and feature lists are cut to it.
+            show_attributes: Whether products have a page of their attributes, which decide the score.
+            prepared: The folder for a large catalogue's index; by default the data's.
+
+        Raises:
+            ValueError: for a wrong option, data that is not there, a package that is not installed.
+        """
+        if data is None:
+            raise ValueError(f"webshop: data names no folder yet; {REMEDY}")
+        if instructions not in KINDS:
+            raise ValueError(f"webshop: instructions must be one of {', '.join(KINDS)}, not {instructions!r}")
+        if splits is not None and splits not in SPLITS:
+            raise ValueError(f"webshop: splits must be one of {', '.join(SPLITS)}, not {splits!r}")
+        for name, value in (("steps", steps), ("page_characters", page_characters)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"webshop: {name} must be a whole number from 1 on, not {value!r}")
+        if not isinstance(show_attributes, bool):
+            raise ValueError(f"webshop: show_attributes must be true or false, not {show_attributes!r}")
+        if prepared is not None and not isinstance(prepared, str):
+            raise ValueError(f"webshop: prepared must be the name of a folder, not {prepared!r}")
+        self._source_of = sources_by_split(data, self.name)
+        self._files = {
+            source: find_files(existing(source, self.name, REMEDY))
+            for source in dict.fromkeys(self._source_of.values())
+        }
+        self._kind = instructions
+        self._splits = splits
+        self._rules = Rules(steps, page_characters, show_attributes)
+        self._prepared = None if prepared is None else Path(prepared)
+        self._shops: dict[str, Shop] = {}
+        self._ids: dict[Split, list[str]] = {}
+        for files in self._files.values():
+            if instructions == "human" and files.attributes is not None and files.human is None:
+                raise ValueError(
+                    f"webshop: data: beside {files.products} there is no items_human_ins.json, which human "
+                    f"instructions need; {REMEDY}; or set instructions to synthetic"
+                )
+
+    def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
+        ids = self._split_ids(split)
+        if offset + count > len(ids):
+            raise ValueError(
+                f"webshop: split {split} has {len(ids):,} tasks with {self._kind} instructions, {offset + count:,} "
+                f"were asked for{self._hint(split)}"
+            )
+        return [self._task(goal_id, split) for goal_id in ids[offset : offset + count]]
+
+    def count(self, split: Split) -> int:
+        """How many tasks ``split`` has."""
+        return len(self._split_ids(split))
+
+    def make(self, task: Task) -> Webshop:
+        shop, goal = self._find(task)
+        return Webshop(shop.catalogue, goal, self._rules)
+
+    def goal(self, task: Task) -> Goal:
+        """What ``task`` asks for.
+
+        Raises:
+            UnknownTaskError: as :meth:`make` does.
+        """
+        return self._find(task)[1]
+
+    def product(self, task: Task) -> Product:
+        """The product that ``task`` was written for."""
+        shop, goal = self._find(task)
+        return shop.catalogue.product(goal.asin)
+
+    def catalogue(self, task: Task) -> Catalogue:
+        """The shop that ``task`` is played in."""
+        return self._find(task)[0].catalogue
+
+    def oracle(self, task: Task) -> str:
+        """Which product to buy, a search that finds it, and the options to choose."""
+        shop, goal = self._find(task)
+        return know_all(shop.catalogue, goal)
+
+    def _task(self, goal_id: str, split: Split) -> Task:
+        shop = self._shop(self._source_of[split])
+        goal = shop.goals.goal(goal_id)
+        assert goal is not None, f"{goal_id} was listed by the same goals"
+        return Task(self.name, goal_id, split, shop.catalogue.product(goal.asin).category)
+
+    def _find(self, task: Task) -> tuple[Shop, Goal]:
+        """The source that has the task, whichever split it is for; the split's own is looked at first."""
+        own = self._source_of.get(task.split)
+        for source in sorted(self._files, key=lambda source: source != own):
+            shop = self._shop(source)
+            goal = shop.goals.goal(task.id)
+            if goal is not None:
+                return shop, goal
+        raise UnknownTaskError(
+            f"webshop: no task {task.id!r} among the {self._kind} instructions of {', '.join(self._files)}; ids look "
+            f"like B000000000-{self._kind}-0"
+        )
+
+    def _split_ids(self, split: Split) -> list[str]:
+        if split not in self._source_of:
+            raise ValueError(f"webshop: environment.options.data names no source for the split {split}")
+        if split not in self._ids:
+            source = self._source_of[split]
+            goals = self._shop(source).goals
+            sharing = [other for other in Split if self._source_of.get(other) == source]
+            self._ids[split] = goals.official(split) if self._is_official(source) else goals.hashed(split, sharing)
+        return self._ids[split]
+
+    def _is_official(self, source: str) -> bool:
+        if self._splits is None:
+            return self._files[source].attributes is not None
+        return self._splits == "official"
+
+    def _hint(self, split: Split) -> str:
+        """What else to try where a split is too small."""
+        hints = []
+        if self._is_official(self._source_of[split]):
+            hints.append("splits: hashed (the published splits are meant for the full catalogue)")
+        if self._kind == "human":
+            hints.append("instructions: synthetic")
+        return f"; environment.options can say {' or '.join(hints)}" if hints else ""
+
+    def _shop(self, source: str) -> Shop:
+        if source not in self._shops:
+            catalogue = load_catalogue(self._files[source], self._prepared)
+            goals = Goals(catalogue, self._kind)
+            for other, shop in self._shops.items():
+                both = sorted(goals.asins & shop.goals.asins)
+                if both:
+                    raise ValueError(
+                        f"webshop: data: {source} and {other} both have instructions for {both[0]} (and "
+                        f"{len(both) - 1:,} more): sources of different splits must not share products"
+                    )
+            self._shops[source] = Shop(catalogue, goals)
+        return self._shops[source]
+
+
+def know_all(catalogue: Catalogue, goal: Goal) -> str:
+    """The reflection of someone who knows the product that ``goal`` was written for."""
+    product = catalogue.product(goal.asin)
+    said = []
+    found = finding_search(catalogue, product)
+    if found is not None:
+        query, page = found
+        turning = "" if page == 1 else f" and turn to page {page} of the results"
+        said.append(f"Use search[{query}]{turning}.")
+    said.append(f"The right product is {product.asin}: click[{product.asin}].")
+    clicks = [f"click[{value}]" for value in options_to_choose(product, goal)]
+    if clicks:
+        said.append(f"Choose its options with {', then '.join(clicks)}.")
+    said.append(f"Then click[{BUY}].")
+    return " ".join(said)
+
+
+def finding_search(catalogue: Catalogue, product: Product) -> tuple[str, int] | None:
+    """A search by title words that has ``product`` among its results, and on which page; None if none has.
+
+    The shortest search with it on the first page, else the one with it the furthest to the front.
+    """
+    best: tuple[int, str] | None = None
+    title = words(product.name)
+    for count in TITLE_WORDS_TO_SEARCH:
+        query = " ".join(title[:count])
+        results = catalogue.search(query)
+        if product.asin in results:
+            page = 1 + results.index(product.asin) // RESULTS_A_PAGE
+            best = min(best or (page, query), (page, query), key=lambda found: found[0])
+            if page == 1:
+                break
+    return None if best is None else (best[1], best[0])
+
+
+def options_to_choose(product: Product, goal: Goal) -> list[str]:
+    """For each option that ``goal`` asks for, the value of ``product`` that counts as it, where there is one.
+
+    Equal values are preferred to similar ones, and each of the product's options is used once.
+    """
+    free = dict(product.options)
+    chosen = []
+    for wanted in goal.options:
+        fitting = [
+            (value != wanted, name, value)
+            for name, values in free.items()
+            for value in values
+            if same_option(wanted, value)
+        ]
+        if fitting:
+            _, name, value = min(fitting, key=lambda fit: fit[0])
+            del free[name]
+            chosen.append(value)
+    return chosen

@@ -1,0 +1,222 @@
+"""WebShop's published files, read one product at a time.
+
+Two layouts: upstream's JSON files (``items_shuffle*.json``, ``items_ins_v2*.json``, ``items_human_ins.json``), cleaned
+as upstream's ``load_products`` cleans them, and one Parquet file whose rows are already clean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REMEDY = (
+    "get items_shuffle.json and items_ins_v2.json (or items_shuffle_1000.json and items_ins_v2_1000.json) and "
+    "items_human_ins.json with setup.sh of github.com/princeton-nlp/WebShop"
+)
+UNPRICED = 100.0
+"""Dollars that a product without a price costs, as upstream has it."""
+MAX_ASIN_CHARACTERS = 10
+CHUNK_CHARACTERS = 4 * 2**20
+MAX_ENTRY_CHARACTERS = 64 * 2**20
+
+Row = dict[str, Any]
+"""One product as ``catalogue.SCHEMA`` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFiles:
+    """The files that one source is made of."""
+
+    products: Path
+    attributes: Path | None = None
+    """None: the products are a Parquet file that holds everything."""
+    human: Path | None = None
+
+    @property
+    def all(self) -> list[Path]:
+        return [path for path in (self.products, self.attributes, self.human) if path is not None]
+
+
+def find_files(source: Path) -> SourceFiles:
+    """The files that ``source`` names: a Parquet file, a JSON file of products, or a folder with one of the latter.
+
+    Raises:
+        ValueError: if a file is missing, or a folder has several files of products.
+    """
+    if source.suffix == ".parquet":
+        return SourceFiles(source)
+    products = _products_in(source) if source.is_dir() else source
+    suffix = products.stem.removeprefix("items_shuffle") if products.stem.startswith("items_shuffle") else ""
+    attributes = [products.parent / f"items_ins_v2{end}.json" for end in dict.fromkeys((suffix, ""))]
+    there = [path for path in attributes if path.is_file()]
+    if not there:
+        raise ValueError(f"webshop: data: beside {products} there is no {attributes[0].name}; {REMEDY}")
+    human = products.parent / "items_human_ins.json"
+    return SourceFiles(products, there[0], human if human.is_file() else None)
+
+
+def _products_in(folder: Path) -> Path:
+    found = sorted(folder.glob("items_shuffle*.json")) or [
+        path for path in sorted(folder.glob("items_*.json")) if not path.stem.startswith(("items_ins", "items_human"))
+    ]
+    if not found:
+        raise ValueError(f"webshop: data: {folder} holds no items_shuffle*.json and no items_*.json; {REMEDY}")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"webshop: data: {folder} holds several files of products ({names}): name one of them")
+    return found[0]
+
+
+def read_rows(files: SourceFiles) -> Iterator[Row]:
+    """The products of a source in its order: each id once, ids longer than 10 characters left out, as upstream does.
+
+    Raises:
+        ValueError: for a file that is not what it should be; names the file and the product.
+    """
+    seen: set[str] = set()
+    for row in _read_parquet(files.products) if files.attributes is None else _read_json(files):
+        asin = row["asin"]
+        if asin not in seen and asin != "nan" and 0 < len(asin) <= MAX_ASIN_CHARACTERS:
+            seen.add(asin)
+            yield row
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from map(_row_of_parquet, batch.to_pylist())
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ValueError(f"webshop: data: {path} is no table of WebShop's products: {error}") from error
+
+
+def _row_of_parquet(record: dict[str, Any]) -> Row:
+    human = [_human(entry) for entry in json.loads(record["human_instructions"] or "[]")]
+    return {
+        "asin": record["asin"],
+        "name": _one_line(record["name"]),
+        "category": record["category"],
+        "query": record["query"].lower().strip(),
+        "product_category": record["product_category"],
+        "description": _one_line(record["full_description"]),
+        "features": [_one_line(text) for text in record["bullet_points"]],
+        "prices": record["pricing"] or [UNPRICED],
+        "price_tag": record["price_tag"],
+        "options": record["options"],
+        "attributes": record["attributes"],
+        "instruction": record["instruction"],
+        "instruction_attributes": record["instruction_attributes"],
+        "human": json.dumps(human) if human else None,
+    }
+
+
+def _read_json(files: SourceFiles) -> Iterator[Row]:
+    assert files.attributes is not None
+    attributes = _read_mapping(files.attributes)
+    human = _read_mapping(files.human) if files.human is not None else {}
+    for number, record in enumerate(read_array(files.products)):
+        try:
+            yield _row_of_json(record, attributes.get(record["asin"], {}), human.get(record["asin"], []))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"webshop: data: {files.products}: product {number} is not in WebShop's layout "
+                f"({type(error).__name__}: {error}); {REMEDY}"
+            ) from error
+
+
+def _row_of_json(record: dict[str, Any], about: dict[str, Any], human: list[dict[str, Any]]) -> Row:
+    features = record["small_description"] or [""]
+    prices = _prices(record.get("pricing"))
+    options = {
+        name.lower(): [entry["value"].strip().replace("/", " | ").lower() for entry in entries]
+        for name, entries in (record["customization_options"] or {}).items()
+        if entries is not None
+    }
+    return {
+        "asin": record["asin"],
+        "name": _one_line(record["name"]),
+        "category": record["category"],
+        "query": record["query"].lower().strip(),
+        "product_category": record["product_category"] or "",
+        "description": _one_line(record["full_description"]),
+        "features": [_one_line(text) for text in (features if isinstance(features, list) else [features])],
+        "prices": prices,
+        "price_tag": " to ".join(f"${price}" for price in prices),
+        "options": json.dumps(options),
+        "attributes": about.get("attributes") or [],
+        "instruction": about.get("instruction"),
+        "instruction_attributes": about.get("instruction_attributes") or [],
+        "human": json.dumps([_human(entry) for entry in human]) if human else None,
+    }
+
+
+def _human(entry: dict[str, Any]) -> dict[str, Any]:
+    options = entry["instruction_options"]
+    return {
+        "instruction": entry["instruction"],
+        "attributes": entry["instruction_attributes"],
+        "options": list(options.values()) if isinstance(options, dict) else options,
+    }
+
+
+def _prices(text: str | None) -> list[float]:
+    """``$33.99 - $1,035.99`` as its first two numbers."""
+    numbers = [re.sub(r"[^\d.]", "", part) for part in (text or "").split("$")[1:]]
+    return [float(number) for number in numbers if re.fullmatch(r"\d+\.?\d*|\.\d+", number)][:2] or [UNPRICED]
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            value = json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"webshop: data: {path} is not JSON ({error}): cut short? {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"webshop: data: {path} holds a {type(value).__name__}, not a mapping of product ids; {REMEDY}"
+        )
+    return value
+
+
+def read_array(path: Path) -> Iterator[Any]:
+    """The entries of a file that is one JSON array, without holding more than a few of them in memory.
+
+    Raises:
+        ValueError: if it is no array, or ends before its end.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with path.open(encoding="utf-8") as file:
+        text, ended, place, number = "", False, 0, 0
+        opened = False
+        while True:
+            while place < len(text) and (text[place].isspace() or (text[place] == "," and opened)):
+                place += 1
+            if not opened and place < len(text):
+                if text[place] != "[":
+                    raise ValueError(f"webshop: data: {path} is no JSON array of products; {REMEDY}")
+                opened, place = True, place + 1
+                continue
+            if opened and place < len(text) and text[place] == "]":
+                return
+            try:
+                entry, end = decode(text, place)
+            except json.JSONDecodeError as error:
+                if ended or len(text) - place > MAX_ENTRY_CHARACTERS:
+                    raise ValueError(
+                        f"webshop: data: {path}: entry {number} is not JSON ({error.msg}): cut short? {REMEDY}"
+                    ) from error
+                chunk = file.read(CHUNK_CHARACTERS)
+                text, place, ended = text[place:] + chunk, 0, not chunk
+                continue
+            yield entry
+            place, number = end, number + 1
