@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
 # docker build -t retro .
+# docker build --build-arg EXTRAS=quantization,trackers,scienceworld -t retro .   # with an optional environment
 # docker run --rm --gpus all -v "$PWD/runs:/home/retro/work/runs" retro run configs/quickstart.yaml
 #
 # torch's wheel brings the CUDA libraries; the base image only has to name the driver that they need.
@@ -23,7 +24,8 @@ ENV PATH=/home/retro/venv/bin:$PATH
 # The dependencies first: they change seldom, and their layer is the large one.
 COPY --chown=retro pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=retro retro/__init__.py retro/__init__.py
-RUN pip install -c constraints.txt '.[quantization,trackers]' && pip uninstall --yes retro
+ARG EXTRAS=quantization,trackers
+RUN pip install -c constraints.txt ".[$EXTRAS]" && pip uninstall --yes retro
 
 COPY --chown=retro . .
 RUN pip install -c constraints.txt --no-deps -e . && mkdir -p runs

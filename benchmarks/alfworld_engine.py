@@ -1,7 +1,7 @@
 """ALFWorld: the cached engine beside TextWorld's own, and the memory of workers that are replaced or are not.
 
 python benchmarks/alfworld_engine.py ~/.cache/alfworld/json_2.1.1/valid_seen
-python benchmarks/alfworld_engine.py ../shared/data/alfworld/valid_seen.parquet
+python benchmarks/alfworld_engine.py GAMES.parquet
 
 Engines play the same commands (walkthroughs, with a look and an inventory after each) and must say the same; times are
 CPU seconds of one process, medians over the repeats. Exits with 1 if a transcript differs or steps are not 3 times

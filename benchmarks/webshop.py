@@ -1,6 +1,6 @@
 """WebShop: how fast a shop loads and a play steps, and what buyers score: one who knows the product, and a hasty one.
 
-python benchmarks/webshop.py ../shared/data/webshop/products_1000.parquet
+python benchmarks/webshop.py data/webshop/items_shuffle_1000.json
 python benchmarks/webshop.py --invented 100000     # a made-up catalogue in the published layout, prepared and reopened
 """
 

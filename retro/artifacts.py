@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from retro.config import ActorSection
+
 PACKAGES = ("retro", "torch", "transformers", "peft", "trl", "accelerate")
 LARGE_FILE_BYTES = 256 * 2**20
 SAMPLE_BYTES = 2**20
@@ -46,6 +48,16 @@ def digest_path(path: Path) -> str:
 def digest_model(name: str, revision: str | None = None) -> str:
     """What identifies a base model as a stage's input: a folder's contents, or a hub name and revision."""
     return digest_path(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
+
+
+def digest_actor_parts(section: ActorSection) -> dict[str, str]:
+    """What identifies the folders that an actor uses beside its model: their paths alone do not."""
+    parts = {}
+    if section.kind == "local" and section.adapter is not None:
+        parts["actor_adapter"] = digest_model(section.adapter)
+    if section.kind == "openai" and section.context_tokens is not None and section.tokenizer is not None:
+        parts["actor_tokenizer"] = digest_model(section.tokenizer)
+    return parts
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -383,9 +383,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
     """Validate a tree of plain values; ``origin`` is what errors call it."""
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"config {origin}:\n" + "\n".join(_explain(error))) from None
+    _refuse_passwords(config)
+    return config
+
+
+def _refuse_passwords(config: RunConfig) -> None:
+    """Before anything is written: the config is, whole, to the run folder, the trackers and the terminal."""
+    remedies = {
+        "actor.base_url": (config.actor.base_url, "set the environment variable OPENAI_API_KEY"),
+        "buffer.url": (config.buffer.url, "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
+    }
+    for key, (url, remedy) in remedies.items():
+        before, at, after = (url or "").rpartition("@")
+        if at and "//" in before and (":" in before.partition("//")[2] or key == "actor.base_url"):
+            shown = f"{before.partition('//')[0]}//***@{after}"
+            raise ConfigError(
+                f"{key} {shown!r}: a password in a URL would be written to config.yaml and logs: take it out, and "
+                f"{remedy}"
+            )
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

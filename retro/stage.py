@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from retro.artifacts import digest_path, finite, git_revision, versions, write_atomically, write_json
 from retro.config import ConfigError, RunConfig
+from retro.envs import deciding_options
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -225,8 +226,10 @@ def open_trackers(accelerator: Accelerator, config: RunConfig, stage: Stage) -> 
 
 
 def config_part(config: RunConfig, sections: Sequence[str]) -> dict[str, Any]:
-    """The seed and the values at the dotted keys ``sections``, as plain JSON."""
+    """The seed and the values at the dotted keys ``sections``, as plain JSON; of an environment's options those that
+    decide what is played."""
     tree = config.model_dump(mode="json")
+    tree["environment"]["options"] = deciding_options(config.environment.name, tree["environment"]["options"])
     part: dict[str, Any] = {"seed": tree["seed"]}
     for section in sections:
         value = tree

@@ -162,6 +162,11 @@ class Episode:
         return self.stop in (StopReason.ACTOR_ERROR, StopReason.ENVIRONMENT_ERROR)
 
     @property
+    def broken_by(self) -> str:
+        """Whose error ended a broken one, in a word for messages."""
+        return "environment" if self.stop is StopReason.ENVIRONMENT_ERROR else "actor"
+
+    @property
     def failed(self) -> bool:
         """Worth a reflection: it was played to its end and did not succeed."""
         return not self.success and not self.broken

@@ -48,7 +48,8 @@ def read_answer(content: bytes, endpoint: Literal["chat", "completions"]) -> Ans
     finish_reason = choice.get("finish_reason")
     if not isinstance(text, str) or not isinstance(finish_reason, str | None):
         raise MalformedAnswerError(f"its choice has no text: {_shown(content)}")
-    return Answer(text, "length" if finish_reason == "length" else "stop", _usage(body.get("usage"), content))
+    readable = text.encode("utf-8", "replace").decode()  # JSON can say half a surrogate pair, no file of ours can
+    return Answer(readable, "length" if finish_reason == "length" else "stop", _usage(body.get("usage"), content))
 
 
 def cut(text: str, stop: tuple[str, ...]) -> str:

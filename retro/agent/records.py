@@ -49,11 +49,11 @@ class ExportRecord(BaseModel):
     prompts: str
     """The environment whose prompts are for trajectories that name none."""
     environments: list[str] = []
-    """Those that it was trained on; a folder of prompts each lies in ``prompts/``. Exports before 0.2 have none."""
+    """Those that it was trained on; a folder of prompts each lies in ``prompts/``. Older exports have none."""
     served_name: str = ""
     """What a server should call the adapter: new weights, new name (a server's prefix cache is keyed by it)."""
     chat: bool | None = None
-    """Whether the base has a chat template. Exports before 0.2 do not say; the base's tokenizer does."""
+    """Whether the base has a chat template. Older exports do not say; the base's tokenizer does."""
     config_overrides: dict[str, Any] = {}
     """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection

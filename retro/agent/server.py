@@ -134,8 +134,11 @@ class ModelServer:
             return self._mistake(await self._unknown_model(client))
         if error.status_code >= 500 or error.status_code == 429:
             return self._mistake(said)
-        hint = "; its context must hold model.max_prompt_tokens and model.max_new_tokens" if "context" in said else ""
-        return RefusedError(f"{self._name}: {said}{hint}")
+        if "context" in said:
+            said += "; its context must hold model.max_prompt_tokens and model.max_new_tokens"
+        if "model" in words.lower():
+            said += f"; {self._model!r} was asked for: --server-model (server_model) names another"
+        return RefusedError(f"{self._name}: {said}")
 
     async def _unknown_model(self, client: AsyncOpenAI) -> str:
         from httpx2 import Response

@@ -35,6 +35,7 @@ def examine() -> None:
         )
     console.print(table)
     console.print(_machine_table())
+    console.print("environments, and what they need: retro env list")
     for path in QUICKSTART:
         if not Path(path).exists():
             console.print(f"{path}: not here; run the quickstart in the folder of a clone", style="yellow")

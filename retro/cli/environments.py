@@ -108,12 +108,13 @@ def _task(taskset: TaskSet, task_id: str | None) -> Task:
 
     if task_id is not None:
         return Task(taskset.name, task_id, Split.TEST)
+    reasons = []
     for split in reversed(Split):
         try:
             return taskset.tasks(split, 1)[0]
-        except ValueError:
-            continue
-    raise ConfigError(f"{taskset.name}: none of its splits has a task")
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ConfigError(f"{taskset.name}: none of its splits has a task ({'; '.join(dict.fromkeys(reasons))})")
 
 
 def _play(world: Environment, title: str) -> None:

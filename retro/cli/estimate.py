@@ -6,6 +6,7 @@ No weights are read and nothing is downloaded: a base that is not on this machin
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ def episodes(config: RunConfig) -> Episodes:
     played = 0
     if config.ppo.reward != "model":
         played = config.ppo.steps * config.ppo.contexts * config.ppo.group
-    played += config.ppo.steps // config.ppo.validate_every * config.ppo.validation_contexts
+    guarded = 1 + math.ceil(config.ppo.steps / config.ppo.validate_every)  # before the first step and after the last
+    played += guarded * config.ppo.validation_contexts
     return Episodes(collected, played, counts["test"] * config.evaluate.attempts)
 
 

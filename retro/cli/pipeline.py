@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from retro.agent.records import EXPORT, served_by
 from retro.artifacts import write_atomically
@@ -49,19 +50,45 @@ def _can_do_without(stage: str, error: ValueError, config: RunConfig) -> bool:
 
 
 def dry_run_pipeline(config: RunConfig, stages: tuple[str, ...]) -> None:
-    """Print the resolved config, the plan and the estimates; write and run nothing."""
+    """Print the resolved config, the plan, what is missing, and the estimates; write and run nothing."""
     quieten()
     console = Console()
     print(config.dump())
-    console.print(plan_table(plan_run(config, stages)))
-    most = episodes(config)
-    console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
-    console.print(f"  collect: {most.collect:,} episodes")
-    console.print(f"  ppo: {most.ppo:,} episodes, validation included")
-    console.print(f"  evaluate: {most.evaluate_per_arm:,} episodes an arm")
+    planned = plan_run(config, stages)
+    console.print(plan_table(planned))
+    if any(stage.name in ("collect", "evaluate") and stage.action != "up to date" for stage in planned):
+        problem = _environment_problem(config)
+        if problem:
+            console.print(f"\n[bold]still missing[/bold]\n  {escape(problem)}", highlight=False, soft_wrap=True)
+    _print_most_episodes(config, stages, console)
     console.print("\n[bold]memory[/bold] (from the checkpoints' headers)")
     for line in memory_lines(config):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _print_most_episodes(config: RunConfig, stages: tuple[str, ...], console: Console) -> None:
+    """Of the stages that are asked for and play."""
+    most = episodes(config)
+    lines = {
+        "collect": f"{most.collect:,} episodes",
+        "ppo": f"{most.ppo:,} episodes, validation included",
+        "evaluate": f"{most.evaluate_per_arm:,} episodes an arm",
+    }
+    asked = [f"  {stage}: {line}" for stage, line in lines.items() if stage in stages]
+    if asked:
+        console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
+        console.print("\n".join(asked))
+
+
+def _environment_problem(config: RunConfig) -> str:
+    """What a stage that plays would stop at: a package, an option or data; empty if nothing is missing."""
+    from retro.envs import make_taskset
+
+    try:
+        make_taskset(config.environment.name, config.environment.options).close()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def report_run(run_dir: Path) -> None:
@@ -99,20 +126,19 @@ def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
 
 
 def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
-    """Own actor, own environment, the export behind a server, 7B on a GPU."""
+    """Own actor, own environment, the export behind a server, 7B on a GPU: what the run and the folder allow."""
     export = run_dir / "export"
-    return [
+    exported, example, seven_b = (export / EXPORT).is_file(), "examples/own_environment.py", "configs/hotpotqa.yaml"
+    commands = [
         (
             "your own actor, behind any OpenAI-compatible endpoint",
             f"retro run {config_path} name=own-actor actor.kind=openai actor.model=MODEL actor.base_url=http://localhost:8000/v1",
         ),
-        (
-            "your own environment: a step function and this export",
-            f"python examples/own_environment.py {export}",
-        ),
-        *([("this export behind a server, with vLLM", served_by(export))] if (export / EXPORT).is_file() else []),
-        (
-            "a 7B retrospective model on one GPU",
-            "retro run configs/hotpotqa.yaml --dry-run",
-        ),
     ]
+    if exported and Path(example).is_file():
+        commands.append(("your own environment: a step function and this export", f"python {example} {export}"))
+    if exported:
+        commands.append(("this export behind a server, with vLLM", served_by(export)))
+    if config_path != seven_b and Path(seven_b).is_file():
+        commands.append(("a 7B retrospective model on one GPU", f"retro run {seven_b} --dry-run"))
+    return commands

@@ -59,6 +59,8 @@ def _read(path: Path | None) -> Any:
     if path is None and sys.stdin.isatty():
         raise ConfigError("standard input: give the trajectory's JSON there, or name its file with --trajectory")
     text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ConfigError(f"{origin}: empty; a trajectory is a JSON object with opening and steps (docs/agent.md)")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -88,6 +88,14 @@ class TaskSet(Protocol):
         """
         ...
 
+    def blocks(self, task: Task) -> bool:
+        """Whether a step of ``task`` waits: :attr:`blocking`, which a mixture's tasks do not share.
+
+        Raises:
+            UnknownTaskError: as :meth:`make` does.
+        """
+        return self.blocking
+
     def oracle(self, task: Task) -> str | None:
         """The reflection of someone who knows the whole task; None where the environment cannot give one."""
         return None

@@ -142,6 +142,7 @@ class Household(Environment):
     def __init__(self, task: Task, world: World) -> None:
         self.task = task
         self.world = world
+        self.horizon = world.horizon
         self.reset()
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -162,7 +163,7 @@ class Household(Environment):
         goals = self._sub_goals()
         reward = (len(self._done) - before) / goals
         success = len(self._done) == goals
-        truncated = not success and self._steps >= self.world.horizon
+        truncated = not success and self._steps >= self.horizon
         return observation, reward, success, truncated, {"success": success}
 
     def snapshot(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class JavaPlay(Environment):
         self.task = task
         self._game = game
         self._engines = engines
-        self._limit = steps
+        self.horizon = steps
         self._engine: Engine | None = None
         self._actions: list[str] = []
         self._turn: Turn | None = None
@@ -214,7 +214,7 @@ class JavaPlay(Environment):
 
     @property
     def _truncated(self) -> bool:
-        return len(self._actions) >= self._limit and not self._terminated
+        return len(self._actions) >= self.horizon and not self._terminated
 
     def _asked(self, ask: Callable[[Engine], Turn]) -> Turn:
         assert self._engine is not None

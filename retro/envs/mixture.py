@@ -45,7 +45,9 @@ class MixtureTasks(TaskSet):
         made = [make_taskset(entry["name"], entry.get("options")) for entry in environments]
         self._sets = {taskset.name: taskset for taskset in made}
         if len(self._sets) < len(made):
-            raise ValueError(f"mixture: two of its environments are called {made[0].name!r}")
+            called = [taskset.name for taskset in made]
+            twice = next(name for name in called if called.count(name) > 1)
+            raise ValueError(f"mixture: two of its environments are called {twice!r}")
         self.blocking = any(taskset.blocking for taskset in made)
 
     @property
@@ -66,6 +68,9 @@ class MixtureTasks(TaskSet):
 
     def make(self, task: Task) -> Environment:
         return self._of(task).make(task)
+
+    def blocks(self, task: Task) -> bool:
+        return self._of(task).blocks(task)
 
     def oracle(self, task: Task) -> str | None:
         return self._of(task).oracle(task)

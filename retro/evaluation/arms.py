@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from retro.artifacts import digest_model, digest_path
-from retro.config import ActorSection, ConfigError, MemorySection, RunConfig
-from retro.envs import played_environments
+from retro.artifacts import digest_actor_parts, digest_model, digest_path
+from retro.config import ACTOR_KEYS, ActorSection, ConfigError, MemorySection, RunConfig
+from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.results import split_best_of
 from retro.prompts import PromptLibrary
@@ -109,14 +109,16 @@ def prompts_digest(config: RunConfig) -> str:
 
 def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
     """Digest of all that decides the arm's episodes, but which tasks are played and how many attempts."""
+    environment = config.environment
     written = arm.source in (Source.BASE, Source.ADAPTER)
     model = config.model.model_dump(mode="json", exclude={"lora", "gradient_checkpointing"}) if written else None
     reward = reward_model(config) if arm.best_of > 1 else None
     parts = {
         "seed": config.seed,
-        "environment": [config.environment.name, config.environment.options],
-        "actor": arm.actor.model_dump(mode="json", exclude={"concurrency"}),
+        "environment": [environment.name, deciding_options(environment.name, environment.options)],
+        "actor": arm.actor.model_dump(mode="json", include={key.removeprefix("actor.") for key in ACTOR_KEYS}),
         "actor_model": digest_model(arm.actor.model),
+        **digest_actor_parts(arm.actor),
         "memory": arm.memory.model_dump(mode="json"),
         "source": arm.source,
         "best_of": arm.best_of,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from retro.agent.best_of_n import Scorer
 from retro.config import ActorSection, ConfigError
-from retro.envs.base import TaskSet
+from retro.envs.base import EnvironmentFailedError, TaskSet
 from retro.evaluation.arms import Arm, Source
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
@@ -16,7 +16,17 @@ from retro.prompts import Prompts
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
-from retro.types import Actor, ActorError, Episode, Reflection, ReflectionRequest, Reflector, Sampling, Task
+from retro.types import (
+    Actor,
+    ActorError,
+    Episode,
+    Reflection,
+    ReflectionRequest,
+    Reflector,
+    Sampling,
+    StopReason,
+    Task,
+)
 
 
 @dataclass
@@ -47,6 +57,8 @@ class ArmPlayer:
     """Builds an actor; asked once for each model."""
     models: Callable[[Arm], tuple[Reflector, Candidates | None]]
     """Builds the reflector of an arm whose reflections a model writes."""
+    earlier: Sequence[Record] = ()
+    """What an evaluation before this one recorded: episodes of arms that are as they were are taken over."""
     _actors: dict[str, Actor] = field(default_factory=dict)
     _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
     """Actor → episode id → first play."""
@@ -60,9 +72,11 @@ class ArmPlayer:
 
         Raises:
             ActorError: if the actor failed for good on some episodes: what was played is kept, the same call goes on.
+            EnvironmentFailedError: if it was the environment, in the first of them.
         """
         tasks = self.tasks_of(arm)
         player = self._player(arm)
+        self._take_over(arm, mark, tasks)
         self._share_first_plays(arm, mark, player, tasks)
         known = self._known(arm, mark)
         todo = [task for task in tasks if not _complete(known.get(task.id, []), arm.attempts)]
@@ -103,10 +117,12 @@ class ArmPlayer:
         )
         errors = [e for chain in played for e in chain if e.broken]
         if errors:
-            raise ActorError(
-                f"arm {arm.name}: the actor failed in {len(errors)} episodes "
-                f"({errors[0].info.get('error', 'no message')}); "
-                "what was played is kept: the same command goes on"
+            first = errors[0]
+            alike = sum(episode.stop is first.stop for episode in errors)
+            kind = EnvironmentFailedError if first.stop is StopReason.ENVIRONMENT_ERROR else ActorError
+            raise kind(
+                f"arm {arm.name}: the {first.broken_by} failed in {alike} episodes "
+                f"({first.info.get('error', 'no message')}); what was played is kept: the same command goes on"
             )
 
     def _player(self, arm: Arm) -> Player:
@@ -118,6 +134,15 @@ class ArmPlayer:
         # One key for all arms: their draws are paired, and a first play is the same episode in each.
         key = (self.seed, "evaluate", f"temperature {section.temperature:g}")
         return Player(self.taskset, self._actors[shared], self.prompts, make_memory(arm.memory), sampling, key)
+
+    def _take_over(self, arm: Arm, mark: str, tasks: Sequence[Task]) -> None:
+        played = {(task.environment, task.id) for task in tasks}
+        own = {record.episode.id for record in self.records.of(arm.name, mark)}
+        for record in self.earlier:
+            episode = record.episode
+            as_it_was = (record.arm, record.fingerprint) == (arm.name, mark) and episode.trial < arm.attempts
+            if as_it_was and (episode.task.environment, episode.task.id) in played and episode.id not in own:
+                self.records.add(record)
 
     def _share_first_plays(self, arm: Arm, mark: str, player: Player, tasks: Sequence[Task]) -> None:
         """Give ``arm`` the first plays of arms with the same actor: before any reflection their episodes are equal."""

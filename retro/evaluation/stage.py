@@ -14,19 +14,19 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from retro.artifacts import digest_model, digest_path, write_json
+from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.config import ACTOR_KEYS, STAGES, ConfigError, RunConfig
 from retro.envs import make_taskset
 from retro.evaluation.arms import Arm, Source, fingerprint, prompts_digest, selected_arms
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.play import ArmPlayer, Candidates
-from retro.evaluation.records import EpisodeRecords, Record, chains
+from retro.evaluation.records import EpisodeRecords, Record, RecordFileError, chains
 from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.prompts import PromptLibrary
-from retro.stage import open_stage, read_manifest, stage_folder
+from retro.stage import Plan, open_stage, plan_stage, read_manifest, stage_folder
 from retro.types import Reflector, Split
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ Log = Callable[..., None]
 def stage_inputs(config: RunConfig) -> dict[str, str]:
     """A digest of every model that the arms play with."""
     inputs = {"actor": digest_model(config.actor.model), "base": digest_model(config.model.base, config.model.revision)}
-    inputs["prompts"] = prompts_digest(config)
+    inputs |= digest_actor_parts(config.actor) | {"prompts": prompts_digest(config)}
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
     adapters |= {name: find_adapter(Path(path)) for name, path in config.evaluate.checkpoints.items()}
     inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
@@ -67,24 +67,44 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
 
 def run_evaluate(config: RunConfig) -> Path:
     """Evaluate the run's arms; return the stage's folder, ``evaluation``."""
-    with open_stage(config, "evaluate", stage_inputs(config), SECTIONS) as stage:
+    inputs = stage_inputs(config)
+    earlier = recorded_before(config, plan_stage(config, "evaluate", inputs, SECTIONS))
+    with open_stage(config, "evaluate", inputs, SECTIONS) as stage:
         if not stage.up_to_date and stage.main:
             stage.cut_metrics(None)
             paths = Paths(config.run_dir, stage.folder)
-            evaluate_into(config, paths, log=stage.log, seconds=lambda: stage.seconds)
+            evaluate_into(config, paths, stage.log, lambda: stage.seconds, earlier)
             for name in ("results", "episodes", "plot", "page"):
                 stage.output(name, getattr(paths, name))
     return stage.folder
 
 
+def recorded_before(config: RunConfig, plan: Plan) -> list[Record]:
+    """The records of an evaluation that is about to be set aside: another arm, or more attempts, replays no other."""
+    path = Paths(config.run_dir, stage_folder(config, "evaluate")).episodes
+    if plan.action != "run" or not path.is_file():
+        return []
+    try:
+        with EpisodeRecords(path) as records:
+            return records.all()
+    except RecordFileError as error:
+        logger.warning("evaluate: nothing is taken over: %s", error)
+        return []
+
+
 def evaluate_into(
-    config: RunConfig, paths: Paths, log: Log | None = None, seconds: Callable[[], float] | None = None
+    config: RunConfig,
+    paths: Paths,
+    log: Log | None = None,
+    seconds: Callable[[], float] | None = None,
+    earlier: Sequence[Record] = (),
 ) -> Results:
     """Play every selected arm, and write all that an evaluation leaves behind into ``paths.evaluation``.
 
     Args:
         log: Called as ``log(step, arm=…, success=…, …)`` after each arm.
         seconds: The evaluation's own wall time so far.
+        earlier: What another evaluation recorded; of arms that are as they were it is not played again.
     """
     from retro.actors import make_actor  # here, so that planning (--dry-run) does not import torch
 
@@ -112,6 +132,7 @@ def evaluate_into(
             records=records,
             actor=lambda section: make_actor(section, config.device, config.actor_ledger),
             models=models,
+            earlier=earlier,
         )
         outcomes, notes = asyncio.run(play_all(config, arms, player, log))
     draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)

@@ -29,9 +29,14 @@ def results_table(results: Results) -> Table:
 
 
 def best_learned_arm(results: Results) -> str | None:
-    """The arm with an adapter that solved most at the last attempt; the higher return, then the first, breaks a tie."""
+    """The arm with an adapter that solved most at the last attempt; the higher return, then the first, breaks a tie.
+
+    None where all of them earned nothing: then there is no best.
+    """
     untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
-    learned = [name for name in results["arms"] if name not in untrained]
+    learned = [
+        name for name, arm in results["arms"].items() if name not in untrained and arm["return_by_trial"][-1] > 0
+    ]
     return max(
         learned,
         key=lambda name: (results["arms"][name]["success_by_trial"][-1], results["arms"][name]["return_by_trial"][-1]),

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from retro.artifacts import digest_path
@@ -64,13 +65,14 @@ class PromptSet:
     """One environment's prompts.
 
     Raises:
-        ConfigError: for a folder without templates, a template that is none, a ``prompts.yaml`` with unknown keys.
+        ConfigError: for a folder without templates, a template that is none or includes others, a ``prompts.yaml``
+            with unknown keys.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         if not any((folder / file).is_file() for file in FILES[:2]):
             raise ConfigError(f"prompts {folder}: there is neither actor.jinja nor reflection.jinja")
-        templates = Environment(
+        templates = ImmutableSandboxedEnvironment(  # an export brings its prompts: text from outside, not code
             loader=FileSystemLoader(folder), undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False
         )
         self.name = name
@@ -257,10 +259,13 @@ def _settings(path: Path) -> PromptSettings:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _template(templates: Environment, folder: Path, name: str) -> Template | None:
+def _template(templates: ImmutableSandboxedEnvironment, folder: Path, name: str) -> Template | None:
     if not (folder / name).is_file():
         return None
     try:
+        tree = templates.parse((folder / name).read_text(encoding="utf-8"))
+        if list(meta.find_referenced_templates(tree)):
+            raise ConfigError(f"{folder / name}: it includes another file, which no digest and no export would hold")
         return templates.get_template(name)
     except TemplateError as error:
         raise ConfigError(f"{folder / name}: {error}") from None

@@ -143,6 +143,7 @@ class _Played:
     def __init__(self, taskset: TaskSet, task: Task) -> None:
         self._taskset = taskset
         self._task = task
+        self._blocking = taskset.blocks(task)
         self._environment: Environment | None = None
 
     async def reset(self, seed: int) -> str:
@@ -163,7 +164,7 @@ class _Played:
             await self._call(self._environment.close)
 
     async def _call(self, function: Callable[[], T]) -> T:
-        if not self._taskset.blocking:
+        if not self._blocking:
             return function()
         running = asyncio.get_running_loop().run_in_executor(_THREADS, function)
         try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from retro.actors import make_actor
 from retro.agent.reflector import LocalReflector
-from retro.artifacts import digest_model, digest_path, write_json
+from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import ACTOR_KEYS, ConfigError, RunConfig
 from retro.envs import make_taskset, played_environments
@@ -65,6 +65,7 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config, played_environments(config.environment)),
+        **digest_actor_parts(config.actor),
     }
     if config.actor.kind == "local":
         inputs["actor"] = digest_model(config.actor.model)
@@ -88,7 +89,7 @@ def run_collect(config: RunConfig) -> Path:
 
 
 class ActorFailedError(ValueError):
-    """The actor failed for good in too many tasks: the same command goes on where it stopped."""
+    """The actor (or the environment) failed for good in too many tasks: the same command goes on where it stopped."""
 
 
 def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
@@ -183,16 +184,18 @@ def summarise(trees: list[list[Episode]]) -> dict[str, Any]:
 
 
 def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
-    """Raise :class:`ActorFailedError` if the actor's errors cut too many trees short; log if they cut any."""
+    """Raise :class:`ActorFailedError` if errors, also the environment's, cut too many trees short; log any cut."""
     errors = [episode for tree in trees for episode in tree if episode.broken]
-    cut = len({episode.task.id for episode in errors})
+    cut = len({(episode.task.environment, episode.task.id) for episode in errors})
+    if not cut:
+        return
+    who = " or the ".join(sorted({episode.broken_by for episode in errors}))
     if cut > MOST_CUT * len(trees):
         raise ActorFailedError(
-            f"the actor failed in {cut} of {len(trees)} tasks, first in {errors[0].task.id}: "
-            f"{errors[0].info['error']}; what was played is kept: run the same command again once the actor answers"
+            f"the {who} failed in {cut} of {len(trees)} tasks, first in {errors[0].task.id}: "
+            f"{errors[0].info['error']}; what was played is kept: run the same command again once that is mended"
         )
-    if cut:
-        logger.warning("the actor failed in %d of %d tasks: those trees are cut short", cut, len(trees))
+    logger.warning("the %s failed in %d of %d tasks: those trees are cut short", who, cut, len(trees))
 
 
 def _key(config: RunConfig, inputs: dict[str, str]) -> str:

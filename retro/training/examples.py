@@ -67,8 +67,7 @@ def trained_environments(config: RunConfig) -> list[str]:
     absent = sorted(set(config.buffer.environments) - set(held))
     if absent:
         raise ConfigError(
-            f"buffer.environments: {config.buffer_url} has no episode of {', '.join(absent)}; it has: "
-            f"{', '.join(held) or 'none'}"
+            f"buffer.environments: {buffer} has no episode of {', '.join(absent)}; it has: {', '.join(held) or 'none'}"
         )
     return sorted(config.buffer.environments) or held
 

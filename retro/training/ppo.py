@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from retro.artifacts import digest_model, digest_path
+from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import ACTOR_KEYS, ConfigError, PpoSection, RunConfig
@@ -62,8 +63,10 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
                 "ppo.reward=environment"
             )
         inputs["reward"] = digest_path(reward / "adapter")
-    if config.actor.kind == "local" and (section.reward != "model" or section.validation_contexts):
-        inputs["actor"] = digest_model(config.actor.model)
+    if section.reward != "model" or section.validation_contexts:
+        inputs |= digest_actor_parts(config.actor)
+        if config.actor.kind == "local":
+            inputs["actor"] = digest_model(config.actor.model)
     return inputs
 
 
@@ -79,8 +82,9 @@ def run_ppo(config: RunConfig) -> Path:
                 train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
                 held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
             if not train:
-                raise ConfigError(f"ppo: {config.buffer_url} has no failed episode of a train task to reflect on")
-            PpoTrainer(config, stage, train, held_out).run()
+                raise ConfigError(f"ppo: {buffer} has no failed episode of a train task to reflect on")
+            with closing(PpoTrainer(config, stage, train, held_out)) as trainer:
+                trainer.run()
             stage.output("best", stage.folder / "best")
             stage.output("last", stage.folder / f"{PREFIX}{config.ppo.steps}")
     return stage.folder
@@ -166,6 +170,11 @@ class PpoTrainer:
             self.check()
         while self.state.step < self.section.steps:
             self.step(self.state.step + 1)
+
+    def close(self) -> None:
+        """Give back what the retries' environments hold: the next stage plays with its own."""
+        if self.retries is not None:
+            self.retries.close()
 
     def step(self, number: int) -> None:
         """One step: sample, score, learn, log, and at its turn guard and checkpoint."""

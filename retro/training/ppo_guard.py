@@ -30,7 +30,7 @@ class Guard:
         """Mean return, gain over the failed episode, and success; each process plays its share.
 
         Raises:
-            ValueError: if the actor failed in every episode.
+            ValueError: if the actor or the environment failed in every episode.
         """
         mine = {place: self._guarded[place] for place in range(rank, len(self._guarded), processes)}
         seeds = [[derive_seed(self._config.seed, "ppo", "validation", place)] for place in mine]
@@ -49,7 +49,8 @@ class Guard:
         ]
         rows = sorted(gather_object(rows))  # one order of summation, whoever played what
         if not rows:
-            raise ValueError("the actor failed in every validation episode: is its server still there?")
+            error = next((episode.info.get("error") for episode in episodes), "none were this process's own")
+            raise ValueError(f"the actor or the environment failed in every validation episode: {error}")
         return {name: sum(row[column] for row in rows) / len(rows) for column, name in enumerate(MEASURES, 1)}
 
 

@@ -123,6 +123,10 @@ class Retries:
         prompts = PromptLibrary.from_section(config.environment)
         self._player = Player(taskset, actor, prompts, memory, sampling, key=())
 
+    def close(self) -> None:
+        """Give back what the environments hold (processes, connections)."""
+        self._player.taskset.close()
+
     def play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
         """Play all, concurrently, the episodes in order; ``key`` names the draws."""
         return asyncio.run(self._play(key, plays))
@@ -179,7 +183,7 @@ class Scored:
     responses: list[Response]
     worths: list[Worth]
     dropped: int
-    """Groups in which the actor failed for good."""
+    """Groups in which the actor or the environment failed for good."""
 
 
 def whole_groups(responses: Sequence[Response], worths: Sequence[Worth | None]) -> Scored:
@@ -203,5 +207,8 @@ def whole_groups(responses: Sequence[Response], worths: Sequence[Worth | None]) 
         places.append(place)
         scored += whole
     if dropped and not places:
-        raise ValueError(f"the actor failed in every one of {dropped} groups of retries: is its server still there?")
+        raise ValueError(
+            f"the actor (or the environment) failed in every one of {dropped} groups of retries: is its server still "
+            "there?"
+        )
     return Scored(places, [response for response, _ in scored], [worth for _, worth in scored], dropped)

@@ -127,7 +127,7 @@ def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], l
             best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
             raise NoExamplesError(
                 f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
-                f"{section.rating} (of {len(rated)} in {config.buffer_url}, {best}): collect more tasks or larger "
+                f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
                 "groups, or lower sft.threshold"
             )
     return [encode(encoder, item) for item in train], [encode(encoder, item) for item in validation]

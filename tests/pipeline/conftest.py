@@ -11,6 +11,7 @@ import yaml
 
 from retro.envs import make_taskset
 from retro.types import Split
+from scripts.make_random_model import build_model, build_tokenizer
 from tests.pipeline.running import Run, retro
 
 
@@ -46,6 +47,16 @@ def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with random weights, a tokenizer for any text and a context for long prompts."""
+    folder = tmp_path_factory.mktemp("random-model")
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, context=16_384, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import pytest
 from retro.buffer import ReplayBuffer
 from retro.envs import missing
 from retro.types import Split
-from scripts.make_random_model import build_model, build_tokenizer
 from tests.pipeline.running import ROOT, retro
 
 SHARED = Path(os.environ.get("RETRO_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -28,15 +27,6 @@ OPTIONS = {
     "textworld-express": {"steps": 4},
 }
 ARMS = ["retry-sampled", "reflexion", "sft", "ppo-env", "oracle"]
-
-
-@pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("random-model")
-    tokenizer = build_tokenizer()
-    build_model(tokenizer, context=16_384, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def small(model: Path, runs: Path, *more: str) -> list[str]:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from retro import artifacts
-from retro.artifacts import digest_model, digest_path, finite, write_atomically
+from retro.artifacts import digest_actor_parts, digest_model, digest_path, finite, write_atomically
+from retro.config import ActorSection
 
 
 def test_a_folders_digest_follows_names_and_contents_and_nothing_else(tmp_path: Path) -> None:
@@ -45,3 +46,21 @@ def test_an_atomic_write_leaves_no_other_file(tmp_path: Path) -> None:
 
 def test_what_json_cannot_say_becomes_null() -> None:
     assert finite({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
+
+
+def test_an_actors_folders_count_by_their_contents_where_they_are_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("one")
+    folder = str(tmp_path)
+    sections = [
+        ActorSection(adapter=folder, tokenizer=folder),
+        ActorSection(kind="openai", adapter=folder, tokenizer=folder, context_tokens=99),
+        ActorSection(kind="openai", tokenizer=folder),
+    ]
+    before = [digest_actor_parts(section) for section in sections]
+    assert [list(parts) for parts in before] == [["actor_adapter"], ["actor_tokenizer"], []]
+    (tmp_path / "file").write_text("two")
+    assert [digest_actor_parts(section) == old for section, old in zip(sections, before, strict=True)] == [
+        False,
+        False,
+        True,
+    ]

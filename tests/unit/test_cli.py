@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from retro.actors.budget import BudgetExceededError
 from retro.cli import main
 from retro.cli.buffer import buffer_url
 from retro.cli.errors import is_for_the_user, one_line_errors
@@ -21,6 +22,8 @@ from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import READS, plan_run, plan_table
 from retro.cli.stages import stage_function, stage_range
 from retro.config import STAGES, ConfigError, parse_config
+from retro.envs.base import EnvironmentFailedError
+from retro.types import ActorError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -103,6 +106,12 @@ def test_what_is_not_json_is_told(retro: Retro) -> None:
     assert "standard input: not JSON" in err
 
 
+def test_an_empty_standard_input_is_told(retro: Retro) -> None:
+    code, _, err = retro("reflect", "export", stdin="\n")
+    assert code == 2
+    assert "standard input: empty; a trajectory is a JSON object" in err
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     for bug in ({}.__getitem__, int, json.loads, importlib.import_module):
         with pytest.raises((KeyError, ValueError, ImportError)), one_line_errors():
@@ -112,6 +121,14 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRO_TRACEBACK", "1")
     with pytest.raises(ConfigError), one_line_errors():
         raise ConfigError("shown where it was raised")
+
+
+@pytest.mark.parametrize("kind", [ActorError, EnvironmentFailedError, BudgetExceededError])
+def test_what_stops_a_run_is_one_line(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise kind("what was played is kept")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "retro: what was played is kept\n"
 
 
 def test_the_range_of_stages() -> None:
@@ -155,11 +172,13 @@ def test_episodes_at_most_by_hand() -> None:
     }
     greedy = episodes(parse_config(tree, "here"))
     assert greedy.collect == 12 * (1 + 2 * 4)  # a deterministic actor's control is not played
-    assert greedy.ppo == 10 * 3 * 2 + 2 * 64
+    assert greedy.ppo == 10 * 3 * 2 + 3 * 64  # the guard measures before step 1, after 5 and after 10
     assert greedy.evaluate_per_arm == 5 * 4
     sampled = episodes(parse_config({**tree, "actor": {"temperature": 1.0}}, "here"))
     assert sampled.collect == 12 * (1 + 2 * 5)
-    assert episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here")).ppo == 0
+    assert episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here")).ppo == 2 * 64
+    unguarded = {"reward": "model", "validation_contexts": 0}
+    assert episodes(parse_config({"ppo": unguarded}, "here")).ppo == 0
 
 
 def test_a_checkpoint_is_measured_by_its_headers(tiny_model_dir: Path) -> None:
@@ -222,7 +241,19 @@ def test_the_dry_run_prints_config_plan_and_estimates(retro: Retro, tmp_path: Pa
     assert "not run yet" in out
     assert "episodes an arm" in out
     assert "MiB of weights" in out
+    assert "still missing" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dry_run_tells_what_the_environment_lacks(retro: Retro, tmp_path: Path, tiny_model_dir: Path) -> None:
+    code, out, err = retro(
+        *("run", str(ROOT / "configs" / "hotpotqa.yaml"), f"runs={tmp_path}", "--dry-run"),
+        *(f"environment.options.data={tmp_path}/none.json", f"model.base={tiny_model_dir}", "--until", "collect"),
+    )
+    assert code == 0, err
+    assert f"still missing\n  environment.options of hotpotqa: data: there is no {tmp_path}/none.json" in out
+    assert "collect: 4,140 episodes" in out
+    assert "episodes an arm" not in out  # of the stages that are asked for alone
 
 
 def test_an_environment_can_be_played_by_hand(retro: Retro) -> None:
@@ -283,3 +314,9 @@ def test_the_last_screen_shows_table_paths_and_ways_on(tmp_path: Path) -> None:
     assert "report.html" in shown
     for _, command in next_commands(tmp_path, "configs/quickstart.yaml"):
         assert command in shown
+
+
+def test_the_ways_on_are_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [command for _, command in next_commands(tmp_path / "run", "mine.yaml")]
+    assert [command.split()[:3] for command in commands] == [["retro", "run", "mine.yaml"]]

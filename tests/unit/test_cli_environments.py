@@ -135,7 +135,7 @@ def test_the_first_split_with_tasks_is_played(retro: Retro, own: str) -> None:
     assert "task train-0\n" in retro("env", "play", own, "-o", "splits=[train]")[1]
     code, out, err = retro("env", "play", own, "-o", "splits=[]")
     assert (code, out) == (2, "tasks closed\n")
-    assert "guessing: none of its splits has a task" in err
+    assert "guessing: none of its splits has a task (" in err  # and why, in the environment's own words
 
 
 def test_options_come_from_a_config_its_overrides_and_the_command(retro: Retro, tmp_path: Path, own: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -124,3 +125,22 @@ def test_the_page_of_all_keys_is_current() -> None:
     script = [sys.executable, "scripts/write_config_docs.py", "--check"]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"buffer": {"url": "postgresql://me:hunter2@host/retro"}}, "buffer.url"),
+        ({"actor": {"kind": "openai", "base_url": "http://me:hunter2@host/v1"}}, "actor.base_url"),
+    ],
+)
+def test_a_password_is_refused_before_it_is_written_and_is_not_told(tree: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=r"would be written to config\.yaml") as refused:
+        parse_config(tree, "here")
+    assert key in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_buffer_without_a_password_in_its_url_is_taken() -> None:
+    for url in ("postgresql://me@host/retro", "sqlite:///some/buffer.sqlite", "no url"):
+        assert parse_config({"buffer": {"url": url}}, "here").buffer.url == url

@@ -50,6 +50,18 @@ def test_a_stage_is_skipped_only_while_its_config_its_inputs_and_its_outputs_are
     assert (gone.action, gone.why) == ("run", "missing: adapter")
 
 
+def test_an_environments_options_count_but_those_that_say_how_fast_it_plays(tmp_path: Path) -> None:
+    def config(**options: int) -> RunConfig:
+        return config_in(tmp_path, environment={"name": "scienceworld", "options": options})
+
+    sections = ("environment.name", "environment.options")
+    with open_stage(config(steps=5, engines=2), "collect", {}, sections):
+        pass
+    assert plan_stage(config(steps=5, engines=9), "collect", {}, sections).action == "up to date"
+    other = plan_stage(config(steps=6, engines=2), "collect", {}, sections)
+    assert (other.action, other.why) == ("run", "changed: config environment.options.steps")
+
+
 def test_the_manifest_says_what_made_the_outputs_and_the_run_folder_keeps_the_resolved_config(tmp_path: Path) -> None:
     config = config_in(tmp_path, seed=7)
     complete(config, {"buffer": "a"})

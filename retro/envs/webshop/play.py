@@ -50,6 +50,7 @@ class Webshop(Environment):
         self.goal = goal
         self._catalogue = catalogue
         self._rules = rules
+        self.horizon = rules.steps
         self.reset()
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -92,7 +93,7 @@ class Webshop(Environment):
 
     @property
     def _over(self) -> bool:
-        return self._score is not None or self._steps >= self._rules.steps
+        return self._score is not None or self._steps >= self.horizon
 
     def _ends(self) -> tuple[bool, bool, dict[str, Any]]:
         """(terminated, truncated, info)"""

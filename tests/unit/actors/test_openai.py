@@ -75,6 +75,11 @@ def test_a_cut_answer_is_a_length_and_an_empty_one_an_empty_text(server: Server)
     assert ask(actor_at(server)) == Completion("", "length", Usage(11, 4))
 
 
+def test_half_a_surrogate_pair_in_an_answer_becomes_a_question_mark(server: Server) -> None:
+    server.choice = {**CHOICE, "message": {"content": "go \ud83d"}}
+    assert ask(actor_at(server)).text == "go ?"
+
+
 @pytest.mark.parametrize("text", ["go to desk 1\n", "go to desk 1\nThen I", "go to desk 1"])
 def test_the_text_ends_before_the_stop_string_whatever_the_server_does(server: Server, text: str) -> None:
     server.choice = {**CHOICE, "message": {"content": text}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from retro.config import ConfigError, EnvironmentSection
-from retro.envs import ENVIRONMENTS, make_taskset, missing, played_environments
+from retro.envs import ENVIRONMENTS, deciding_options, make_taskset, missing, played_environments
+from retro.envs.base import UnknownTaskError
 from retro.envs.mixture import MixtureTasks
 from retro.envs.testing import check_environment
 from retro.prompts import load_prompts
@@ -49,6 +52,25 @@ def test_an_environment_of_ones_own_is_a_module_and_a_class(tmp_path: Path, monk
         make_taskset("rooms:Halls")
     with pytest.raises(ConfigError, match="there is no module 'halls'"):
         make_taskset("halls:Halls")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("json:JSONDecoder", {}, "'json:JSONDecoder' is no task set"),
+        ("retro.envs.household:Household", {}, "is no task set"),
+        ("household", {"plces": 5}, r"options of household: plces: no such option; there are: places, "),
+        ("mixture", {}, "options of mixture: environments: needed, and not given"),
+        ("gymnasium", {"actions": ["left"]}, "options of gymnasium: id: needed, and not given"),
+    ],
+)
+def test_a_wrong_class_and_wrong_options_are_named_in_a_users_words(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    if name == "gymnasium" and missing(name):
+        pytest.skip("gymnasium is not installed")
+    with pytest.raises(ConfigError, match=said):
+        make_taskset(name, options)
 
 
 BOTH = [{"name": "household"}, {"name": "rooms:Rooms", "options": {"places": 5}}]
@@ -99,6 +121,44 @@ def test_a_mixture_of_few_says_how_many_there_are() -> None:
     taskset = make_taskset("mixture", {"environments": [{"name": "household"}]})
     with pytest.raises(ValueError, match="mixture: split test has 1000000 tasks, 9000000 were asked for"):
         taskset.tasks(Split.TEST, 9_000_000)
+
+
+def test_a_mixture_waits_in_threads_for_the_tasks_of_those_that_block(mixture: MixtureTasks) -> None:
+    household, rooms = mixture.tasks(Split.TEST, 2)
+    sys.modules["rooms"].Rooms.blocking = True
+    waiting = make_taskset("mixture", {"environments": BOTH})
+    assert waiting.blocking
+    assert (waiting.blocks(household), waiting.blocks(rooms)) == (False, True)
+    assert not mixture.blocking
+    with pytest.raises(UnknownTaskError, match="'other'"):
+        waiting.blocks(Task("other", "x", Split.TEST))
+
+
+def test_one_of_ones_own_may_not_take_the_name_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flats.py").write_text(
+        "from retro.envs.household import HouseholdTasks\nclass Flats(HouseholdTasks): pass\n"
+        "class Huts(HouseholdTasks):\n    name = 'huts'\nclass Sheds(Huts): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="'flats:Flats': its name is 'household'"):
+        make_taskset("flats:Flats")
+    names = ("household", "flats:Huts", "flats:Sheds")
+    with pytest.raises(ConfigError, match="two of its environments are called 'huts'"):
+        make_taskset("mixture", {"environments": [{"name": name} for name in names]})
+
+
+@pytest.mark.parametrize("name", [name for name, registered in ENVIRONMENTS.items() if registered.speed])
+def test_options_of_speed_are_options_and_decide_nothing(name: str) -> None:
+    module, _, target = ENVIRONMENTS[name].target.partition(":")
+    made = inspect.signature(getattr(importlib.import_module(module), target))
+    assert set(ENVIRONMENTS[name].speed) < set(made.parameters)
+    options = {"steps": 7} | dict.fromkeys(ENVIRONMENTS[name].speed, 3)
+    assert deciding_options(name, options) == {"steps": 7}
+    entries = [{"name": name, "options": options}, {"name": "household"}, "wrong"]
+    assert deciding_options("mixture", {"environments": entries}) == {
+        "environments": [{"name": name, "options": {"steps": 7}}, {"name": "household"}, "wrong"]
+    }
+    assert deciding_options("mine:Tasks", options) == options
 
 
 def test_what_a_config_plays_is_known_before_it_is_made() -> None:

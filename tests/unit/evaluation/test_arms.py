@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retro.artifacts import write_json
-from retro.config import ConfigError, RunConfig
+from retro.config import BudgetSection, ConfigError, EnvironmentSection, RunConfig
 from retro.evaluation.arms import Source, available_names, fingerprint, make_arm, selected_arms
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.stage import checkpoint_name, stage_inputs, with_checkpoints
@@ -164,3 +164,30 @@ def test_checkpoints_are_played_beside_the_controls(whole: RunConfig) -> None:
 
 def test_the_stage_reads_every_model(whole: RunConfig) -> None:
     assert set(stage_inputs(whole)) == {"actor", "base", "prompts", "sft", "ppo", "reward"}
+
+
+def test_a_fingerprint_leaves_out_how_fast_and_at_what_cost_the_actor_is_asked(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    before = fingerprint(make_arm(config, "retry"), config)
+
+    def now(**actor: object) -> str:
+        changed = config.model_copy(update={"actor": config.actor.model_copy(update=actor)})
+        return fingerprint(make_arm(changed, "retry"), changed)
+
+    assert before == now(budget=BudgetSection(tokens=9), cache="answers.sqlite", requests_per_minute=5, max_retries=1)
+    assert before != now(max_tokens=9)
+    played = [
+        config.model_copy(update={"environment": EnvironmentSection(name="scienceworld", options={"engines": engines})})
+        for engines in (2, 3)
+    ]
+    assert len({fingerprint(make_arm(one, "retry"), one) for one in played}) == 1
+
+
+def test_an_actors_adapter_counts_by_its_content(tmp_path: Path) -> None:
+    path = adapter(tmp_path / "tuned")
+    config = config_of(tmp_path)
+    config = config.model_copy(update={"actor": config.actor.model_copy(update={"adapter": str(path)})})
+    inputs, mark = stage_inputs(config), fingerprint(make_arm(config, "retry"), config)
+    (path / "adapter_model.safetensors").write_bytes(b"trained on")
+    assert stage_inputs(config) != inputs
+    assert fingerprint(make_arm(config, "retry"), config) != mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.stage import evaluate_into, run_evaluate, with_checkpoints
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
+from retro.rollout.episode import Player
+from retro.types import Episode, Task
 
 ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon2", "oracle"]
 
@@ -90,6 +93,37 @@ def test_an_interrupted_evaluation_resumes_to_the_same_episodes(config: RunConfi
     resumed = sorted((r.arm, r.episode.id, r.episode) for r in read_records(folder / "episodes.jsonl"))
     assert [r[:2] for r in resumed] == [r[:2] for r in whole]
     assert [(e.trajectory, e.reflection) for *_, e in resumed] == [(e.trajectory, e.reflection) for *_, e in whole]
+
+
+def test_another_arm_fewer_tasks_or_attempts_replay_nothing(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluated(arms: list[str], attempts: int, tasks: int) -> dict[str, set[tuple[str, int]]]:
+        """Id and trial of every recorded episode, by arm."""
+        section = config.evaluate.model_copy(update={"arms": arms, "attempts": attempts})
+        counts = config.environment.tasks.model_copy(update={"test": tasks})
+        environment = config.environment.model_copy(update={"tasks": counts})
+        folder = run_evaluate(config.model_copy(update={"evaluate": section, "environment": environment}))
+        records = list(read_records(folder / "episodes.jsonl"))
+        return {arm: {(r.episode.id, r.episode.trial) for r in records if r.arm == arm} for arm in arms}
+
+    async def counted(self: Player, task: Task, trial: int = 0, *arguments: Any, **named: Any) -> Episode:
+        trials.append(trial)
+        return await play(self, task, trial, *arguments, **named)
+
+    trials: list[int] = []
+    play = Player.play
+    monkeypatch.setattr(Player, "play", counted)
+    first = evaluated(["reflexion"], 2, 5)
+    assert len(trials) == len(first["reflexion"]) > 5
+    trials.clear()
+    second = evaluated(["reflexion", "oracle"], 2, 4)
+    assert second["reflexion"] < first["reflexion"]
+    assert trials == [1] * len([trial for _, trial in second["oracle"] if trial == 1])  # first plays are shared
+    trials.clear()
+    assert {trial for _, trial in evaluated(["reflexion"], 1, 4)["reflexion"]} == {0}
+    assert trials == []
+    (config.run_dir / "evaluation" / "episodes.jsonl").write_text("of another time\n")
+    assert evaluated(["reflexion"], 2, 4)["reflexion"] == second["reflexion"]
+    assert len(trials) == len(second["reflexion"])
 
 
 def test_checkpoints_of_any_kind_are_arms(config: RunConfig, tmp_path: Path) -> None:

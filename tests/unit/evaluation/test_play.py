@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_world import Excluder, Guesser, Vaults, vault_prompts
+from small_world import Excluder, Guesser, Vault, Vaults, vault_prompts
 
 from retro.agent.best_of_n import BestOfN
 from retro.config import RunConfig
+from retro.envs.base import EnvironmentFailedError
 from retro.evaluation.arms import Arm, make_arm
 from retro.evaluation.play import ArmPlayer, Candidates
 from retro.evaluation.records import EpisodeRecords
 from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
-from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split
+from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split, Task
 
 
 @pytest.fixture
@@ -126,6 +127,18 @@ def test_an_interrupted_arm_goes_on_to_the_same_outcomes(tmp_path: Path, config:
     assert evaluate(resumed, config, "reflexion", "retry-sampled")[0] == whole
     ids = [r.episode.id for r in resumed.records.all() if r.arm == "reflexion"]
     assert len(ids) == len(set(ids))
+
+
+def test_a_broken_environment_is_not_called_the_actors_failure(tmp_path: Path, config: RunConfig) -> None:
+    class Breaking(Vaults):
+        def make(self, task: Task) -> Vault:
+            raise EnvironmentFailedError("the worker died")
+
+    world = World(tmp_path / "w", tasks=2)
+    world.player.taskset = Breaking()
+    says = r"arm retry: the environment failed in 2 episodes \(the worker died\); what was played is kept"
+    with pytest.raises(EnvironmentFailedError, match=says):
+        evaluate(world, config, "retry")
 
 
 def test_best_of_n_keeps_its_candidates(tmp_path: Path, config: RunConfig) -> None:

@@ -199,6 +199,28 @@ def test_plays_that_wait_for_an_engine_do_not_keep_others_from_their_steps(promp
     assert (vaults.open, vaults.closed) == (0, len(TASKS))
 
 
+def test_what_does_not_block_is_played_in_the_loops_thread_also_beside_what_does(prompts):
+    class Mixed(Blocking):
+        def blocks(self, task: Task) -> bool:
+            return task == TASKS[0]
+
+        def make(self, task: Task) -> Vault:
+            return super().make(task) if self.blocks(task) else Seen(0)
+
+    class Seen(Vault):
+        def step(self, action):
+            threads.add(threading.get_ident())
+            return super().step(action)
+
+    threads: set[int] = set()
+    vaults = Mixed()
+    player = replace(vault_player(prompts, Guesser()), taskset=vaults)
+    for task in TASKS[:2]:
+        play(player, task)
+    assert vaults.closed == 1
+    assert threads == {vaults.loop_thread}
+
+
 def test_a_play_that_is_cancelled_closes_its_environment(prompts):
     vaults = Blocking()
 

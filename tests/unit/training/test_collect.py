@@ -138,3 +138,10 @@ def test_an_actor_that_fails_in_many_tasks_stops_the_stage() -> None:
     refuse_a_failing_actor([tree(number, stop) for number, stop in enumerate(ends)])
     with pytest.raises(ActorFailedError, match=r"in 6 of 101 tasks, first in train-95: 503; what was played is kept"):
         refuse_a_failing_actor([tree(number, stop) for number, stop in enumerate([*ends, StopReason.ACTOR_ERROR])])
+
+
+def test_an_environment_that_fails_is_called_by_its_name() -> None:
+    task = Task("household", "train-1", Split.TRAIN)
+    stop, info = StopReason.ENVIRONMENT_ERROR, {"error": "the worker died"}
+    with pytest.raises(ActorFailedError, match=r"^the environment failed in 1 of 1 tasks, .*: the worker died"):
+        refuse_a_failing_actor([[Episode("1", task, 0, Trajectory(""), 0.0, False, stop, info=info)]])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from retro.config import ConfigError, RunConfig, parse_config
+from retro.envs.household import HouseholdTasks
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.training.collect import run_collect
@@ -164,3 +165,16 @@ def test_what_is_missing_is_named(tiny_model_dir: Path, prepared: Path, tmp_path
     shutil.rmtree(config.run_dir / "sft")
     with pytest.raises(ConfigError, match="run the stage sft"):
         run_ppo(config)
+
+
+def test_the_environments_of_the_retries_are_closed(
+    prepared: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    def close(self: HouseholdTasks) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(HouseholdTasks, "close", close)
+    run_ppo(fresh(prepared, tiny_model_dir, tmp_path, steps=1))
+    assert len(closed) == 1
