@@ -96,6 +96,35 @@ class OpenAIActor:
             await self._cache.put(key, completion)
         return completion
 
+    async def check(self) -> None:
+        """Ask whether anybody is there, before anything expensive is begun: it costs no tokens.
+
+        Raises:
+            ConfigError: if nobody listens at ``base_url``, or the key is refused. Whatever else is answered will do:
+                not every server lists its models.
+        """
+        import httpx2
+        from openai import APIConnectionError, APIError, APIStatusError
+
+        connection = await self._connected()
+        mistake: Exception | None = None  # raised outside of ``except``: the SDK's errors hold the key
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await connection.free[-1].get("/models", cast_to=httpx2.Response)
+        except APIStatusError as error:
+            if error.status_code == 401:
+                mistake = self._failures.of(error).error
+        except APIConnectionError as error:
+            if isinstance(error.__cause__, httpx2.ConnectError):
+                mistake = ConfigError(
+                    f"actor {self._section.model!r}: nobody listens at {self._form.base_url}: start the server, or "
+                    "correct actor.base_url"
+                )
+        except (APIError, TimeoutError) as error:
+            logger.debug("the actor's server does not list its models (%s)", type(error).__name__)
+        if mistake is not None:
+            raise mistake
+
     async def aclose(self) -> None:
         """Close connections and cache now. Otherwise the loop's end closes the ones, and the actor's end the other."""
         connection, self._connection = self._connection, None

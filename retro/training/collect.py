@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.actors import make_actor
+from retro.actors.openai import OpenAIActor
 from retro.agent.reflector import LocalReflector
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
@@ -106,6 +107,8 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
         sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),
         key=(config.seed, "collect", _key(config, inputs)),
     )
+    if isinstance(player.actor, OpenAIActor):
+        asyncio.run(player.actor.check())  # before minutes are spent on loading the base
     base = SharedBase.load(config.model, device)
     role = None
     if section.source == "sft":

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from retro.agent.loading import HEAD
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
@@ -62,7 +63,7 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
                 f"ppo.reward={section.reward} needs {reward / 'adapter'}: run the stage reward, or set "
                 "ppo.reward=environment"
             )
-        inputs["reward"] = digest_path(reward / "adapter")
+        inputs["reward"] = " ".join(digest_path(reward / part) for part in ("adapter", HEAD, "reward.json"))
     if section.reward != "model" or section.validation_contexts:
         inputs |= digest_actor_parts(config.actor)
         if config.actor.kind == "local":

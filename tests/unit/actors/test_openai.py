@@ -364,3 +364,20 @@ def test_the_config_makes_it(server: Server) -> None:
     made = make_actor(ActorSection(kind="openai", model="m", base_url=server.url, temperature=0.5))
     assert isinstance(made, OpenAIActor)
     assert json.loads(json.dumps(server.requests)) == []
+
+
+def test_before_a_run_it_is_asked_whether_anybody_is_there(server: Server) -> None:
+    asyncio.run(actor_at(server).check())  # whatever it answers to a list of models: somebody is there
+    assert not server.requests
+    free = ActorSection(kind="openai", model="some-model", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigError, match=r"nobody listens at http://127\.0\.0\.1:9/v1: start the server") as caught:
+        asyncio.run(OpenAIActor(free).check())
+    assert caught.value.__context__ is None
+
+
+def test_a_refused_key_is_told_before_a_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.RequestHandlerClass, "do_GET", lambda handler: handler.send_error(401), raising=False)
+    with pytest.raises(ConfigError, match="the key in OPENAI_API_KEY was refused") as caught:
+        asyncio.run(actor_at(server).check())
+    assert caught.value.__context__ is None
+    assert SECRET not in str(caught.value)
