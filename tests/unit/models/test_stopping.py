@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from retro.actors.answers import cut
-from retro.models.stopping import StopStrings
+from retro.models.stopping import StopStrings, cut
 
 
 def test_tokens_that_can_complete_a_stop_string(tokenizer: PreTrainedTokenizerBase) -> None:
