@@ -45,10 +45,14 @@ def test_a_launched_stage_learns_what_the_command_learns(
         assert line["step"] == other["step"]
         # transformers averages its validation figures over batches, which two processes cut otherwise
         by_batch = {"validation_loss", "validation_token_accuracy"}
-        numbers = {key for key in line if isinstance(line[key], int | float)} - by_batch
+        # a part of the tokens beyond a threshold: rounding, which differs by processor, may take a token across it
+        parts = {key for key in line if key.endswith("_fraction")}
+        numbers = {key for key in line if isinstance(line[key], int | float)} - by_batch - parts
         assert {key: line[key] for key in numbers} == pytest.approx(
             {key: other[key] for key in numbers}, rel=2e-3, abs=2e-4, nan_ok=True
         )
+        for key in parts:
+            assert line[key] == pytest.approx(other[key], abs=2.5 / (other["responses"] * other["length"]))
     if stage == "ppo":
         for step in (1, 4):
             assert reflections(run, step) == reflections(whole_run, step)
