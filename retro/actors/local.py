@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from retro.actors.answers import cut
 from retro.config import ActorSection, ConfigError
 from retro.models.adapters import with_adapter
 from retro.models.generation import Engine
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.rounds import Rounds
-from retro.models.stopping import cut
 from retro.models.text import decode_response, encode_prompt
 from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
 

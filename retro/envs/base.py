@@ -59,6 +59,23 @@ class Environment(Protocol):
         return None
 
 
+class ReplayedEnvironment(Environment):
+    """One whose engine has no state to copy: a snapshot is the actions so far, and restoring plays them again.
+
+    ``reset`` empties ``played``, ``step`` appends to it what must be played again to come to the same state.
+    """
+
+    played: list[str]
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"actions": list(self.played)}
+
+    def restore(self, state: Any) -> None:
+        self.reset()
+        for action in state["actions"]:
+            self.step(action)
+
+
 @runtime_checkable
 class TaskSet(Protocol):
     """An environment's tasks: what there is, and how one is rebuilt from its id alone."""

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet, UnknownTaskError
+from retro.envs.base import (
+    EnvironmentFailedError,
+    ReplayedEnvironment,
+    StepResult,
+    TaskSet,
+    UnknownTaskError,
+)
 from retro.types import Split, Task
 
 _SPLIT_SIZE = 1_000_000
@@ -93,15 +99,15 @@ class GymnasiumTasks(TaskSet):
             raise ValueError(f"gymnasium: {self._id!r} cannot be made: {error}") from error
 
 
-class GymnasiumPlay(Environment):
-    """One play. Its state is the actions so far: they are played again on :meth:`restore`."""
+class GymnasiumPlay(ReplayedEnvironment):
+    """One play."""
 
     def __init__(self, engine: Any, seed: int, actions: Actions, rules: Rules) -> None:
         self._engine = engine
         self._seed = seed
         self._actions = actions
         self._rules = rules
-        self._done: list[str] = []
+        self.played = []
 
     @property
     def horizon(self) -> int:
@@ -111,7 +117,7 @@ class GymnasiumPlay(Environment):
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start over. The task is the seed that the environment gets, so ``seed`` changes nothing."""
         opening, _ = self._engine.reset(seed=self._seed, options=dict(options) if options else None)
-        self._done = []
+        self.played = []
         self._sum = self._return = 0.0
         self._terminated = self._truncated = self._success = False
         return _text(opening), {"success": False}
@@ -119,7 +125,7 @@ class GymnasiumPlay(Environment):
     def step(self, action: str) -> StepResult:
         if self._terminated or self._truncated:
             return "the play is over", 0.0, self._terminated, self._truncated, {"success": self._success}
-        self._done.append(action)
+        self.played.append(action)
         try:
             meant = self._actions.meant_by(action.strip())
         except KeyError:
@@ -135,19 +141,11 @@ class GymnasiumPlay(Environment):
         """Bring return, ends and success up to date; what the step added to the return."""
         rules, before = self._rules, self._return
         self._return = rules.return_of(self._sum)
-        over = bool(self._terminated or self._truncated) or len(self._done) >= rules.horizon
+        over = bool(self._terminated or self._truncated) or len(self.played) >= rules.horizon
         self._success = bool(info.get("success", over and self._return >= rules.success_at))
         self._terminated = bool(self._terminated) or self._success  # some report success and go on
         self._truncated = over and not self._terminated
         return self._return - before
-
-    def snapshot(self) -> dict[str, Any]:
-        return {"actions": list(self._done)}
-
-    def restore(self, state: Any) -> None:
-        self.reset()
-        for action in state["actions"]:
-            self.step(action)
 
     def close(self) -> None:
         self._engine.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import Any
 
-from retro.envs.base import Environment, EnvironmentFailedError, StepResult
+from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult
 from retro.envs.java import JavaProcess
 from retro.types import Task
 
@@ -142,7 +142,7 @@ class Game(ABC):
         """A sentence or two that say which actions there are."""
 
 
-class JavaPlay(Environment):
+class JavaPlay(ReplayedEnvironment):
     """One play of a game: its return is upstream's last score, a negative one counted as 0.
 
     Args:
@@ -158,14 +158,14 @@ class JavaPlay(Environment):
         self._engines = engines
         self.horizon = steps
         self._engine: Engine | None = None
-        self._actions: list[str] = []
+        self.played = []
         self._turn: Turn | None = None
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start over. The game depends on the task alone, so ``seed`` and ``options`` change nothing."""
         if self._engine is None:
             self._engine = self._engines.borrow()
-        self._actions = []
+        self.played = []
         opening = self._asked(self._game.start)
         self._turn = Turn(opening.observation, 0.0, opening.over)  # what the start is worth, the first step is paid
         return opening.observation, {"success": False}
@@ -178,23 +178,13 @@ class JavaPlay(Environment):
             return _OVER, 0.0, self._terminated, self._truncated, {"success": self._success}
         text = action.strip()
         problem = _problem(text)
-        self._actions.append("" if problem else text)
+        self.played.append("" if problem else text)
         if problem:
             self._turn = Turn(f"{problem} {self._game.allowed}", before.score)
         else:
             self._turn = self._asked(lambda engine: self._game.act(engine, text))
         reward = _return(self._turn) - _return(before)
         return self._turn.observation, reward, self._terminated, self._truncated, {"success": self._success}
-
-    def snapshot(self) -> dict[str, Any]:
-        """The actions so far: the engines have no state that could be copied."""
-        return {"actions": list(self._actions)}
-
-    def restore(self, state: Any) -> None:
-        """Play the actions of a snapshot again, from the start."""
-        self.reset()
-        for action in state["actions"]:
-            self.step(action)
 
     def close(self) -> None:
         if self._engine is not None:
@@ -214,7 +204,7 @@ class JavaPlay(Environment):
 
     @property
     def _truncated(self) -> bool:
-        return len(self._actions) >= self.horizon and not self._terminated
+        return len(self.played) >= self.horizon and not self._terminated
 
     def _asked(self, ask: Callable[[Engine], Turn]) -> Turn:
         assert self._engine is not None

@@ -51,8 +51,3 @@ class StopStrings:
     def _anchor(self) -> int:
         special = set(self._tokenizer.all_special_ids)
         return next(token for token in range(len(self._tokenizer)) if token not in special)
-
-
-def cut(text: str, stop: tuple[str, ...]) -> str:
-    """``text`` up to the first of its stop strings."""
-    return text[: min((place for item in stop if (place := text.find(item)) >= 0), default=len(text))]

@@ -9,7 +9,7 @@ from typing import Any
 from retro.envs.alfworld.games import Games
 from retro.envs.alfworld.goal import milestones
 from retro.envs.alfworld.workers import Seat, WorkerPool
-from retro.envs.base import Environment, EnvironmentFailedError, StepResult
+from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult
 
 ACTIONS = (
     "go to PLACE, open PLACE, close PLACE, take THING from PLACE, put THING in/on PLACE, clean THING with PLACE, heat "
@@ -28,7 +28,7 @@ def engine_command(action: str) -> str:
     return f"move {put['thing']} to {put['place']}" if put else command
 
 
-class Alfworld(Environment):
+class Alfworld(ReplayedEnvironment):
     """One play of one game. It takes a place in a worker from :meth:`reset` to :meth:`close`."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Alfworld(Environment):
             raise EnvironmentFailedError(str(error)) from error
         self._seat = self._pool.seat()
         scene = self._seat.start(game.for_engine, asked)
-        self._actions: list[str] = []
+        self.played = []
         self._commands: list[str] = scene["commands"]
         self._unmet = {place for place, held in enumerate(scene["met"]) if not held}
         self._share = 1.0 / (len(asked) + 1)
@@ -77,7 +77,7 @@ class Alfworld(Environment):
             return OVER, 0.0, self._terminated, self._truncated, self._info()
         command = engine_command(action)
         known = command in self._commands or command == _HELP
-        self._actions.append(command if known else "")
+        self.played.append(command if known else "")
         if known:
             scene = self._seat.step(command)
             self._commands = scene["commands"]
@@ -85,18 +85,8 @@ class Alfworld(Environment):
             observation, reward = scene["feedback"].strip(), self._reward(scene["met"])
         else:
             observation, reward = self._nothing_happens(action), 0.0
-        self._truncated = not self._terminated and len(self._actions) >= self.horizon
+        self._truncated = not self._terminated and len(self.played) >= self.horizon
         return self._shown(observation), reward, self._terminated, self._truncated, self._info()
-
-    def snapshot(self) -> dict[str, Any]:
-        """The actions so far: the engine has no state to copy."""
-        return {"actions": list(self._actions)}
-
-    def restore(self, state: Any) -> None:
-        """Play the snapshot's actions again, from the start."""
-        self.reset()
-        for action in state["actions"]:
-            self.step(action)
 
     def close(self) -> None:
         seat, self._seat = self._seat, None

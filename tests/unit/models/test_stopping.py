@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from retro.models.stopping import StopStrings, cut
+from retro.actors.answers import cut
+from retro.models.stopping import StopStrings
 
 
 def test_tokens_that_can_complete_a_stop_string(tokenizer: PreTrainedTokenizerBase) -> None:
