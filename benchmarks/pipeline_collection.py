@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
+from retro.actors.answers import cut
 from retro.actors.local import LocalActor
 from retro.config import RunConfig
 from retro.envs import make_taskset
 from retro.memory import make_memory
 from retro.models.loading import load_base, load_tokenizer
-from retro.models.stopping import cut
 from retro.models.text import decode, decode_response, encode_prompt, end_tokens
 from retro.prompts import load_prompts
 from retro.rollout.collect import collect

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from benchmarks.pipeline_work import Side, Work, write_roles
 from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.rl.experience import Rollout
-from retro.rl.ppo import build_experience, update
+from retro.rl.ppo import Trainable, build_experience, update
 from retro.types import derive_seed
 
 TOLERANCE = 1e-4
@@ -43,7 +44,7 @@ def measure_ppo(
     """Lines, checks, and what was counted rather than timed: parameter bytes, tokens of a forward pass."""
     with TemporaryDirectory() as name:
         write_roles(config, Path(name))
-        ours, naive = SharedBaseSide(config, Path(name)), ThreeModels(config, Path(name))
+        ours, naive = SharedBaseSide.load(config, Path(name)), ThreeModels(config, Path(name))
     work = Work(config, contexts, ours.draw(contexts, -1))
     computed: dict[str, Step] = {}
 
@@ -72,14 +73,31 @@ def measure_ppo(
 
 def make_step(side: Side, work: Work, number: int) -> tuple[Phases, Step]:
     """One step with an optimiser of its own, timed; afterwards the parameters are as they were before."""
-    config, watch, samples = work.config, Stopwatch(), len(work.responses)
-    with watch.lap("sample", samples):
+    watch = Stopwatch()
+    with watch.lap("sample", len(work.responses)):
         side.sample(work, number)
+    with unchanged(side.trainables):
+        step = score_and_learn(side, work, watch)
+    return watch.phases, step
+
+
+@contextmanager
+def unchanged(trainables: Sequence[Trainable]) -> Iterator[None]:
+    """Afterwards the parameters are as they were before."""
+    trained = [parameter for group in trainables for parameter in group.parameters]
+    before = [parameter.detach().clone() for parameter in trained]
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(trained, before, strict=True):
+            parameter.copy_(value)
+
+
+def score_and_learn(side: Side, work: Work, watch: Stopwatch) -> Step:
+    """What follows on sampling, with an optimiser of its own: laps ``score`` and ``learn``."""
+    config, samples = work.config, len(work.responses)
     with watch.lap("score", samples):
         raw = side.scores(work)
         rollout = side.rollout(work, work.scored(raw))
-    trained = [parameter for group in side.trainables for parameter in group.parameters]
-    before = [parameter.detach().clone() for parameter in trained]
     rates = {"policy": config.ppo.learning_rate, "value": config.ppo.value_learning_rate}
     with watch.lap("learn", samples):
         experience = build_experience(rollout, config.ppo, config.ppo.kl.coefficient)
@@ -90,10 +108,7 @@ def make_step(side: Side, work: Work, number: int) -> tuple[Phases, Step]:
         with side.learning(work) as policy:
             seed = derive_seed(config.seed, "benchmark", "epochs")
             metrics = update(experience, policy, side.trainables, optimiser, config.ppo, seed)
-    with torch.no_grad():
-        for parameter, value in zip(trained, before, strict=True):
-            parameter.copy_(value)
-    return watch.phases, Step(raw, rollout, metrics, side.forward_tokens(work))
+    return Step(raw, rollout, metrics, side.forward_tokens(work))
 
 
 def agreement(naive: Step, ours: Step) -> list[Check]:

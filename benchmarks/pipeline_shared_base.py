@@ -12,7 +12,7 @@ from benchmarks.pipeline_work import HEADS, ROLES, Work
 from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.models.adapters import SharedBase
-from retro.models.heads import load_head
+from retro.models.heads import ScalarHead, load_head
 from retro.rl.experience import Policy, Rollout
 from retro.rl.ppo import Trainable
 from retro.training.ppo_models import Batch, PpoModels
@@ -21,15 +21,26 @@ from retro.types import Sampling, derive_seed
 
 
 class SharedBaseSide:
-    """What the stage ``ppo`` runs on, loaded from the folder of :func:`benchmarks.pipeline_work.write_roles`."""
+    """What the stage ``ppo`` runs on.
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        base = SharedBase.load(config.model, "cpu")
-        for role in ROLES:
-            base.load_role(role, folder / role, trainable=role == "policy")
-        value_head, reward_head = (load_head(folder / name) for name in HEADS)
-        self._config = config
-        self._models = PpoModels(config, base, value_head, reward_head.requires_grad_(False))
+    Args:
+        base: with the roles of :data:`benchmarks.pipeline_work.ROLES`, the policy's trainable.
+        kind: of models; one of its own may have prompts that no episode was played for.
+        copies: how many times each prompt is asked, its group shared out among the copies: 1 is what the stage does,
+            ``ppo.group`` gives every response a prompt and a prefill of its own, and shares nothing.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        base: SharedBase,
+        value_head: ScalarHead,
+        reward_head: ScalarHead,
+        kind: type[PpoModels] = PpoModels,
+        copies: int = 1,
+    ) -> None:
+        self._config, self._copies = config, copies
+        self._models = kind(config, base, value_head, reward_head.requires_grad_(False))
         self._batch: Batch | None = None
         self.modules: list[nn.Module] = [base.model, value_head, reward_head]
         self.trainables = [
@@ -37,25 +48,44 @@ class SharedBaseSide:
             Trainable("value", list(self._models.value_parameters.values())),
         ]
 
+    @classmethod
+    def load(
+        cls, config: RunConfig, folder: Path, kind: type[PpoModels] = PpoModels, copies: int = 1
+    ) -> SharedBaseSide:
+        """From the folder of :func:`benchmarks.pipeline_work.write_roles`, on the CPU."""
+        base = SharedBase.load(config.model, "cpu")
+        for role in ROLES:
+            base.load_role(role, folder / role, trainable=role == "policy")
+        value_head, reward_head = (load_head(folder / name) for name in HEADS)
+        return cls(config, base, value_head, reward_head, kind, copies)
+
     def draw(self, contexts: Sequence[Context], number: int) -> list[Response]:
         """A group of responses to every context."""
-        group = range(self._config.ppo.group)
-        seeds = [[derive_seed(self._config.seed, number, place, i) for i in group] for place in range(len(contexts))]
-        groups = self._models.sample(contexts, Sampling(1.0, 1.0, self._config.model.max_new_tokens), seeds)
-        return [
-            Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
-            for place, answers in enumerate(groups)
-            for index, (written, text) in enumerate(answers)
+        group, share = self._config.ppo.group, self._config.ppo.group // self._copies
+        seeds = [
+            [derive_seed(self._config.seed, number, place, i) for i in range(copy * share, (copy + 1) * share)]
+            for place in range(len(contexts))
+            for copy in range(self._copies)
         ]
+        sampling = Sampling(1.0, 1.0, self._config.model.max_new_tokens)
+        groups = self._models.sample(self._asked(contexts), sampling, seeds)
+        drawn = [answer for answers in groups for answer in answers]
+        return [
+            Response(i // group, i % group, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
+            for i, (written, text) in enumerate(drawn)
+        ]
+
+    def _asked(self, contexts: Sequence[Context]) -> list[Context]:
+        return [context for context in contexts for _ in range(self._copies)]
 
     def sample(self, work: Work, number: int) -> int:
         return sum(len(response.ids) for response in self.draw(work.contexts, number))
 
     def scores(self, work: Work) -> list[float]:
-        return self._models.scores(work.contexts, work.responses)
+        return self._models.scores(self._asked(work.contexts), work.responses)
 
     def rollout(self, work: Work, scored: Scored) -> Rollout:
-        self._batch = self._models.batch(work.contexts, work.responses)
+        self._batch = self._models.batch(self._asked(work.contexts), work.responses)
         return self._models.rollout(self._batch, scored)
 
     def learning(self, work: Work) -> AbstractContextManager[Policy]:

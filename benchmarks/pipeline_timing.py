@@ -31,15 +31,22 @@ Phases = dict[str, Lap]
 
 
 class Stopwatch:
-    """Collects the laps of one repeat."""
+    """Collects the laps of one repeat.
 
-    def __init__(self) -> None:
+    Args:
+        settle: waits until what was begun is done: a device works on after the call that asked it has returned.
+    """
+
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         self.phases: Phases = {}
+        self._settle = settle
 
     @contextmanager
     def lap(self, name: str, amount: float = 1.0) -> Iterator[None]:
+        self._settle()
         wall, cpu = perf_counter(), process_time()
         yield
+        self._settle()
         self.phases[name] = Lap(perf_counter() - wall, process_time() - cpu, amount)
 
     def amount(self, name: str, amount: float) -> None:

@@ -227,6 +227,9 @@ class KlSection(Section):
 
 
 class PpoSection(Section):
+    algorithm: Literal["ppo", "dpo", "grpo"] = "ppo"
+    """``dpo`` and ``grpo`` are rivals on the same data, by TRL's trainers; docs/training.md says what they read of
+    this section."""
     reward: Literal["model", "environment", "mix"] = "environment"
     """The learnt reward model, the actor's own retry (true ΔG), or both."""
     mix: Fraction = 0.5
@@ -278,7 +281,26 @@ class PpoSection(Section):
             raise ValueError(
                 f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
             )
+        if self.algorithm != "ppo":
+            self._check_rival()
         return self
+
+    def _check_rival(self) -> None:
+        """What would not only be left unread, but mean something else than it says."""
+        if self.kl.adaptive or self.kl.loss != "none" or self.target_kl is not None:
+            raise ValueError(
+                f"algorithm: {self.algorithm!r} has one fixed KL term, kl.coefficient: leave kl.adaptive, kl.loss and "
+                "target_kl out"
+            )
+        if self.algorithm == "dpo" and not self.kl.coefficient:
+            raise ValueError("algorithm: 'dpo' needs kl.coefficient > 0: without it nothing holds the policy")
+        if self.algorithm == "dpo" and self.reward != "environment":
+            raise ValueError(
+                f"algorithm: 'dpo' learns from the ratings in the buffer and asks no reward {self.reward!r}: leave "
+                "reward at environment"
+            )
+        if self.algorithm == "grpo" and (self.group < 2 or not self.kl.coefficient):
+            raise ValueError("algorithm: 'grpo' needs group ≥ 2 and kl.coefficient > 0")
 
 
 class ExportSection(Section):
@@ -292,7 +314,8 @@ class EvaluateSection(Section):
     attempts: PositiveInt = 4
     arms: list[str] = []
     """Names of arms; empty: every arm that the run has the models for. ``ppo-rm`` and ``ppo-env`` name the PPO stage by
-    its reward; ``-bonN`` keeps the best of N reflections by the reward model's score."""
+    its reward (of its rivals: ``grpo-rm``, ``grpo-env``, ``dpo``); ``-bonN`` keeps the best of N reflections by the
+    reward model's score."""
     best_of: list[PositiveInt] = [4, 8]
     sampled_temperature: PositiveFloat = 1.0
     """The actor's temperature in ``retry-sampled``."""

@@ -12,7 +12,7 @@ import torch
 from retro.config import ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
-from retro.models.packing import last_token_scores, pack
+from retro.models.packing import last_token_scores, pack, plan
 from retro.models.rounds import Rounds
 from retro.models.text import decode_response, encode_prompt, encode_response
 from retro.prompts import Prompts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retro.models.heads import ScalarHead
 
 _SCORED_TOKENS = 16384
-"""Tokens of one scoring pass, padding included; one group may be longer."""
+"""Tokens of one scoring pass; one group may be longer."""
 
 
 def reflection_text(
@@ -166,25 +166,10 @@ class LocalScorer:
     def _judge(self, requests: list[_Judged]) -> list[list[float]]:
         scores: dict[int, list[float]] = {}
         with self._base.role(self._role):
-            for chunk in _chunks([request.tokens for request in requests]):
+            for chunk in plan([request.tokens for request in requests], _SCORED_TOKENS):
                 members = [requests[place] for place in chunk]
-                packed = pack(
-                    [request.prompt for request in members],
-                    [request.responses for request in members],
-                    self._base.tokenizer.pad_token_id,
-                )
+                packed = pack([request.prompt for request in members], [request.responses for request in members])
                 flat = last_token_scores(self._base.model, packed, self._head)  # (R,)
                 groups = flat.float().split([len(request.responses) for request in members])
                 scores.update(zip(chunk, (group.tolist() for group in groups), strict=True))
         return [scores[place] for place in range(len(requests))]
-
-
-def _chunks(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of like length together, each chunk within the token budget after padding."""
-    chunks: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if chunks and (len(chunks[-1]) + 1) * lengths[place] <= _SCORED_TOKENS:
-            chunks[-1].append(place)
-        else:
-            chunks.append([place])
-    return chunks

@@ -14,14 +14,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
-from retro.config import ACTOR_KEYS, ActorSection, ConfigError, MemorySection, RunConfig
+from retro.config import ACTOR_KEYS, ActorSection, ConfigError, MemorySection, PpoSection, RunConfig
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.results import split_best_of
 from retro.prompts import PromptLibrary
 
-PPO_ARMS = {"model": "ppo-rm", "environment": "ppo-env", "mix": "ppo-mix"}
-"""The PPO stage's arm, by its reward. ``ppo`` means it whatever the reward is."""
+REWARDS = {"model": "rm", "environment": "env", "mix": "mix"}
+POLICIES = (*(f"{algorithm}-{reward}" for algorithm in ("ppo", "grpo") for reward in REWARDS.values()), "dpo")
+"""The PPO stage's arms, by its algorithm and reward. The algorithm alone means it whatever the reward is."""
 
 
 class Source(StrEnum):
@@ -74,7 +75,7 @@ def available_names(config: RunConfig) -> Iterator[str]:
     if stage_adapter(config, "sft"):
         yield "sft"
     if stage_adapter(config, "ppo"):
-        ppo = PPO_ARMS[config.ppo.reward]
+        ppo = policy_name(config.ppo)
         yield ppo
         if reward_model(config):
             yield from (f"{ppo}-bon{n}" for n in config.evaluate.best_of)
@@ -90,16 +91,21 @@ def make_arm(config: RunConfig, name: str) -> Arm:
     base, best_of = split_best_of(name)
     if base in REGISTRY:
         arm = replace(REGISTRY[base](config), name=name, best_of=best_of)
-    elif base in ("ppo", *PPO_ARMS.values()):
+    elif base in ("ppo", "grpo", *POLICIES):
         arm = _ppo(config, base, name)
     else:
-        known = [*REGISTRY, "ppo", *PPO_ARMS.values()]
+        known = [*REGISTRY, "ppo", "grpo", *POLICIES]
         near = difflib.get_close_matches(base, known, n=1, cutoff=0.5)
         raise ConfigError(
             f"evaluate.arms: {name!r} is no arm; "
             + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, and their -bonN")
         )
     return _checked(config, arm)
+
+
+def policy_name(section: PpoSection) -> str:
+    """``ppo-env``, ``grpo-rm`` …; ``dpo`` learns from the buffer's ratings, whatever the reward is."""
+    return "dpo" if section.algorithm == "dpo" else f"{section.algorithm}-{REWARDS[section.reward]}"
 
 
 def prompts_digest(config: RunConfig) -> str:
@@ -153,11 +159,12 @@ def _sft(config: RunConfig) -> Arm:
 
 
 def _ppo(config: RunConfig, base: str, name: str) -> Arm:
-    own = PPO_ARMS[config.ppo.reward]
-    if base not in ("ppo", own):
+    own = policy_name(config.ppo)
+    if base not in (config.ppo.algorithm, own):
         raise ConfigError(
-            f"evaluate.arms: {name!r}: this run's ppo.reward is {config.ppo.reward!r}, which makes the arm {own!r}; "
-            f"for another run's use evaluate.checkpoints: {{{name}: PATH}}"
+            f"evaluate.arms: {name!r}: this run's ppo.algorithm is {config.ppo.algorithm!r} and its ppo.reward is "
+            f"{config.ppo.reward!r}, which makes the arm {own!r}; for another run's use evaluate.checkpoints: "
+            f"{{{name}: PATH}}"
         )
     adapter = stage_adapter(config, "ppo")
     if adapter is None:

@@ -45,6 +45,7 @@ SECTIONS = (
     "model.max_new_tokens",
     "model.temperature",
     "model.top_p",
+    "ppo.algorithm",
     "ppo.reward",
     "evaluate",
 )

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from retro.artifacts import write_json
 from retro.config import LoraSection, ModelSection
 from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
+from retro.models.sharding import Lockstep, shard_decoder
 
 WEIGHTS = "adapter_model.safetensors"
 IDENTITY = "base.json"
@@ -57,6 +58,7 @@ class SharedBase:
         self._peft: PeftModel | None = None
         self._trainable: dict[str, bool] = {}
         self._active: tuple[str | None, bool] | None = None
+        self._lockstep: Lockstep | None = None
         model.get_decoder().register_forward_hook(self._watch)
 
     @classmethod
@@ -153,6 +155,18 @@ class SharedBase:
             if f".{role}." in name
         }
 
+    def shard(self, device: torch.device) -> None:
+        """Cut the layers in pieces, one a process, on ``device``, after the last role: see
+        :mod:`retro.models.sharding`. All processes enter the same roles in the same order from then on."""
+        adapters = {role: list(self.role_parameters(role).values()) for role in self.roles}
+        self._lockstep = shard_decoder(self._base, adapters, device)
+
+    def finish_passes(self) -> None:
+        """Before a collective of the caller's inside a role: wait until the other processes have no pass left to make,
+        gathering with them. Leaving a role does it, too. Nothing where the base is whole."""
+        if self._lockstep is not None:
+            self._lockstep.finish()
+
     @contextmanager
     def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
         """Switch to a role: the one place where adapters are switched. ``None`` is the bare base.
@@ -177,6 +191,7 @@ class SharedBase:
         try:
             with nullcontext() if train else torch.no_grad():
                 yield self.model
+            self.finish_passes()
         finally:
             self.model.train(False)
             self._active = None
@@ -214,6 +229,8 @@ class SharedBase:
     def _add(self, role: str, config: PeftConfig, trainable: bool) -> None:
         if self._active is not None:
             raise RoleError(f"role {role!r} added inside role {self._active[0]!r}: leave that one first")
+        if self._lockstep is not None:
+            raise RoleError(f"role {role!r} added to a base in pieces: add all roles before it is cut")
         self._remove(role)
         config.inference_mode = False
         config.base_model_name_or_path = self._base.config.name_or_path

@@ -39,7 +39,8 @@ class RowLayer(CacheLayerMixin):
         return self.width, 0
 
     def get_seq_length(self) -> int:
-        return self.width
+        """Where transformers' own mask begins: it makes one for rows filled from the beginning alone."""
+        return 0
 
     def get_max_length(self) -> int:
         return -1
@@ -96,14 +97,6 @@ class RowCache(Cache):
             for states in (layer.keys, layer.values):
                 assert states is not None
                 states[both, :, :width] = states[other, :, :width]
-
-    def repeat(self, rows: int, times: int, width: int) -> None:
-        """Copy ``width`` places of each row i below ``rows`` to the ``times`` rows from ``i * times`` on."""
-        source = torch.arange(rows, device=self.device).repeat_interleave(times)
-        for layer in self._layers:
-            for states in (layer.keys, layer.values):
-                assert states is not None
-                states[: rows * times, :, :width] = states[source, :, :width]
 
 
 def _round_up(capacity: int) -> int:

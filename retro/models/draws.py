@@ -30,53 +30,62 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @dataclass
 class RowSamplings:
-    """The samplings of a batch's rows, as arrays."""
+    """The samplings of a batch's rows: what each draw needs lies on the device, the seeds on the host."""
 
-    temperatures: npt.NDArray[np.float32]  # (B,)
-    top_p: npt.NDArray[np.float32]  # (B,)
     seeds: npt.NDArray[np.uint64]  # (B,)
+    temperatures: Tensor  # (B,) float64
+    top_p: Tensor  # (B,) float64
+    all_greedy: bool
+    any_greedy: bool
+    any_nucleus: bool
 
     @classmethod
-    def of(cls, samplings: Sequence[Sampling], seeds: Sequence[int] | None = None) -> RowSamplings:
-        """``seeds`` replace the samplings' own."""
-        chosen = [sampling.seed for sampling in samplings] if seeds is None else seeds
+    def of(cls, samplings: Sequence[Sampling], device: torch.device | str = "cpu") -> RowSamplings:
+        greedy = [sampling.temperature == 0 for sampling in samplings]
         return cls(
-            np.array([sampling.temperature for sampling in samplings], np.float32),
-            np.array([sampling.top_p for sampling in samplings], np.float32),
-            np.array([seed % 2**64 for seed in chosen], np.uint64),
+            np.array([sampling.seed % 2**64 for sampling in samplings], np.uint64),
+            torch.tensor([sampling.temperature for sampling in samplings], dtype=torch.float64, device=device),
+            torch.tensor([sampling.top_p for sampling in samplings], dtype=torch.float64, device=device),
+            all(greedy),
+            any(greedy),
+            any(sampling.top_p < 1 for sampling in samplings),
         )
 
-    def take(self, rows: npt.NDArray[np.int64]) -> RowSamplings:
-        return RowSamplings(self.temperatures[rows], self.top_p[rows], self.seeds[rows])
+    def take(self, rows: npt.NDArray[np.int64], index: Tensor) -> RowSamplings:
+        """Those of ``rows`` (N,) alone; ``index`` holds the same numbers on the device."""
+        return RowSamplings(
+            self.seeds[rows],
+            self.temperatures[index],
+            self.top_p[index],
+            self.all_greedy,
+            self.any_greedy,
+            self.any_nucleus,
+        )
 
 
-def draw(logits: Tensor, samplings: RowSamplings, counts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """The next token of each row (B,) and its log-probability (B,), from logits (B, V).
+def draw(logits: Tensor, samplings: RowSamplings, count: int) -> tuple[Tensor, Tensor]:
+    """The next token of each row (B,) and its log-probability (B,), float64, from logits (B, V), after ``count`` draws.
 
     A row at temperature 0 takes the likeliest token; the others invert their distribution function at their own uniform
     number. The log-probability is that of the model at the row's temperature (at 1 for temperature 0), before ``top_p``
     cuts the distribution: what a policy gradient needs, and for ``top_p`` < 1 not quite what was drawn from.
     """
-    greedy = samplings.temperatures == 0
-    if greedy.all():
-        tokens = logits.argmax(-1)
-        return tokens, _log_prob(logits, tokens)
-    temperatures = torch.from_numpy(np.where(greedy, np.float32(1), samplings.temperatures)).to(logits.device)
-    scaled = logits / temperatures[:, None].to(logits.dtype)
-    mass = scaled.double().softmax(-1)  # (B, V)
-    if (samplings.top_p < 1).any():
-        mass = _nucleus(mass, torch.from_numpy(samplings.top_p).to(mass))
-    cumulative = mass.cumsum(-1)
-    drawn = torch.from_numpy(uniform(samplings.seeds, counts.astype(np.uint64))).to(mass)
+    if samplings.all_greedy:
+        best, tokens = logits.max(-1)
+        return tokens, (best - logits.logsumexp(-1)).double()
+    temperatures = samplings.temperatures
+    greedy = temperatures == 0
+    scaled = logits / torch.where(greedy, 1, temperatures)[:, None].to(logits.dtype)
+    mass = scaled.softmax(-1, dtype=torch.float64)  # (B, V)
+    kept = _nucleus(mass, samplings.top_p) if samplings.any_nucleus else mass
+    cumulative = kept.cumsum(-1)
+    numbers = uniform(samplings.seeds, np.full(len(samplings.seeds), count, np.uint64))
+    drawn = torch.from_numpy(numbers).to(mass.device, non_blocking=True)
     tokens = torch.searchsorted(cumulative, (drawn * cumulative[:, -1])[:, None], right=True)[:, 0]
     tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    if greedy.any():
-        tokens = torch.where(torch.from_numpy(greedy).to(tokens.device), logits.argmax(-1), tokens)
-    return tokens, _log_prob(scaled, tokens)
-
-
-def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    if samplings.any_greedy:
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
+    return tokens, mass.gather(-1, tokens[:, None])[:, 0].log()
 
 
 def _nucleus(mass: Tensor, top_p: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """Generation with a key-value memory of our own: ragged batches, shared prompts, conversations that grow.
 
-Two uses. ``sample`` draws several answers to each prompt behind one prefill (reflections). ``complete`` answers the
-next turn of many conversations at once, each of which keeps its row of the memory, so that only what is new is
-computed (actors). The results of both are those of each sequence alone, up to the rounding of batched sums.
+Two uses. ``sample`` draws several answers to each prompt, which is computed and held once for all of them
+(reflections). ``complete`` answers the next turn of many conversations at once, each of which keeps its row of the
+memory, so that only what is new is computed (actors). The results of both are those of each sequence alone, up to the
+rounding of batched sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -24,7 +26,13 @@ from retro.models.backbone import (
     sliding_window,
 )
 from retro.models.cache import RowCache
-from retro.models.draws import draw
+from retro.models.draws import RowSamplings, draw
+from retro.models.grouped import (
+    SharedRows,
+    attention_on_shared_rows,
+    query_groups,
+    require_attention_interface,
+)
 from retro.models.running import Generated, Running
 from retro.models.sessions import Ids, Sessions
 from retro.models.stopping import StopStrings
@@ -39,10 +47,14 @@ class Engine:
     """Generates with ``model``, a transformers causal LM or a PEFT wrapper around one, with whatever adapter is active.
 
     Args:
-        model: takes 4-dimensional masks and a ``Cache`` (Llama, Mistral, Qwen2 … with sdpa or eager attention).
+        model: takes 4-dimensional masks and a ``Cache``, and lets its attention be chosen by name (Llama, Mistral,
+            Qwen2 … with sdpa or eager attention).
         tokenizer: for the end token and stop strings.
         max_rows: sequences generated at once, and conversations kept.
         cache_bytes: what the key-value memory may take; by default 2 GiB on a CPU, half of what is free on a GPU.
+
+    Raises:
+        UnsupportedModelError: for a model of another kind.
     """
 
     def __init__(
@@ -53,6 +65,7 @@ class Engine:
         cache_bytes: int | None = None,
     ) -> None:
         require_plain_head(model)
+        require_attention_interface(model)
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
@@ -85,16 +98,13 @@ class Engine:
             raise ValueError(f"sample: {len(prompts)} prompts need {count} seeds each")
         for prompt in prompts:
             self.check_length(len(prompt))
-        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
         results: list[list[Generated]] = [[] for _ in prompts]
-        for chunk in self._chunks(order, prompts, count, sampling):
-            longest = len(prompts[chunk[-1]])
-            cache = RowCache(self._plain, len(chunk) * count, longest + sampling.max_tokens)
+        for chunk in self._chunks([len(prompt) for prompt in prompts], count, sampling):
             chosen = [np.asarray(prompts[place], dtype=np.int64) for place in chunk]
-            self._prefill(cache, range(len(chunk)), [prompt[:-1] for prompt in chosen], [0] * len(chosen))
-            cache.repeat(len(chunk), count, longest)
-            samplings = [replace(sampling, seed=seed) for place in chunk for seed in seeds[place]]
-            answers, _ = self._decode(cache, [prompt for prompt in chosen for _ in range(count)], samplings)
+            cache = RowCache(self._plain, len(chunk), max(self._places(len(ids), count, sampling) for ids in chosen))
+            hidden = self._prefill(cache, range(len(chunk)), chosen, [0] * len(chunk))
+            samplings = [[replace(sampling, seed=seed) for seed in seeds[place]] for place in chunk]
+            answers, _ = self._decode(cache, hidden, [len(ids) for ids in chosen], samplings)
             for number, place in enumerate(chunk):
                 results[place] = answers[number * count : (number + 1) * count]
         return results
@@ -139,15 +149,16 @@ class Engine:
         by_row = sorted(range(len(places)), key=lambda i: places[i].row)  # rows 0 … n - 1
         chosen = [places[i] for i in by_row]
         cache = self._sessions.cache
-        self._prefill(
+        hidden = self._prefill(
             cache,
             [place.row for place in chosen],
-            [place.ids[place.known : -1] for place in chosen],
+            [place.ids[place.known :] for place in chosen],
             [place.known for place in chosen],
         )
-        answers, ended = self._decode(cache, [place.ids for place in chosen], [requests[i][2] for i in by_row])
+        samplings = [[requests[i][2]] for i in by_row]
+        answers, rows_now = self._decode(cache, hidden, [len(place.ids) for place in chosen], samplings)
         results = dict(zip(by_row, answers, strict=True))
-        for place, answer, row in zip(chosen, answers, ended, strict=True):
+        for place, answer, row in zip(chosen, answers, rows_now, strict=True):
             place.row = row
             self._sessions.keep(place, answer.ids[:-1])  # the last token was drawn, not fed
         return [results[i] for i in range(len(requests))]
@@ -155,24 +166,31 @@ class Engine:
     def _rows(self, need: int) -> int:
         return max(1, min(self.max_rows, self.cache_bytes // self._sessions.cache.row_bytes(need)))
 
-    def _chunks(
-        self, order: list[int], prompts: Sequence[Sequence[int]], count: int, sampling: Sampling
-    ) -> list[list[int]]:
+    def _places(self, length: int, count: int, sampling: Sampling) -> int:
+        """Places of a row that holds a prompt and all but the last token of each of its samples."""
+        return length + count * (min(sampling.max_tokens, self.context - length) - 1)
+
+    def _chunks(self, lengths: Sequence[int], count: int, sampling: Sampling) -> list[list[int]]:
         """Prompts of similar length together, as many as the row and byte budgets allow."""
         chunks: list[list[int]] = []
-        for place in order:
-            rows = self._rows(len(prompts[place]) + sampling.max_tokens)
-            if chunks and (len(chunks[-1]) + 1) * count <= rows:
-                chunks[-1].append(place)
+        need = 0
+        for prompt in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+            need = max(need, self._places(lengths[prompt], count, sampling))
+            if chunks and len(chunks[-1]) < min(self.max_rows // count, self._rows(need)):
+                chunks[-1].append(prompt)
             else:
-                chunks.append([place])
+                chunks.append([prompt])
+                need = self._places(lengths[prompt], count, sampling)
         return chunks
 
-    def _prefill(self, cache: RowCache, rows: Sequence[int], tails: Sequence[Ids], starts: Sequence[int]) -> None:
-        """Feed ``tails[i]`` to row ``rows[i]`` from place ``starts[i]`` on, rows with similar tails together."""
+    def _prefill(self, cache: RowCache, rows: Sequence[int], tails: Sequence[Ids], starts: Sequence[int]) -> Tensor:
+        """Feed ``tails[i]`` to row ``rows[i]`` from place ``starts[i]`` on, rows with similar tails together: the
+        hidden states (R, H) of the last tokens."""
         device = self._plain.device
-        order = sorted((i for i in range(len(rows)) if len(tails[i])), key=lambda i: len(tails[i]), reverse=True)
-        for group in _prefill_groups(order, tails):
+        ends: list[Tensor] = []
+        order = sorted(range(len(rows)), key=lambda i: len(tails[i]), reverse=True)
+        groups = _prefill_groups(order, tails)
+        for group in groups:
             group.sort(key=lambda i: rows[i])
             longest = max(len(tails[i]) for i in group)
             ids = torch.zeros(len(group), longest, dtype=torch.long)  # (B, Q)
@@ -182,59 +200,58 @@ class Engine:
             start = torch.tensor([starts[i] for i in group])
             steps = torch.arange(longest)
             positions = start[:, None] + steps  # (B, Q)
-            padding = steps >= lengths[:, None]
+            places = positions.masked_fill(steps >= lengths[:, None], cache.capacity)
             width = int((start + lengths).max())
-            chosen = torch.tensor([rows[i] for i in group])
-            self._forward(
-                cache,
-                chosen,
-                ids.to(device),
-                positions.to(device),
-                width,
-                places=positions.masked_fill(padding, cache.capacity),
+            index = torch.tensor([rows[i] for i in group], device=device)
+            neighbours = rows[group[-1]] - rows[group[0]] + 1 == len(group)
+            here = slice(rows[group[0]], rows[group[-1]] + 1) if neighbours else index
+            cache.look_at(here, index[:, None], places.to(device), width)
+            mask = None  # from the beginning on, a causal one: transformers' own, or none for a kernel that knows it
+            if start.any():
+                visible = torch.arange(width) <= positions[..., None]  # (B, Q, width)
+                mask = additive_mask(visible.to(device), self._plain.dtype)[:, None]
+            hidden = hidden_states(
+                self.model,
+                input_ids=ids.to(device),
+                position_ids=positions.to(device),
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
             )
-
-    def _forward(
-        self, cache: RowCache, rows: Tensor, ids: Tensor, positions: Tensor, width: int, places: Tensor | None = None
-    ) -> Tensor:
-        """Hidden states (B, Q, H) of ``ids`` (B, Q) at ``positions`` of ``rows`` (B,); each sees what lies before."""
-        device = ids.device
-        first, last = int(rows[0]), int(rows[-1])
-        index = rows.to(device)
-        neighbours = last - first + 1 == len(rows)
-        where = positions if places is None else places.to(device)
-        cache.look_at(slice(first, last + 1) if neighbours else index, index[:, None], where, width)
-        visible = torch.arange(width, device=device) <= positions[..., None]  # (B, Q, width)
-        return hidden_states(
-            self.model,
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=additive_mask(visible, self._plain.dtype)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
+            ends.append(hidden[torch.arange(len(group), device=device), (lengths - 1).to(device)])
+        back = torch.tensor(list(chain(*groups))).argsort()
+        return torch.cat(ends)[back.to(device)]
 
     def _decode(
-        self, cache: RowCache, sequences: Sequence[Ids], samplings: Sequence[Sampling]
+        self, cache: RowCache, hidden: Tensor, lengths: Sequence[int], samplings: Sequence[Sequence[Sampling]]
     ) -> tuple[list[Generated], list[int]]:
-        """Continue rows 0 … n - 1, which hold all of ``sequences`` but the last tokens: the answers, and where each
-        sequence's row lies at the end."""
-        running = Running(sequences, samplings, self.context, self._ends, self._stops)
+        """Draw the samples of rows 0 … R - 1, which hold prompts of ``lengths``, from the ``hidden`` states (R, H) of
+        the prompts' last tokens: the answers, prompt by prompt, and the row in which each prompt lies at the end.
+
+        A step moves three small arrays between host and device: what was drawn, where it goes, the numbers to draw by.
+        """
         device = self._plain.device
-        while running.count:
-            positions = torch.from_numpy(running.positions)[:, None]
-            hidden = self._forward(
-                cache,
-                torch.arange(running.count),
-                torch.from_numpy(running.tokens)[:, None].to(device),
-                positions.to(device),
-                int(positions.max()) + 1,
-            )
-            tokens, log_probs = draw(logits_of(self.model, hidden[:, 0]), running.samplings, running.drawn)
-            running.add(tokens.cpu().numpy(), log_probs.double().cpu().numpy())
-            for here, there, width in running.leave():
-                cache.swap(torch.from_numpy(here).to(device), torch.from_numpy(there).to(device), width)
-        return running.results()
+        prompts, counts = np.array(lengths), np.array([len(row) for row in samplings])
+        flat = list(chain(*samplings))
+        room = np.minimum([sampling.max_tokens for sampling in flat], self.context - prompts.repeat(counts))
+        running = Running(flat, room, self._ends, self._stops)
+        drawing = RowSamplings.of(flat, device)
+        shared = SharedRows(cache, prompts, counts, query_groups(self._plain), self._plain.dtype)
+        owners = torch.from_numpy(np.arange(len(prompts)).repeat(counts)).to(device)
+        logits = logits_of(self.model, hidden)[owners]  # (S, V)
+        with attention_on_shared_rows(self.model):
+            while True:
+                tokens, log_probs = draw(logits, drawing, running.step)
+                drawn = torch.stack([tokens.double(), log_probs]).cpu().numpy()
+                going = running.add(drawn[0].astype(np.int64), drawn[1])
+                if not len(going):
+                    return running.results(), shared.rows.tolist()
+                if len(going) < len(tokens):
+                    index = torch.from_numpy(going).to(device)
+                    tokens, drawing = tokens[index], drawing.take(going, index)
+                    shared.keep(running.samples)
+                hidden = hidden_states(self.model, input_ids=tokens[None], **shared.feed())[0]  # (N, H)
+                logits = logits_of(self.model, hidden)
 
 
 def _prefill_groups(order: Sequence[int], tails: Sequence[Ids]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The sequences being generated: what each has drawn, which have ended, and which row of the memory each lies in."""
+"""The samples being drawn: what each has drawn so far, and which of them have ended."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from retro.models.draws import RowSamplings
 from retro.models.stopping import StopStrings
 from retro.types import Sampling
 
 Ints = npt.NDArray[np.int64]
-
-_LEAVE_AT = 0.25
-"""Rows that have ended leave once the running ones are at most this part of the batch: to move a running row (an
-exchange of two rows in all layers) costs about as much as two tokens of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,99 +26,52 @@ class Generated:
 
 
 class Running:
-    """A batch of sequences in decoding; the arrays ``tokens``, ``positions``, ``drawn`` and ``samplings`` are by row.
+    """S samples in decoding. At each step every running one draws one token; one that has ended draws no more.
 
     Args:
-        sequences: all tokens of each so far; the last one is fed next.
-        context: the longest sequence that the model can take (tokens).
+        samplings: of each sample.
+        room: tokens that each may draw, at least one (S,).
         ends: tokens that end an answer.
     """
 
-    def __init__(
-        self,
-        sequences: Sequence[Sequence[int] | Ints],
-        samplings: Sequence[Sampling],
-        context: int,
-        ends: Collection[int],
-        stops: StopStrings,
-    ) -> None:
-        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        self._room = np.minimum([sampling.max_tokens for sampling in samplings], context - lengths)  # (N,)
-        self._ids = np.zeros((len(sequences), int(self._room.max(initial=0))), dtype=np.int64)  # (N, L)
-        self._log_probs = np.zeros(self._ids.shape)  # (N, L)
-        self._counts = np.zeros(len(sequences), dtype=np.int64)  # (N,)
-        self._stopped = np.zeros(len(sequences), dtype=bool)  # (N,)
-        self._all_samplings = RowSamplings.of(samplings)
+    def __init__(self, samplings: Sequence[Sampling], room: Ints, ends: Collection[int], stops: StopStrings) -> None:
+        self._room = room
+        self._ids = np.zeros((len(room), int(room.max(initial=0))), dtype=np.int64)  # (S, L)
+        self._log_probs = np.zeros(self._ids.shape)  # (S, L)
+        self._counts = np.zeros(len(room), dtype=np.int64)  # (S,)
+        self._stopped = np.zeros(len(room), dtype=bool)  # (S,)
         self._stop = [sampling.stop for sampling in samplings]
         self._stops = stops
-        self._closing = _closing(self._stop, stops)
+        self._closing = {stop: stops.closing(stop) for stop in set(self._stop) if stop}
         self._ends = np.array(sorted(ends), dtype=np.int64)
-        self._owner = np.arange(len(sequences))  # row → sequence, for all rows
-        self._done = np.zeros(len(sequences), dtype=bool)  # by row, of the rows still in the batch
-        self.tokens: Ints = np.array([sequence[-1] for sequence in sequences], dtype=np.int64)
-        self.positions: Ints = lengths - 1
-        self.samplings = self._all_samplings
+        self.samples: Ints = np.arange(len(room))
+        """Those still running (N,), in order."""
+        self.step = 0
+        """Tokens that each of them has drawn."""
 
-    @property
-    def count(self) -> int:
-        """Rows still in the batch: 0 … count - 1."""
-        return len(self.tokens)
+    def add(self, tokens: Ints, log_probs: npt.NDArray[np.float64]) -> Ints:
+        """Take the next token of each running sample (N,): which of them run on, as places in ``tokens``."""
+        samples = self.samples
+        self._ids[samples, self.step] = tokens
+        self._log_probs[samples, self.step] = log_probs
+        self.step += 1
+        self._counts[samples] = self.step
+        self._stopped[samples] = np.isin(tokens, self._ends)
+        for stop, closing in self._closing.items():
+            for sample in samples[closing[tokens]]:
+                if self._stop[sample] == stop and self._stops.found(self._ids[sample, : self.step].tolist(), stop):
+                    self._stopped[sample] = True
+        going = np.flatnonzero(~self._stopped[samples] & (self.step < self._room[samples]))
+        self.samples = samples[going]
+        return going
 
-    @property
-    def drawn(self) -> Ints:
-        """Tokens drawn so far, by row."""
-        return self._counts[self._owner[: self.count]]
-
-    def add(self, tokens: Ints, log_probs: npt.NDArray[np.float64]) -> None:
-        """Take the next token of each row. A row that has ended feeds the token before again, which changes nothing,
-        until it leaves."""
-        rows = np.flatnonzero(~self._done)
-        owners, new = self._owner[rows], tokens[rows]
-        places = self._counts[owners]
-        self._ids[owners, places] = new
-        self._log_probs[owners, places] = log_probs[rows]
-        self._counts[owners] += 1
-        self._stopped[owners] = np.isin(new, self._ends)
-        for group, closing in self._closing.items():
-            for owner in owners[closing[new]]:
-                if self._stop[owner] == group and self._stops.found(
-                    self._ids[owner, : self._counts[owner]].tolist(), group
-                ):
-                    self._stopped[owner] = True
-        done = self._stopped[owners] | (self._counts[owners] >= self._room[owners])
-        self._done[rows] = done
-        going = rows[~done]
-        self.tokens[going] = tokens[going]
-        self.positions[going] += 1
-
-    def leave(self) -> list[tuple[Ints, Ints, int]]:
-        """Let ended rows go, if enough have ended: the rows to be exchanged (here, there, places of each) so that the
-        running ones come first."""
-        running = np.flatnonzero(~self._done)
-        if len(running) > _LEAVE_AT * self.count:
-            return []
-        holes = np.flatnonzero(self._done[: len(running)])
-        movers = running[running >= len(running)]
-        width = int(self.positions.max(initial=-1)) + 1
-        for values in (self.tokens, self.positions, self._owner):
-            values[holes], values[movers] = values[movers], values[holes]
-        self.tokens, self.positions = self.tokens[: len(running)], self.positions[: len(running)]
-        self._done = np.zeros(len(running), dtype=bool)
-        self.samplings = self._all_samplings.take(self._owner[: len(running)])
-        return [(holes, movers, width)] if len(holes) else []
-
-    def results(self) -> tuple[list[Generated], list[int]]:
-        """The answers, and the row in which each sequence ended."""
-        answers = [
+    def results(self) -> list[Generated]:
+        """The answers, in the order of the samplings."""
+        return [
             Generated(
-                self._ids[owner, :count].tolist(),
-                self._log_probs[owner, :count].tolist(),
-                "stop" if self._stopped[owner] else "length",
+                self._ids[sample, :count].tolist(),
+                self._log_probs[sample, :count].tolist(),
+                "stop" if self._stopped[sample] else "length",
             )
-            for owner, count in enumerate(self._counts)
+            for sample, count in enumerate(self._counts)
         ]
-        return answers, np.argsort(self._owner).tolist()
-
-
-def _closing(stop: Sequence[tuple[str, ...]], stops: StopStrings) -> dict[tuple[str, ...], npt.NDArray[np.bool_]]:
-    return {group: stops.closing(group) for group in set(stop) if group}

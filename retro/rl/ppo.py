@@ -159,7 +159,7 @@ def _minibatches(experience: Experience, section: PpoSection, seed: int, reduce:
 def _backward(experience: Experience, policy: Policy, rows: Sequence[int], tokens: int, section: PpoSection) -> Tensor:
     """Accumulate the gradients of this process's share of a minibatch; return the sums of its terms, (len(TERMS),)."""
     total = torch.zeros(len(TERMS), device=experience.mask.device)
-    for chosen, outputs in policy(rows) if rows else ():
+    for chosen, outputs in policy(rows):  # asked without rows, too: a base in pieces needs all processes
         terms = _terms(experience, chosen, outputs, section)
         loss = terms["policy_loss"] - section.entropy_coefficient * terms["entropy"]
         if section.advantage == "gae":

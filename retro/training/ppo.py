@@ -29,6 +29,7 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import ACTOR_KEYS, ConfigError, PpoSection, RunConfig
 from retro.models.loading import resolve_device
+from retro.models.sharding import launched_pieces
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
 from retro.rl.ppo import Trainable, build_experience, describe, update
@@ -39,8 +40,9 @@ from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, choose_guarded
 from retro.training.ppo_models import PpoModels, sampler_gaps
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
-from retro.training.ppo_rewards import Play, Response, Retries, Scored, ScoreTransform, combine, whole_groups
-from retro.types import Episode, Reflection, Sampling, Split, derive_seed
+from retro.training.ppo_rewards import Retries, ScoreTransform
+from retro.training.ppo_rollouts import Rollouts
+from retro.types import Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     if not sft.is_dir():
         raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
     inputs = training_inputs(config) | {"sft": digest_path(sft)}
+    if section.algorithm == "dpo":
+        inputs["pairs"] = f"{config.reward.loss} {config.reward.rating} {config.reward.threshold}"
     if section.reward != "environment":
         if not (reward / "adapter").is_dir():
             raise ConfigError(
@@ -64,7 +68,8 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
                 "ppo.reward=environment"
             )
         inputs["reward"] = " ".join(digest_path(reward / part) for part in ("adapter", HEAD, "reward.json"))
-    if section.reward != "model" or section.validation_contexts:
+    plays = section.algorithm != "dpo" and section.reward != "model"
+    if plays or section.validation_contexts:
         inputs |= digest_actor_parts(config.actor)
         if config.actor.kind == "local":
             inputs["actor"] = digest_model(config.actor.model)
@@ -75,8 +80,14 @@ def run_ppo(config: RunConfig) -> Path:
     """Run or resume the stage; returns its folder: ``best/``, ``checkpoint-*/``, ``rollouts/``, ``samples.jsonl``.
 
     Raises:
-        ConfigError: if the output of a stage before is missing, or there is nothing to train on.
+        ConfigError: if the output of a stage before is missing, there is nothing to train on, or the launch is one that
+            this stage does not run under.
     """
+    if launched_pieces("ppo", config.model) and config.ppo.algorithm != "ppo":
+        raise ConfigError(
+            f"ppo.algorithm={config.ppo.algorithm} trains on whole bases: launch it with "
+            "configs/accelerate/multi-gpu.yaml"
+        )
     with open_stage(config, "ppo", stage_inputs(config), SECTIONS) as stage:
         if not stage.up_to_date:
             with ReplayBuffer(config.buffer_url, create=False) as buffer:
@@ -84,11 +95,26 @@ def run_ppo(config: RunConfig) -> Path:
                 held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
             if not train:
                 raise ConfigError(f"ppo: {buffer} has no failed episode of a train task to reflect on")
-            with closing(PpoTrainer(config, stage, train, held_out)) as trainer:
-                trainer.run()
+            _learn(config, stage, train, held_out)
             stage.output("best", stage.folder / "best")
             stage.output("last", stage.folder / f"{PREFIX}{config.ppo.steps}")
     return stage.folder
+
+
+def _learn(config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+    """By the algorithm of the config. The rivals are imported here: planning a run imports this module, and TRL takes
+    seconds."""
+    if config.ppo.algorithm == "dpo":
+        from retro.training.rivals_dpo import run_dpo
+
+        run_dpo(config, stage, train, held_out)
+    elif config.ppo.algorithm == "grpo":
+        from retro.training.rivals_grpo import run_grpo
+
+        run_grpo(config, stage, train, held_out)
+    else:
+        with closing(PpoTrainer(config, stage, train, held_out)) as trainer:
+            trainer.run()
 
 
 def learning_rate_factor(section: PpoSection, step: int) -> float:
@@ -131,7 +157,8 @@ class PpoTrainer:
         found = checkpoints(stage.folder) if stage.resumed else []
         folder = found[-1][1] if found else None
         reward = stage_folder(config, "reward") if self.section.reward != "environment" else None
-        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", reward, folder)
+        sharded = launched_pieces("ppo", config.model) is not None
+        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", reward, folder, sharded)
         self.retries: Retries | None = None
         if self.section.reward != "model" or guarded:
             environments = {context.episode.task.environment for context in [*train, *guarded]}
@@ -154,6 +181,7 @@ class PpoTrainer:
         else:
             self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
             self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
+        self.rollouts = Rollouts(config, self.models, self.retries, self.transform)
         stage.cut_metrics(self.state.step if folder else None)
         if stage.main:
             cut_samples(stage.folder, self.state.step if folder else -1)
@@ -182,9 +210,9 @@ class PpoTrainer:
         started = perf_counter()
         chosen = contexts_of_step(len(self.train), self.section, self.config.seed, number)
         mine = {place: self.train[chosen[place]] for place in range(self.rank, len(chosen), self.processes)}
-        responses = self.sample(mine, number)
+        responses = self.rollouts.sample(mine, number)
         sampled = perf_counter()
-        scored = self.score(mine, responses, number)
+        scored = self.rollouts.score(mine, responses, number)
         judged = perf_counter()
         batch = self.models.batch([mine[place] for place in scored.places], scored.responses)
         rollout = self.models.rollout(batch, scored)
@@ -235,39 +263,6 @@ class PpoTrainer:
             self.check()
         if number % self.section.checkpoint_every == 0 or number == self.section.steps:
             self.save()
-
-    def sample(self, mine: dict[int, Context], number: int) -> list[Response]:
-        """A group of responses to every context of this process, by the policy at temperature 1."""
-        group = range(self.section.group)
-        seeds = [[derive_seed(self.config.seed, "ppo", number, place, index) for index in group] for place in mine]
-        sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
-        groups = self.models.sample(list(mine.values()), sampling, seeds)
-        return [
-            Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
-            for place, group in zip(mine, groups, strict=True)
-            for index, (written, text) in enumerate(group)
-        ]
-
-    def score(self, mine: dict[int, Context], responses: Sequence[Response], number: int) -> Scored:
-        """What each response is worth, by the reward of the config."""
-        asked = [mine[response.place] for response in responses]
-        learnt: Sequence[float | None] = [None] * len(responses)
-        if self.section.reward != "environment":
-            learnt = self.models.scores(list(mine.values()), responses)
-        played: Sequence[Episode | None] = [None] * len(responses)
-        if self.retries is not None and self.section.reward != "model":
-            plays = [
-                Play(
-                    context, Reflection(r.text, "ppo", r.index, r.finish_reason), r.place * self.section.group + r.index
-                )
-                for context, r in zip(asked, responses, strict=True)
-            ]
-            played = self.retries.play((self.config.seed, "ppo", number), plays)
-        worths = [
-            combine(self.section, response, context, episode, score, self.transform)
-            for response, context, episode, score in zip(responses, asked, played, learnt, strict=True)
-        ]
-        return whole_groups(responses, worths)
 
     def check(self) -> None:
         """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""

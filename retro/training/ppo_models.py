@@ -15,7 +15,7 @@ from retro.config import RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead, load_head, save_head
-from retro.models.packing import PackedBatch, last_token_scores, pack, response_outputs
+from retro.models.packing import PackedBatch, last_token_scores, pack, plan, response_outputs
 from retro.models.running import Generated
 from retro.models.text import decode, decode_response
 from retro.rl.experience import Outputs, Policy, Rollout
@@ -52,13 +52,20 @@ class PpoModels:
     ) -> None:
         self._base, self._value_head, self._reward_head = base, value_head, reward_head
         self._budget = config.ppo.token_budget
+        self._entropy_gradient = config.ppo.entropy_coefficient > 0
         self._encoder = Encoder(base.tokenizer, config)
         self._engine = Engine(base.model, base.tokenizer)
         self._prompts: dict[str, list[int]] = {}
 
     @classmethod
     def load(
-        cls, config: RunConfig, device: torch.device, sft: Path, reward: Path | None, checkpoint: Path | None
+        cls,
+        config: RunConfig,
+        device: torch.device,
+        sft: Path,
+        reward: Path | None,
+        checkpoint: Path | None,
+        sharded: bool = False,
     ) -> PpoModels:
         """Policy and reference from the supervised adapter, or the policy from a checkpoint to resume.
 
@@ -69,8 +76,9 @@ class PpoModels:
             sft: the supervised adapter's folder.
             reward: the reward stage's folder, where the reward model is asked.
             checkpoint: of PPO itself.
+            sharded: keep the base's layers in pieces, one a process.
         """
-        base = SharedBase.load(config.model, device)
+        base = SharedBase.load(config.model, "cpu" if sharded else device)
         base.load_role("reference", sft, trainable=False)
         base.load_role("policy", checkpoint or sft, trainable=True)
         value_head = (
@@ -80,6 +88,8 @@ class PpoModels:
         if reward is not None:
             base.load_role("reward", reward / "adapter", trainable=False)
             reward_head = load_head(reward / "head.safetensors").to(device).requires_grad_(False)
+        if sharded:
+            base.shard(device)
         return cls(config, base, value_head.to(device), reward_head)
 
     @property
@@ -113,11 +123,9 @@ class PpoModels:
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[tuple[Generated, str]]]:
         """The policy's responses and their texts: one a seed, behind one prefill a context."""
-        if not contexts:
-            return []
         prompts = [self.prompt(context) for context in contexts]
-        with self._base.role("policy"):
-            groups = self._engine.sample(prompts, len(seeds[0]), sampling, seeds)
+        with self._base.role("policy"):  # entered without contexts, too: a base in pieces needs all processes
+            groups = self._engine.sample(prompts, len(seeds[0]), sampling, seeds) if seeds else []
         return [
             [(written, decode_response(self._base.tokenizer, written.ids)[0]) for written in group] for group in groups
         ]
@@ -181,7 +189,8 @@ class PpoModels:
         backward."""
 
         def policy(rows: Sequence[int]) -> Iterator[tuple[list[int], Outputs]]:
-            return self._forward(batch, rows, with_values=True)
+            yield from self._forward(batch, rows, with_values=True)
+            self._base.finish_passes()  # the gradient sum over processes is next
 
         with self._base.role("policy", train=True):
             yield policy
@@ -190,7 +199,7 @@ class PpoModels:
         group = len(batch.responses[0]) if batch.responses else 1
         for contexts, packed in self._packs(batch, sorted({row // group for row in rows})):
             head = self._detached_value if with_values else None
-            outputs = response_outputs(self._base.model, packed, head)
+            outputs = response_outputs(self._base.model, packed, head, entropy_gradient=self._entropy_gradient)
             values = torch.zeros_like(outputs.log_probs) if outputs.values is None else outputs.values
             chosen = [row for context in contexts for row in batch.rows(context)]
             yield chosen, Outputs(outputs.log_probs, values, outputs.entropies)
@@ -205,22 +214,16 @@ class PpoModels:
         return value
 
     def _packs(self, batch: Batch, contexts: Sequence[int]) -> Iterator[tuple[list[int], PackedBatch]]:
-        """Contexts of like length together, as many as the token budget allows (padding counts; one always goes)."""
-        chunk: list[int] = []
-        for context in [*sorted(contexts, key=lambda item: (batch.tokens(item), item)), None]:
-            full = context is None or (len(chunk) + 1) * batch.tokens(context) > self._budget
-            if chunk and full:
-                key = tuple(chunk)
-                if key not in batch.packed:
-                    batch.packed[key] = pack(
-                        [batch.prompts[item] for item in chunk],
-                        [batch.responses[item] for item in chunk],
-                        self._base.tokenizer.pad_token_id,
-                    ).to(self._base.device)
-                yield chunk, batch.packed[key]
-                chunk = []
-            if context is not None:
-                chunk.append(context)
+        """As many contexts a pass as the token budget allows."""
+        for places in plan([batch.tokens(context) for context in contexts], self._budget):
+            chosen = [contexts[place] for place in places]
+            key = tuple(chosen)
+            if key not in batch.packed:
+                packed = pack(
+                    [batch.prompts[context] for context in chosen], [batch.responses[context] for context in chosen]
+                )
+                batch.packed[key] = packed.to(self._base.device)
+            yield chosen, batch.packed[key]
 
 
 def sampler_gaps(rollout: Rollout, responses: Sequence[Response]) -> list[float]:

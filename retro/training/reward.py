@@ -34,7 +34,8 @@ from retro.config import RewardSection, RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import resolve_device
-from retro.models.packing import last_token_scores, pack
+from retro.models.packing import last_token_scores, pack, plan
+from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
 from retro.training.examples import Encoder, training_inputs
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
@@ -60,7 +61,9 @@ def run_reward(config: RunConfig) -> Path:
 
     Raises:
         NothingToCompareError: if the training tasks have no pair (``bradley_terry``) or one label only (``bce``).
+        ConfigError: if the launch is one that this stage does not run under.
     """
+    launched_pieces("reward", config.model)
     with open_stage(config, "reward", stage_inputs(config), SECTIONS) as stage:
         if not stage.up_to_date:
             trainer = RewardTrainer(config, stage)
@@ -153,10 +156,13 @@ class RewardTrainer:
     def __init__(self, config: RunConfig, stage: Stage) -> None:
         self.config, self.section, self.stage = config, config.reward, stage
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
-        self.base = SharedBase.load(config.model, self.accelerator.device)
+        sharded = launched_pieces("reward", config.model) is not None
+        self.base = SharedBase.load(config.model, "cpu" if sharded else self.accelerator.device)
         self.encoder = Encoder(self.base.tokenizer, config)
         self.data = read_data(config, self.encoder)
         self.base.add_role(ROLE, config.model.lora, derive_seed(config.seed, "reward", "adapter"))
+        if sharded:
+            self.base.shard(self.accelerator.device)
         self.head = ScalarHead(self.base.hidden_size, seed=derive_seed(config.seed, "reward", "head"))
         self.head.to(self.accelerator.device)
         self.parameters = {
@@ -197,13 +203,13 @@ class RewardTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(derive_seed(self.config.seed, "reward", number, self.accelerator.process_index))  # dropout
         loss = torch.zeros((), device=self.accelerator.device)
-        for groups in self._microbatches(batch):
-            with self.base.role(ROLE, train=True):
+        with self.base.role(ROLE, train=True):  # around all of them: a process may have none, or more than another
+            for groups in self._microbatches(batch):
                 scores = self._forward(groups)
                 parts = [group_loss(own, group, self.section) for own, group in zip(scores, groups, strict=True)]
                 part = torch.stack(parts).sum()
                 (part / total).backward()
-            loss += part.detach() / total
+                loss += part.detach() / total
         loss = self._sum_gradients(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.section.max_grad_norm)
         self.optimiser.step()
@@ -230,12 +236,12 @@ class RewardTrainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         places = list(range(rank, len(groups), processes))
         own: list[tuple[int, list[float]]] = []
-        size = self.section.microbatch_size
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            with self.base.role(ROLE), torch.no_grad():
+        passes = plan([groups[place].tokens for place in places], most=self.section.microbatch_size)
+        with self.base.role(ROLE):
+            for members in passes:
+                chosen = [places[member] for member in members]
                 scores = self._forward([groups[place] for place in chosen])
-            own += [(place, values.tolist()) for place, values in zip(chosen, scores, strict=True)]
+                own += [(place, values.tolist()) for place, values in zip(chosen, scores, strict=True)]
         found = dict(gather_object(own))
         return [
             ScoredGroup(group.task, group.environment, tuple(found[place]), group.ratings)
@@ -280,17 +286,15 @@ class RewardTrainer:
 
     def _forward(self, groups: Sequence[RewardGroup]) -> list[Tensor]:
         """The scores of each group's reflections, (K,) each; the caller has switched to the reward adapter."""
-        tokenizer = self.base.tokenizer
-        packed = pack([group.prompt for group in groups], [group.responses for group in groups], tokenizer.pad_token_id)
+        packed = pack([group.prompt for group in groups], [group.responses for group in groups])
         scores = last_token_scores(self.base.model, packed, self.head)  # (R,)
         return list(torch.split(scores, [len(group.responses) for group in groups]))
 
     def _microbatches(self, batch: Sequence[RewardGroup]) -> Iterator[list[RewardGroup]]:
-        """This process's share, groups of like length together."""
+        """This process's share, ``microbatch_size`` groups a pass."""
         own = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        own = sorted(own, key=lambda group: group.tokens)
-        for start in range(0, len(own), self.section.microbatch_size):
-            yield list(own[start : start + self.section.microbatch_size])
+        for chosen in plan([group.tokens for group in own], most=self.section.microbatch_size):
+            yield [own[place] for place in chosen]
 
     def _schedule(self, number: int) -> float:
         """Linear warm-up, then linear decay to 0: a function of the step, with no state to resume."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from retro.buffer.store import ReplayBuffer
@@ -20,6 +21,7 @@ from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
 from retro.models.adapters import lora_config, write_identity
 from retro.models.loading import load_base, load_tokenizer, resolve_device
+from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
 from retro.training.examples import Encoder, training_inputs
 from retro.types import Split, derive_seed
@@ -74,8 +76,9 @@ def run_sft(config: RunConfig) -> Path:
 
     Raises:
         NoExamplesError: if no training reflection is rated above the threshold.
-        ConfigError: if the batch size cannot be divided over the processes.
+        ConfigError: if the batch size cannot be divided over the processes, or the launch is one that cannot be.
     """
+    launched_pieces("sft", config.model, own_loop=False)
     with open_stage(config, "sft", stage_inputs(config), SECTIONS) as stage:
         if not stage.up_to_date:
             _train(config, stage)
@@ -88,9 +91,10 @@ def _train(config: RunConfig, stage: Stage) -> None:
     tokenizer = load_tokenizer(config.model)
     encoder = Encoder(tokenizer, config)
     train, validation = read_examples(config, encoder)
-    base = load_base(config.model, resolve_device(config.device))
+    arguments = trainer_arguments(config, stage.folder, bool(validation))  # before the base: DeepSpeed loads by them
+    pieces = launched_pieces("sft", config.model, own_loop=False)
+    base = load_base(config.model, "cpu" if pieces == "fsdp2" else resolve_device(config.device))
     base.config.use_cache = False
-    arguments = trainer_arguments(config, stage.folder, bool(validation))
     trainer = SFTTrainer(
         model=base,
         args=arguments,
@@ -112,8 +116,9 @@ def _train(config: RunConfig, stage: Stage) -> None:
     # what a user was sent.
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     adapter = stage.output("adapter", stage.folder / "adapter")
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if pieces else None  # by all processes
     if stage.main:
-        save_adapter(trainer, base, config.model.revision, adapter)
+        save_adapter(trainer, weights, base, config.model.revision, adapter)
 
 
 def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], list[Example]]:
@@ -230,13 +235,19 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def save_adapter(trainer: SFTTrainer, base: Any, revision: str | None, path: Path) -> None:
-    """The trained adapter in plain PEFT format, with the identity of its base."""
+def save_adapter(
+    trainer: SFTTrainer, weights: dict[str, Tensor] | None, base: Any, revision: str | None, path: Path
+) -> None:
+    """The trained adapter in plain PEFT format, with the identity of its base.
+
+    Args:
+        weights: the whole model's, where the trainer's own are in pieces.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     config = model.peft_config["default"]
     if not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
-    model.save_pretrained(path)
+    model.save_pretrained(path, state_dict=weights)
     write_identity(path, base, revision)
 
 

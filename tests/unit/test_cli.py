@@ -177,6 +177,7 @@ def test_episodes_at_most_by_hand() -> None:
     sampled = episodes(parse_config({**tree, "actor": {"temperature": 1.0}}, "here"))
     assert sampled.collect == 12 * (1 + 2 * 5)
     assert episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here")).ppo == 2 * 64
+    assert episodes(parse_config({"ppo": {"algorithm": "dpo", "steps": 5}}, "here")).ppo == 2 * 64
     unguarded = {"reward": "model", "validation_contexts": 0}
     assert episodes(parse_config({"ppo": unguarded}, "here")).ppo == 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retro.artifacts import write_json
-from retro.config import BudgetSection, ConfigError, EnvironmentSection, RunConfig
+from retro.config import BudgetSection, ConfigError, EnvironmentSection, PpoSection, RunConfig
 from retro.evaluation.arms import Source, available_names, fingerprint, make_arm, selected_arms
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.stage import checkpoint_name, stage_inputs, with_checkpoints
@@ -83,13 +83,34 @@ def test_an_unfinished_stage_gives_no_arm(whole: RunConfig) -> None:
     ("name", "message"),
     [
         ("reflection", "did you mean 'reflexion'"),
-        ("ppo-rm", "ppo.reward is 'environment', which makes the arm 'ppo-env'"),
+        ("ppo-rm", "its ppo.reward is 'environment', which makes the arm 'ppo-env'"),
         ("oracle-bon4", "only an arm whose reflections are sampled"),
     ],
 )
 def test_mistakes_are_named(whole: RunConfig, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_arm(whole, name)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "name", "alias", "wrong"),
+    [
+        ({"reward": "model"}, "ppo-rm", "ppo", "grpo-rm"),
+        ({"algorithm": "grpo"}, "grpo-env", "grpo", "ppo-env"),
+        ({"algorithm": "grpo", "reward": "mix"}, "grpo-mix", "grpo", "ppo"),
+        ({"algorithm": "dpo"}, "dpo", "dpo-bon8", "ppo-env"),
+    ],
+)
+def test_the_policys_arm_is_named_after_its_algorithm(
+    whole: RunConfig, ppo: dict[str, str], name: str, alias: str, wrong: str
+) -> None:
+    config = whole.model_copy(update={"ppo": PpoSection.model_validate(ppo)})
+    names = list(available_names(config))
+    assert [name, f"{name}-bon8"] == names[names.index("sft") + 1 : -1]
+    adapter = make_arm(config, name).adapter
+    assert adapter == make_arm(config, alias).adapter == make_arm(whole, "ppo-env").adapter
+    with pytest.raises(ConfigError, match=f"which makes the arm '{name}'"):
+        make_arm(config, wrong)
 
 
 def test_best_of_n_needs_a_reward_model(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import build
+from transformers import PreTrainedTokenizerBase
 
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
+from retro.models.heads import ScalarHead
 from retro.models.loading import (
     base_identity,
     load_base,
@@ -20,6 +22,7 @@ from retro.models.loading import (
     resolve_device,
     same_base,
 )
+from retro.models.packing import last_token_scores, pack, response_outputs
 from retro.types import Sampling
 
 IDS = torch.tensor([[1, 7, 40, 66, 13, 90]])
@@ -154,3 +157,59 @@ def test_devices() -> None:
         resolve_device("cuda:99")
     with pytest.raises(ConfigError, match="not a device"):
         resolve_device("toaster")
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_adapters_on_all_linear_layers_or_a_list(
+    kind: str, targets: str | list[str], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    base = SharedBase(build(kind, torch.float32), tokenizer)
+    base.add_role("policy", LoraSection(r=4, target_modules=targets), seed=0)
+    found = {name.rsplit(".", 3)[-3] for name in base.role_parameters("policy")}
+    everywhere = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert found == (everywhere if targets == "all-linear" else set(targets))
+    assert all(value.dtype == torch.float32 for value in base.role_parameters("policy").values())
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_checkpointing_is_in_effect_where_ppo_and_the_reward_model_learn(
+    tiny_model_dir: Path, tmp_path: Path, quantization: str
+) -> None:
+    """Of what the layers save, their inputs alone are left; the gradients are the same."""
+    if quantization == "nf4":
+        pytest.importorskip("bitsandbytes")
+    build("llama", torch.float32, hidden_size=128, intermediate_size=256).save_pretrained(tmp_path)
+    load_tokenizer(ModelSection(base=str(tiny_model_dir))).save_pretrained(tmp_path)
+    packed = pack([[1, *range(5, 60)]], [[[7, 8, 9], [10, 11]]])
+    saved: dict[tuple[str, bool], int] = {}
+    gradients: dict[tuple[str, bool], list[torch.Tensor]] = {}
+    for checkpointing in (False, True):
+        section = ModelSection(base=str(tmp_path), quantization=quantization, gradient_checkpointing=checkpointing)
+        base = SharedBase.load(section, "cpu")
+        base.add_role("policy", LoraSection(r=2), seed=0)
+        head = ScalarHead(base.hidden_size)
+        for name in ("ppo", "reward"):
+            storages: dict[int, int] = {}
+
+            def keep(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor.detach()
+
+            with base.role("policy", train=True) as model:
+                with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                    if name == "ppo":
+                        loss = response_outputs(model, packed).log_probs.sum()
+                    else:
+                        loss = last_token_scores(model, packed, head).sum()
+                loss.backward()
+            weights = {parameter.untyped_storage().data_ptr() for parameter in base.model.parameters()}
+            saved[name, checkpointing] = sum(size for key, size in storages.items() if key not in weights)
+            own = list(base.role_parameters("policy").values())
+            gradients[name, checkpointing] = [value.grad.clone() for value in own if value.grad is not None]
+            assert len(gradients[name, checkpointing]) == len(own)
+            for value in own:
+                value.grad = None
+    for name in ("ppo", "reward"):
+        assert saved[name, True] < saved[name, False] / 4
+        for left, right in zip(gradients[name, False], gradients[name, True], strict=True):
+            torch.testing.assert_close(left, right)

@@ -1,0 +1,282 @@
+"""Rivals of PPO on the same data: TRL's DPO and GRPO trainers as this stage, so that users can compare.
+
+The buffer, the supervised adapter that the policy starts from and is held to, the tasks of each split, the responses a
+step, the guard that chooses ``best`` and the outputs are PPO's. What TRL brings is its trainer: loss, optimiser, loop.
+A step is ``contexts`` × ``group`` responses and ``epochs`` × ``minibatches`` optimiser steps, as in PPO; TRL counts the
+latter, ``metrics.jsonl`` the former.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from retro.agent.loading import HEAD
+from retro.buffer.views import Context
+from retro.config import ConfigError, PpoSection, RunConfig
+from retro.models.adapters import SharedBase
+from retro.models.heads import ScalarHead, load_head
+from retro.models.loading import resolve_device
+from retro.stage import Stage, open_trackers, stage_folder
+from retro.training.checkpoints import PREFIX, checkpoints, new_folder, prune
+from retro.training.ppo_checkpoint import PpoState, load_state, save_state
+from retro.training.ppo_guard import Guard, choose_guarded
+from retro.training.ppo_models import PpoModels
+from retro.training.ppo_records import cut_samples
+from retro.training.ppo_rewards import Retries, ScoreTransform
+from retro.types import derive_seed
+
+logger = logging.getLogger(__name__)
+
+TRAINED = "default"
+"""What TRL calls the adapter that it trains; it copies it to ``ref``, its frozen reference, before the first step."""
+KEPT_CHECKPOINTS = 2
+"""Of TRL's own: the last may have been cut by a kill; the one before is whole."""
+_OF_ACTOR_CRITIC = ("advantage", "value_learning_rate", "gamma", "lam", "value_clip", "value_coefficient")
+UNREAD = {
+    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages"),
+    "dpo": (
+        *(*_OF_ACTOR_CRITIC, "whiten_advantages"),
+        *("mix", "score", "clip", "entropy_coefficient", "missing_end_penalty"),
+    ),
+}
+"""Keys of ``ppo`` that an algorithm does not read."""
+
+
+class LentBase(SharedBase):
+    """The shared base while TRL trains its policy.
+
+    TRL looks for the policy under a name of its own and expects it switched on whenever its trainer runs; a role here
+    is switched off when it is left. So a role gives the model back as it was lent.
+    """
+
+    @contextmanager
+    def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
+        training = self.model.training
+        try:
+            with super().role(TRAINED if name == "policy" else name, train) as model:
+                yield model
+        finally:
+            self.lend(training)
+
+    def lend(self, training: bool) -> None:
+        """The policy switched on, and trainable alone."""
+        peft = self._require(TRAINED)
+        peft.base_model.enable_adapter_layers()
+        peft.set_adapter(TRAINED)
+        peft.train(training)
+
+
+class Rival:
+    """What both rivals share: models, guard, checkpoints, and the state that a resumed run needs."""
+
+    def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+        self.config, self.section, self.stage, self.train = config, config.ppo, stage, train
+        self.process = PartialState()
+        if self.process.distributed_type not in (
+            *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+        ):
+            raise ConfigError(
+                f"ppo.algorithm={self.section.algorithm} runs in one process or under DDP, not under "
+                f"{self.process.distributed_type.value}: launch it with configs/accelerate/multi-gpu.yaml"
+            )
+        said = unread(self.section)
+        if said:
+            logger.warning("ppo.algorithm=%s does not read %s", self.section.algorithm, ", ".join(said))
+        self.updates = self.section.epochs * self.section.minibatches
+        """Optimiser steps a step."""
+        device = self.process.device
+        guarded = choose_guarded(held_out, self.section.validation_contexts, config.seed)
+        if self.section.validation_contexts and not guarded:
+            logger.warning("ppo: the buffer has no failed validation episodes: no guard, the last is the best")
+        asks_model = self.section.algorithm == "grpo" and self.section.reward != "environment"
+        reward = stage_folder(config, "reward") if asks_model else None
+        self.base = cast(LentBase, LentBase.load(config.model, device))
+        self.base.load_role(TRAINED, stage_folder(config, "sft") / "adapter", trainable=True)
+        reward_head = None
+        if reward is not None:
+            self.base.load_role("reward", reward / "adapter", trainable=False)
+            reward_head = load_head(reward / HEAD).to(device).requires_grad_(False)
+        self.models = PpoModels(config, self.base, ScalarHead(self.base.hidden_size, zero=True), reward_head)
+        self.retries: Retries | None = None
+        plays = self.section.algorithm == "grpo" and self.section.reward != "model"
+        if guarded or plays:
+            played = [*guarded, *(train if plays else ())]
+            self.retries = Retries(config, {context.episode.task.environment for context in played}, device)
+        self.guard = Guard(config, guarded, self.models, self.retries) if guarded and self.retries else None
+
+        self.resumed_from = self._last_checkpoint() if stage.resumed else None
+        if self.resumed_from is None:
+            self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
+            self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
+        else:
+            self.state = load_state(self.resumed_from)
+            self.transform = ScoreTransform(self.section.score, self.state.score_mean, self.state.score_std)
+            logger.info("ppo: resumes after step %d", self.state.step)
+        stage.cut_metrics(self.state.step if self.resumed_from else None)
+        if stage.main:
+            cut_samples(stage.folder, self.state.step if self.resumed_from else -1)
+        self.process.wait_for_everyone()
+
+    @property
+    def trainer_folder(self) -> Path:
+        """TRL's own checkpoints: adapter, optimiser, schedule, generators."""
+        return self.stage.folder / "checkpoints"
+
+    def _last_checkpoint(self) -> Path | None:
+        # Ours is written after TRL's of the same step: where ours is, that one is whole.
+        both = [path for step, path in checkpoints(self.stage.folder) if self._trainers(step).is_dir()]
+        return both[-1] if both else None
+
+    def _trainers(self, step: int) -> Path:
+        return self.trainer_folder / f"checkpoint-{step * self.updates}"
+
+    def close(self) -> None:
+        """Give back what the retries' environments hold."""
+        if self.retries is not None:
+            self.retries.close()
+
+    def arguments(self, microbatch: int, accumulation: int) -> dict[str, Any]:
+        """What both of TRL's configs are made with: every argument whose default would decide something.
+
+        Args:
+            microbatch: rows in one forward pass of one process.
+            accumulation: forward passes in one optimiser step.
+        """
+        section, device = self.section, resolve_device(self.config.device)
+        return {
+            "output_dir": str(self.trainer_folder),
+            "per_device_train_batch_size": microbatch,
+            "per_device_eval_batch_size": microbatch,
+            "gradient_accumulation_steps": accumulation,
+            "max_steps": section.steps * self.updates,
+            "learning_rate": section.learning_rate,
+            "lr_scheduler_type": "linear" if section.schedule == "linear" else "constant_with_warmup",
+            "warmup_steps": section.warmup_steps * self.updates,
+            "weight_decay": section.weight_decay,
+            "max_grad_norm": section.max_grad_norm,
+            "optim": "adamw_torch",
+            "beta": section.kl.coefficient,
+            "bf16": self.config.model.dtype == "bfloat16" and device.type == "cuda",
+            "fp16": False,
+            "use_cpu": device.type == "cpu",
+            "gradient_checkpointing": self.config.model.gradient_checkpointing,
+            "seed": derive_seed(self.config.seed, "ppo", section.algorithm) % 2**32,
+            "data_seed": derive_seed(self.config.seed, "ppo", "order") % 2**32,
+            "save_strategy": "steps",
+            "save_steps": section.checkpoint_every * self.updates,
+            "save_total_limit": KEPT_CHECKPOINTS,
+            "logging_steps": self.updates,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+            "dataloader_pin_memory": device.type == "cuda",
+            "ddp_find_unused_parameters": False,
+        }
+
+    def fit(self, trainer: Any, log: TrainerCallback) -> None:
+        """Train, or go on after the last checkpoint.
+
+        Raises:
+            RuntimeError: if the trainer would train something else than the policy, or has no reference beside it.
+        """
+        moved = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
+        reference = "ref" in trainer.model.peft_config
+        if not moved or any(f".{TRAINED}." not in name for name in moved) or not reference:
+            raise RuntimeError(
+                f"TRL would train {len(moved)} tensors, the first {moved[:1]}, "
+                f"{'with' if reference else 'without'} a frozen copy of the supervised adapter: this version differs "
+                "from what this retro expects; install the constraints' version"
+            )
+        trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
+        trainer.add_callback(log)
+        open_trackers(trainer.accelerator, self.config, self.stage)
+        # TRL's checkpoints hold pickles. They are read back from this stage's own folder alone.
+        trainer.train(resume_from_checkpoint=str(self._trainers(self.state.step)) if self.resumed_from else None)
+
+    def check(self, number: int) -> None:
+        """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""
+        if self.guard is None:
+            if number == self.section.steps:
+                self._keep_best(number, None)
+            return
+        measured = self.guard.measure(self.process.process_index, self.process.num_processes)
+        self.stage.log(number, **{f"validation_{name}": value for name, value in measured.items()})
+        if self.state.best_return is None or measured["return"] > self.state.best_return:
+            self._keep_best(number, measured["return"])
+
+    def _keep_best(self, number: int, mean_return: float | None) -> None:
+        self.state = replace(self.state, best_step=number, best_return=mean_return)
+        self._write(self.stage.folder / "best", number)
+
+    def save(self, number: int) -> None:
+        """``checkpoint-N``: the policy after step N in plain PEFT format, for use; TRL keeps its own to go on from."""
+        self.process.wait_for_everyone()  # the other processes' generators are in TRL's checkpoint
+        self.state = replace(self.state, step=number)
+        self._write(self.stage.folder / f"{PREFIX}{number}", number)
+        if self.stage.main:
+            prune(self.stage.folder, self.section.keep_checkpoints)
+
+    def _write(self, path: Path, number: int) -> None:
+        if self.stage.main:
+            with new_folder(path) as folder:
+                self.base.save_role(TRAINED, folder)
+                save_state(replace(self.state, step=number), folder)
+        self.process.wait_for_everyone()
+
+
+class StepLog(TrainerCallback):
+    """The trainer's log lines to ``metrics.jsonl``, by step; the guard and the checkpoints at their turns."""
+
+    def __init__(
+        self, rival: Rival, names: Mapping[str, str], more: Callable[[], Mapping[str, Any]] = lambda: {}
+    ) -> None:
+        """``names``: the trainer's → ours, of what is logged. ``more``: what else is known of the step."""
+        self._rival, self._names, self._more = rival, names, more
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self._rival.check(0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        logs, section = logs or {}, self._rival.section
+        number = state.global_step // self._rival.updates
+        metrics = {ours: logs[theirs] for theirs, ours in self._names.items() if theirs in logs}
+        if "eval_loss" in logs:
+            self._rival.stage.log(number, **metrics)
+        elif "loss" in logs:  # and no summary of the whole run
+            self._rival.stage.log(number, **metrics, **self._more())
+            if number % max(1, section.steps // 10) == 0:
+                logger.info("ppo: step %d of %d, loss %.4f", number, section.steps, logs["loss"])
+            if number % section.validate_every == 0 or number == section.steps:
+                self._rival.check(number)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._rival.save(state.global_step // self._rival.updates)
+
+
+def unread(section: PpoSection) -> list[str]:
+    """The keys that were changed from their defaults and that the section's algorithm does not read."""
+    fields = type(section).model_fields
+    return [f"ppo.{key}" for key in UNREAD.get(section.algorithm, ()) if getattr(section, key) != fields[key].default]
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` up to ``limit`` (at least 1)."""
+    return max(size for size in range(1, max(1, min(limit, number)) + 1) if number % size == 0)

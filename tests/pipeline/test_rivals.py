@@ -1,0 +1,63 @@
+"""PPO's rivals through the real commands: the stages behind take their policy as they take PPO's; two processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from retro.config import load_config
+from retro.models.loading import load_base
+from tests.pipeline.running import ROOT, Run, environment, retro
+from tests.pipeline.test_launch import command, reflections
+
+QUICK = ("ppo.steps=2", "ppo.minibatches=1", "ppo.contexts=4", "ppo.checkpoint_every=2", "evaluate.attempts=2")
+SAME = {"step", "loss", "grad_norm", "kl_loss", "score", "gain", "validation_return"}
+"""What two processes must log as one does; TRL's other figures are means of each process's means."""
+RIVALS = {
+    "dpo": ("ppo.algorithm=dpo", "ppo.reward=environment"),
+    "grpo-mix": ("ppo.algorithm=grpo",),
+}
+"""Arm → overrides."""
+
+
+@pytest.fixture(scope="module")
+def rival(request: pytest.FixtureRequest, whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
+    """An arm's name, and the whole run with that rival in the place of PPO."""
+    run = whole_run.without("ppo", tmp_path_factory.mktemp(request.param))
+    retro(*run.command(*QUICK, *RIVALS[request.param], f"evaluate.arms=[{request.param}]", "--from", "ppo"))
+    return request.param, run
+
+
+@pytest.mark.parametrize("rival", RIVALS, indirect=True)
+def test_export_and_evaluation_take_a_rivals_policy(rival: tuple[str, Run]) -> None:
+    arm, run = rival
+    assert run.manifest("ppo")["outputs"].keys() == {"best", "last"}
+    exported = run.folder / "export" / "adapter"
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (exported / file).read_bytes() == (run.folder / "ppo" / "best" / file).read_bytes()
+    config = load_config(run.folder / "config.yaml")
+    PeftModel.from_pretrained(load_base(config.model, "cpu"), exported)
+    results = json.loads((run.folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    assert list(results["arms"]) == [arm]
+
+
+@pytest.mark.parametrize("rival", ["grpo-mix"], indirect=True)
+def test_two_processes_learn_what_one_learns(rival: tuple[str, Run], whole_run: Run, tmp_path: Path) -> None:
+    arm, run = rival
+    two = whole_run.without("ppo", tmp_path)
+    launched = command("cpu-2", "ppo", two, *QUICK, *RIVALS[arm])
+    done = subprocess.run(launched, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert two.manifest("ppo")["processes"] == 2
+    ours, theirs = two.metrics("ppo"), run.metrics("ppo")
+    assert len(ours) == len(theirs) >= 4
+    for line, other in zip(ours, theirs, strict=True):
+        assert line.keys() == other.keys()
+        for key in line.keys() & SAME:
+            assert line[key] == pytest.approx(other[key], rel=2e-3, abs=2e-4), key
+    for step in (1, 2):
+        assert reflections(two, step) == reflections(run, step)

@@ -1,0 +1,311 @@
+"""DPO and GRPO by TRL's trainers as the PPO stage, on a tiny random model: the same data, the same outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import log_softmax, logsigmoid
+
+from retro.buffer.store import ReplayBuffer
+from retro.config import ConfigError, PpoSection, RunConfig, parse_config
+from retro.models.adapters import SharedBase
+from retro.models.heads import ScalarHead, save_head
+from retro.models.loading import load_base, load_tokenizer
+from retro.stage import plan_stage
+from retro.training import rivals
+from retro.training.examples import Encoder
+from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.reward_data import NothingToCompareError
+from retro.training.rivals import TRAINED, UNREAD, LentBase, StepLog, largest_divisor, unread
+from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
+from retro.training.rivals_grpo import share
+from retro.types import Split
+from tests.rated_groups import BAD, GOOD, fill
+
+MakeConfig = Callable[..., RunConfig]
+BETA = 0.2
+QUICK = {
+    "steps": 4,
+    "contexts": 4,
+    "group": 2,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "checkpoint_every": 2,
+    "validate_every": 2,
+    "validation_contexts": 2,
+    "kl": {"coefficient": BETA},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as the stages before leave it: rated groups, a supervised adapter, a reward model."""
+    config = config_of(tiny_model_dir, tmp_path_factory.mktemp("runs"), "prepared")
+    with ReplayBuffer(config.buffer_url) as buffer:
+        fill(buffer)
+    base = SharedBase.load(config.model, torch.device("cpu"))
+    for seed, role in enumerate(("sft", "reward")):
+        base.add_role(role, config.model.lora, seed=1)
+        with torch.no_grad():
+            for parameter in base.role_parameters(role).values():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+        base.save_role(role, config.run_dir / role / "adapter")
+    save_head(ScalarHead(base.hidden_size, seed=3), config.run_dir / "reward" / "head.safetensors")
+    (config.run_dir / "reward" / "reward.json").write_text(json.dumps({"score_mean": 0.2, "score_std": 0.5}))
+    return config.run_dir
+
+
+def config_of(model: Path, runs: Path, name: str, **ppo: Any) -> RunConfig:
+    tree = {
+        "name": name,
+        "runs": str(runs),
+        "device": "cpu",
+        "actor": {"model": str(model), "max_tokens": 6},
+        "model": {"base": str(model), "max_new_tokens": 6, "lora": {"r": 4, "alpha": 8}},
+        "ppo": {**QUICK, **ppo},
+    }
+    return parse_config(tree, "test")
+
+
+@pytest.fixture
+def fresh(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> MakeConfig:
+    """A run that is ready for the stage; keyword arguments are keys of ``ppo``."""
+
+    def make(name: str = "run", **ppo: Any) -> RunConfig:
+        shutil.copytree(prepared, tmp_path / name)
+        return config_of(tiny_model_dir, tmp_path, name, **ppo)
+
+    return make
+
+
+def metrics(config: RunConfig) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
+
+
+def rollouts(config: RunConfig, step: int) -> list[dict[str, Any]]:
+    lines = (config.run_dir / "ppo" / "rollouts" / f"step-{step}.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "sampler_gap"} for line in lines]
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def equal(left: Path, right: Path) -> bool:
+    ours, theirs = weights(left), weights(right)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def log_prob(model: torch.nn.Module, prompt: list[int], response: list[int]) -> float:
+    """log π(response | prompt) by the plain model: one sequence, no packing, no padding."""
+    ids = torch.tensor([prompt + response])
+    with torch.no_grad():
+        scores = log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
+    return float(scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum())
+
+
+def dpo_loss(config: RunConfig, policy: Path, pairs: list[Pair]) -> float:
+    """Rafailov et al. 2023, eq. 7, with the supervised adapter as the reference, each adapter loaded by plain PEFT."""
+    differences = []
+    for adapter in (policy, config.run_dir / "sft" / "adapter"):
+        model = PeftModel.from_pretrained(load_base(config.model, "cpu"), adapter)
+        differences.append(
+            [
+                log_prob(model, pair.prompt_ids, pair.chosen_ids) - log_prob(model, pair.prompt_ids, pair.rejected_ids)
+                for pair in pairs
+            ]
+        )
+    margins = torch.tensor(differences[0]) - torch.tensor(differences[1])
+    return float(-logsigmoid(BETA * margins).mean())
+
+
+def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: MakeConfig) -> None:
+    config = fresh(algorithm="dpo")
+    folder = run_ppo(config)
+    lines = metrics(config)
+    learnt = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in learnt] == [1, 2, 3, 4]
+    validated = {line["step"]: line for line in lines if "validation_loss" in line}
+    assert list(validated) == [0, 2, 4]
+    # policy = reference: log 2, and no implicit reward
+    assert validated[0]["validation_loss"] == pytest.approx(0.6931472, abs=1e-6)
+    for reward in ("validation_chosen_reward", "validation_rejected_reward", "validation_margin"):
+        assert validated[0][reward] == 0.0
+    assert validated[4]["validation_loss"] < 0.4
+    assert validated[4]["validation_accuracy"] == 1.0
+    assert [line["step"] for line in lines if "validation_return" in line] == [0, 2, 4]
+
+    encoder = Encoder(load_tokenizer(config.model), config)
+    pairs = read_pairs(config, encoder, Split.VALIDATION)
+    assert dpo_loss(config, folder / "checkpoint-4", pairs) == pytest.approx(validated[4]["validation_loss"], abs=1e-4)
+    sft = config.run_dir / "sft" / "adapter"
+    assert equal(folder / "checkpoints" / "checkpoint-8" / "ref", sft)  # 4 steps of 2 updates
+    assert not equal(folder / "checkpoint-4", sft)
+    assert plan_stage(config, "ppo", stage_inputs(config), SECTIONS).action == "up to date"
+    other = config.model_copy(update={"reward": config.reward.model_copy(update={"threshold": 0.1})})
+    assert plan_stage(other, "ppo", stage_inputs(other), SECTIONS).why == "changed: input pairs"
+
+
+def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(filled_config: MakeConfig) -> None:
+    config = filled_config()
+    tokenizer = load_tokenizer(config.model)
+    train, validation = (read_pairs(config, Encoder(tokenizer, config), s) for s in (Split.TRAIN, Split.VALIDATION))
+    assert (len(train), len(validation)) == (12 * 4, 6 * 4)  # two good and two bad reflections a group
+    for pair in train:
+        assert tokenizer.decode(pair.chosen_ids[:-1]) in GOOD
+        assert tokenizer.decode(pair.rejected_ids[:-1]) in BAD
+        assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == tokenizer.eos_token_id
+        assert pair.prompt_ids[0] == tokenizer.bos_token_id
+        assert pair.tokens == 2 * (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)))
+
+
+def test_a_trainer_that_changed_a_pair_is_refused() -> None:
+    pairs = [Pair([1, 2], [3, 4], [5]), Pair([1], [6], [7, 8])]
+    require_all_pairs(SimpleNamespace(train_dataset=to_dataset(pairs)), pairs)
+    for other in (pairs[:1], [pairs[0], Pair([1], [6], [7])]):
+        with pytest.raises(RuntimeError, match="other data than the 2 pairs"):
+            require_all_pairs(SimpleNamespace(train_dataset=to_dataset(other)), pairs)
+    with pytest.raises(RuntimeError, match="other data"):
+        require_all_pairs(SimpleNamespace(train_dataset=to_dataset(pairs).rename_column("prompt_ids", "ids")), pairs)
+
+
+def test_dpo_without_a_guard_asks_no_actor_and_keeps_the_last(fresh: MakeConfig, tmp_path: Path) -> None:
+    config = fresh(algorithm="dpo", validation_contexts=0, steps=2)
+    config = config.model_copy(update={"actor": config.actor.model_copy(update={"model": str(tmp_path / "none")})})
+    folder = run_ppo(config)
+    assert equal(folder / "best", folder / "checkpoint-2")
+
+
+def test_dpo_without_a_pair_is_refused(make_config: MakeConfig, prepared: Path) -> None:
+    config = make_config(ppo={"algorithm": "dpo"})
+    shutil.copytree(prepared / "sft", config.run_dir / "sft")
+    with ReplayBuffer(config.buffer_url) as buffer:
+        fill(buffer, good=False)
+    with pytest.raises(NothingToCompareError, match=r"ppo\.algorithm=dpo: no two reflections.*collect groups"):
+        run_ppo(config)
+
+
+def test_grpo_sees_ppos_reflections_and_pays_ppos_scores(fresh: MakeConfig) -> None:
+    config = fresh("grpo", algorithm="grpo", reward="mix", minibatches=2)
+    folder = run_ppo(config)
+    ppo = fresh("ppo", reward="mix", steps=1)
+    run_ppo(ppo)
+    assert rollouts(config, 1) == rollouts(ppo, 1)
+    assert (folder / "samples.jsonl").read_text().startswith((ppo.run_dir / "ppo" / "samples.jsonl").read_text())
+    lines = metrics(config)
+    learnt = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in learnt] == [1, 2, 3, 4]
+    first = next(line for line in metrics(ppo) if "policy_loss" in line)
+    assert {key: learnt[0][key] for key in ("score", "model_score", "missing_end")} == pytest.approx(
+        {key: first[key] for key in ("score", "model_score", "missing_end")}
+    )
+    assert learnt[-1]["kl_loss"] > 0
+    assert learnt[0]["responses"] == 8
+    sft = config.run_dir / "sft" / "adapter"
+    reference = folder / "checkpoints" / "checkpoint-16" / "ref"  # 4 steps of 2 epochs of 2 minibatches
+    assert equal(reference, sft)
+    assert not equal(folder / "checkpoint-4", sft)
+    PeftModel.from_pretrained(load_base(config.model, "cpu"), folder / "best")
+
+
+def test_grpos_first_kl_is_zero(fresh: MakeConfig) -> None:
+    config = fresh(algorithm="grpo", reward="model", steps=1, epochs=1, validation_contexts=0)
+    run_ppo(config)
+    (line,) = metrics(config)
+    assert line["kl_loss"] == pytest.approx(0.0, abs=1e-6)  # the policy begins as the reference
+
+
+@pytest.mark.parametrize("changes", [{"algorithm": "dpo"}, {"algorithm": "grpo", "reward": "mix"}], ids=["dpo", "grpo"])
+def test_a_killed_run_goes_on_to_the_same_bits(
+    fresh: MakeConfig, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = fresh("whole", **changes), fresh("broken", **changes)
+    run_ppo(whole)
+    on_log = StepLog.on_log
+
+    def killed(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        on_log(self, args, state, control, logs, **kwargs)
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rivals.StepLog, "on_log", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_ppo(broken)
+    monkeypatch.setattr(rivals.StepLog, "on_log", on_log)
+    # the kill also cut a checkpoint short: TRL's is there, ours is not
+    shutil.copytree(broken.run_dir / "ppo/checkpoints/checkpoint-4", broken.run_dir / "ppo/checkpoints/checkpoint-6")
+    run_ppo(broken)
+    assert metrics(broken) == metrics(whole)
+    for name in ("checkpoint-4", "best"):
+        assert equal(broken.run_dir / "ppo" / name, whole.run_dir / "ppo" / name)
+        states = [(run.run_dir / "ppo" / name / "state.json").read_text() for run in (broken, whole)]
+        assert states[0] == states[1]
+
+
+def test_a_lent_base_comes_back_as_it_was(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_model_dir, tmp_path, "lent")
+    base = LentBase.load(config.model, "cpu")
+    assert isinstance(base, LentBase)
+    base.load_role(TRAINED, prepared / "sft" / "adapter", trainable=True)
+    base.load_role("reward", prepared / "reward" / "adapter", trainable=False)
+    ids = torch.tensor([[3, 4, 5]])
+    base.lend(training=True)
+    with torch.no_grad():
+        lent = base.model(input_ids=ids).logits
+        for role, same in (("policy", True), ("reward", False), (None, False)):
+            with base.role(role) as model:
+                assert not model.training
+                assert torch.equal(model(input_ids=ids).logits, lent) is same
+            assert base.model.training
+            assert torch.equal(base.model(input_ids=ids).logits, lent)
+    trained = {name for name, value in base.model.named_parameters() if value.requires_grad}
+    assert trained and all(f".{TRAINED}." in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "says"),
+    [
+        ({"algorithm": "dpo", "kl": {"coefficient": 0}}, r"'dpo' needs kl\.coefficient > 0"),
+        ({"algorithm": "dpo", "reward": "model"}, "asks no reward 'model'"),
+        ({"algorithm": "grpo", "group": 1}, "'grpo' needs group ≥ 2"),
+        ({"algorithm": "grpo", "kl": {"adaptive": True}}, r"one fixed KL term, kl\.coefficient"),
+        ({"algorithm": "grpo", "kl": {"loss": "k3"}}, "leave kl.adaptive, kl.loss and target_kl out"),
+        ({"algorithm": "dpo", "target_kl": 0.1}, "leave kl.adaptive, kl.loss and target_kl out"),
+        ({"algorithm": "ppo2"}, "ppo.algorithm:"),
+    ],
+)
+def test_a_contradiction_is_refused(ppo: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config({"ppo": ppo}, "test")
+
+
+def test_keys_that_are_not_read_are_named(fresh: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    assert {key for keys in UNREAD.values() for key in keys} <= PpoSection.model_fields.keys()
+    assert unread(PpoSection(advantage="rloo", gamma=0.9, steps=3)) == []
+    assert unread(PpoSection(algorithm="grpo", advantage="rloo", clip=0.1)) == ["ppo.advantage"]
+    run_ppo(fresh(algorithm="dpo", clip=0.1, steps=1, validation_contexts=0))
+    assert "ppo.algorithm=dpo does not read ppo.clip" in caplog.text
+
+
+def test_a_step_is_shared_in_whole_groups_or_refused() -> None:
+    section = PpoSection(algorithm="grpo", contexts=6, group=4, minibatches=3)
+    assert share(section, 1) == (24, 8)
+    assert share(section, 2) == (12, 4)
+    with pytest.raises(ConfigError, match=r"ppo\.contexts=6 cannot be shared by 4 processes"):
+        share(section, 4)
+    with pytest.raises(ConfigError, match=r"ppo\.minibatches=5 does not divide the 24 responses"):
+        share(section.model_copy(update={"minibatches": 5}), 1)
+
+
+def test_the_largest_divisor() -> None:
+    assert [largest_divisor(12, limit) for limit in (0, 1, 5, 7, 12, 99)] == [1, 1, 4, 6, 12, 12]
