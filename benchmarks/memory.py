@@ -44,7 +44,7 @@ Grid = Mapping[int, Sequence[int]]
 MAIN: tuple[Quantization, str, bool] = ("nf4", "r = 16 on all linear layers", True)
 GRID = {1: (256, 512), 2: (256, 512, 1024), 4: (256,)}
 """Layers → tokens of the passes."""
-QUICK_GRID = {1: (64, 128), 2: (64, 128, 256), 4: (64,)}
+QUICK_GRID = {1: (128, 256), 2: (128, 256, 512), 4: (128,)}
 HEAD_TOKENS = (1024, 2048)
 BATCHES = (
     Batch("a trajectory of 16,384 tokens, 8 responses of 128", 16_384, 8, 128, trees=1, card=24 * 10**9),
@@ -142,7 +142,8 @@ def summarise(shape: Shape, found: Sequence[Configuration]) -> dict[str, Any]:
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """All configurations in a line each; the main one's terms for every batch."""
-    overview = Table(title="bytes a token")
+    cache = result["configurations"][0]["cache_bytes_a_token"]
+    overview = Table(title="bytes a token", caption=f"the sampler's keys and values, all layers: {cache:,.0f} a token")
     names = ("", "kept a layer", "float32", "one layer's backward", "bytes a parameter", *(b.name for b in BATCHES))
     for name in names:
         overview.add_column(name, justify="right" if name else "left")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -49,6 +50,9 @@ class SharedBase:
 
     Outside of :meth:`role` the adapters are off. A role is trainable or frozen for good: ``requires_grad`` never moves.
     """
+
+    casts_inputs = False
+    """Whether PEFT casts an adapted layer's input to the adapter's dtype, which calls past ``hidden_states`` need."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> None:
         model.requires_grad_(False)
@@ -239,6 +243,9 @@ class SharedBase:
         else:
             self._peft.add_adapter(role, config)
         self._trainable[role] = trainable
+        for module in self._peft.modules():
+            if isinstance(module, BaseTunerLayer):  # hidden_states says in what dtype adapters compute
+                module.cast_input_dtype_enabled = self.casts_inputs
         self._peft.train(False)
         self._switch(None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -23,8 +24,15 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 
 
 def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
-    """The last layer's normalised hidden states (B, T, H), adapters included."""
-    hidden: Tensor = cast(nn.Module, plain_model(model).get_decoder())(**inputs).last_hidden_state
+    """The last layer's normalised hidden states (B, T, H), adapters included.
+
+    Adapters are kept in float32 and compute in the base's dtype: in float32 the input of each adapted layer would be
+    copied and kept for the backward pass, half of what a layer keeps, and be multiplied without tensor cores.
+    """
+    plain = plain_model(model)
+    half = plain.dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast(plain.device.type, plain.dtype) if half else nullcontext():
+        hidden: Tensor = cast(nn.Module, plain.get_decoder())(**inputs).last_hidden_state
     return hidden
 
 

@@ -41,6 +41,9 @@ from retro.types import Sampling
 
 _PREFILL_TOKENS = 4096
 """Tokens of one prefill pass, padding included; one sequence may be longer."""
+_GPU_CACHE_BYTES = 8 * 2**30
+"""Six prompts of 1,536 tokens with 8 × 128 behind each on a 7B model without grouped queries. More rows at once would
+set the peak of a PPO step with a 4-bit base, which the update sets otherwise."""
 
 
 class Engine:
@@ -51,7 +54,8 @@ class Engine:
             Qwen2 … with sdpa or eager attention).
         tokenizer: for the end token and stop strings.
         max_rows: sequences generated at once, and conversations kept.
-        cache_bytes: what the key-value memory may take; by default 2 GiB on a CPU, half of what is free on a GPU.
+        cache_bytes: what the key-value memory may take; by default 2 GiB on a CPU; half of what a GPU has free, at most
+            8 GiB.
 
     Raises:
         UnsupportedModelError: for a model of another kind.
@@ -276,4 +280,6 @@ def _context(model: PreTrainedModel) -> int:
 
 
 def _spare_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 * 2**30
+    if device.type != "cuda":
+        return 2 * 2**30
+    return min(torch.cuda.mem_get_info(device)[0] // 2, _GPU_CACHE_BYTES)

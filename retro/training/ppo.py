@@ -221,7 +221,6 @@ class PpoTrainer:
         factor = learning_rate_factor(self.section, number)
         for group, trainable in zip(self.optimiser.param_groups, self.trainables, strict=True):
             group["lr"] = self.rates[trainable.name] * factor
-        torch.manual_seed(derive_seed(self.config.seed, "ppo", number, "dropout", self.rank))
         with self.models.learning(batch) as policy:
             learnt = update(
                 experience,

@@ -56,6 +56,9 @@ class PpoModels:
         self._encoder = Encoder(base.tokenizer, config)
         self._engine = Engine(base.model, base.tokenizer)
         self._prompts: dict[str, list[int]] = {}
+        for module in base.model.modules():  # PPO's ratio compares two passes of one policy: dropout makes them of two
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
 
     @classmethod
     def load(

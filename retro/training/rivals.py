@@ -59,6 +59,8 @@ class LentBase(SharedBase):
     is switched off when it is left. So a role gives the model back as it was lent.
     """
 
+    casts_inputs = True
+
     @contextmanager
     def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
         training = self.model.training

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.memory import main
 from benchmarks.memory_measuring import Pass
-from benchmarks.memory_sums import Law
+from benchmarks.memory_sums import Law, Work
 from benchmarks.memory_tracking import LiveBytes, saved_bytes
 
 
@@ -50,13 +50,27 @@ def test_what_is_saved_and_what_checkpointing_leaves() -> None:
 
 def test_a_law_is_found_again() -> None:
     grid = [(layers, tokens) for layers in (1, 2, 4) for tokens in (100, 300)]
-    passes = [Pass(layers, tokens, 0, 0, {}) for layers, tokens in grid]
+    passes = [Pass(layers, tokens, 0, 0, 0, {}) for layers, tokens in grid]
     law = Law.fit(passes, [1000 + 20 * layers + 3 * tokens + 7 * layers * tokens for layers, tokens in grid])
     assert (law.constant, law.layer, law.token, law.token_layer) == pytest.approx((1000, 20, 3, 7))
     assert law.misfit < 1e-9
     assert law.at(32, 16_384) == pytest.approx(1000 + 640 + 49_152 + 3_670_016)
     bent = Law.fit(passes, [1000 + 7 * layers * tokens + tokens**2 * (layers == 4) for layers, tokens in grid])
     assert bent.misfit > 0.02
+    with pytest.raises(ValueError, match="two depths need two lengths each"):
+        Law.fit([passes[0], passes[2], passes[3], passes[4]], [1, 2, 3, 4])
+
+
+def test_a_layers_work_is_a_line_over_tokens_that_does_not_depend_on_depth() -> None:
+    def made(layers: int, tokens: int, extra: int) -> Pass:
+        return Pass(layers, tokens, 10 * layers * tokens, 10 * layers * tokens + extra, 77, {})
+
+    straight = [made(2, 100, 1050), made(2, 200, 2050), made(2, 400, 4050), made(4, 100, 1050), made(1, 100, 9)]
+    work = Work.fit(straight)
+    assert (work.token, work.constant, work.bend, work.by_depth) == (10, 50 + 77, 0, 0)
+    assert work.at(1000) == 10_127
+    assert Work.fit([*straight[:2], made(2, 400, 8050), straight[3]]).bend > 0.02  # a steeper moment at more tokens
+    assert Work.fit([*straight[:3], made(4, 100, 3050)]).by_depth > 0.02  # as gradients that pile up would do
 
 
 def test_it_runs(tmp_path: Path) -> None:

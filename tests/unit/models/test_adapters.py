@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from tiny_models import build
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from retro.config import LoraSection, ModelSection
 from retro.models.adapters import AdapterError, AdapterMismatchError, RoleError, SharedBase, write_identity
+from retro.models.backbone import hidden_states
 from retro.models.generation import Engine
 from retro.models.loading import base_identity, load_base
 from retro.types import Sampling
@@ -266,3 +268,23 @@ def test_identity_is_of_the_architecture(tiny_model_dir: Path, make_base: MakeBa
     assert by_path == base_identity(str(tiny_model_dir)) == make_base().identity == make_base("policy").identity
     scaled = make_base(rope_scaling={"rope_type": "linear", "factor": 8.0}).identity
     assert scaled != by_path
+
+
+def test_adapters_are_kept_in_float32_and_compute_in_the_dtype_of_the_base(make_base: MakeBase) -> None:
+    base, exact = make_base("policy", dtype="bfloat16"), make_base("policy")
+    seen: set[torch.dtype] = set()
+    for module in base.model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.lora_A["policy"].register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
+    found = {}
+    for name, model in (("half", base), ("exact", exact)):
+        with model.role("policy", train=True):
+            hidden = hidden_states(model.model, input_ids=IDS, use_cache=False)
+            (hidden.float() * torch.linspace(-1, 1, hidden.shape[-1])).sum().backward()
+        found[name] = hidden.detach().float(), {k: v.grad for k, v in model.role_parameters("policy").items()}
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in found["half"][1].values()} == {torch.float32}
+    torch.testing.assert_close(found["half"][0], found["exact"][0], rtol=0.1, atol=0.1)
+    for name, gradient in found["exact"][1].items():
+        similar = torch.cosine_similarity(found["half"][1][name].flatten(), gradient.flatten(), dim=0)
+        assert similar > 0.98, name
