@@ -79,6 +79,8 @@ class Measured:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
+        while line and not line.startswith("{"):  # libraries print while they are imported, before the conversation
+            line = self._process.stdout.readline()
         if not line:
             said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise ProcessError(f"{' '.join(self._command)} ended without an answer:\n" + "\n".join(said[-15:]))

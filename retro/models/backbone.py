@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -24,22 +24,18 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 
 
 def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
-    """The last layer's normalised hidden states (B, T, H), adapters included.
-
-    Adapters are kept in float32 and compute in the base's dtype: in float32 the input of each adapted layer would be
-    copied and kept for the backward pass, half of what a layer keeps, and be multiplied without tensor cores.
-    """
+    """The last layer's normalised hidden states (B, T, H), adapters included."""
     plain = plain_model(model)
-    half = plain.dtype in (torch.bfloat16, torch.float16)
-    with torch.autocast(plain.device.type, plain.dtype) if half else nullcontext():
+    with _in_its_dtype(plain):
         hidden: Tensor = cast(nn.Module, plain.get_decoder())(**inputs).last_hidden_state
     return hidden
 
 
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
     """Logits (..., V) of hidden states (..., H), in float32 at least: sums over a vocabulary need it."""
-    head = cast(nn.Module, plain_model(model).get_output_embeddings())
-    logits: Tensor = head(hidden)
+    plain = plain_model(model)
+    with _in_its_dtype(plain):
+        logits: Tensor = cast(nn.Module, plain.get_output_embeddings())(hidden)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -54,7 +50,8 @@ def require_plain_head(model: nn.Module) -> None:
     if plain in _checked:
         return
     ids = torch.zeros(1, 2, dtype=torch.long, device=plain.device)
-    own = plain(input_ids=ids, use_cache=False).logits
+    with _in_its_dtype(plain):
+        own = plain(input_ids=ids, use_cache=False).logits
     split = logits_of(plain, hidden_states(plain, input_ids=ids, use_cache=False))
     if not torch.allclose(own.to(split.dtype), split, rtol=1e-2, atol=1e-2):
         raise UnsupportedModelError(
@@ -78,3 +75,10 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """An attention mask: 0 where ``visible`` (bool, any shape), the least finite number of ``dtype`` elsewhere."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def _in_its_dtype(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """Adapters are kept in float32 and compute in the base's dtype: in float32 the input of each adapted layer would be
+    copied and kept for the backward pass, half of what a layer keeps, and be multiplied without tensor cores."""
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(model.device.type, model.dtype) if half else nullcontext()

@@ -13,7 +13,7 @@ from benchmarks import memory_measuring
 from retro.config import LoraSection, ModelSection
 from retro.models import packing
 from retro.models.adapters import SharedBase
-from retro.models.backbone import plain_model
+from retro.models.backbone import hidden_states, logits_of, plain_model
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead
 from retro.models.packing import pack, response_outputs
@@ -147,7 +147,8 @@ def test_a_shared_prefix_computes_what_each_response_alone_does(
         for prompt, group in zip(PROMPTS, RESPONSES, strict=True):
             for response in group:
                 ids = torch.tensor([prompt + response], device=base.device)
-                logs = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+                logits = logits_of(model, hidden_states(model, input_ids=ids, use_cache=False))
+                logs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
                 own = logs.gather(-1, ids[0, len(prompt) :, None])[:, 0]
                 own.sum().backward()
                 alone.append(own.detach())

@@ -61,7 +61,15 @@ def test_an_error_in_one_task_cancels_the_rest_and_is_raised_as_it_is(prompts):
     assert actor.under_way == 0
 
 
-def test_ctrl_c_keeps_what_was_played_and_the_same_call_goes_on(prompts):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as at a terminal: a shell's background job, and what it starts, ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_keeps_what_was_played_and_the_same_call_goes_on(prompts, ctrl_c):
     whole = asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 3, Excluder(), 2, 1))
     known: dict[str, Episode] = {}
 

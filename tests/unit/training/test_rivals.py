@@ -220,6 +220,8 @@ def test_grpo_sees_ppos_reflections_and_pays_ppos_scores(fresh: MakeConfig) -> N
 
 def test_grpos_first_kl_is_zero(fresh: MakeConfig) -> None:
     config = fresh(algorithm="grpo", reward="model", steps=1, epochs=1, validation_contexts=0)
+    adapter = config.run_dir / "sft" / "adapter" / "adapter_config.json"
+    adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"lora_dropout": 0.5}))  # neither draws any
     run_ppo(config)
     (line,) = metrics(config)
     assert line["kl_loss"] == pytest.approx(0.0, abs=1e-6)  # the policy begins as the reference
