@@ -50,6 +50,7 @@ SETTINGS = (
     Setting("nf4", "bfloat16", quantised=True, checkpointing=True),
 )
 FLOAT32 = Setting("float32", "float32", quantised=False, checkpointing=False)
+SIDES = {"trl": ("TRL", "retro"), "unshared": ("unshared", "retro"), "gpu": ("unshared", "retro")}
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -104,16 +105,17 @@ def table(result: dict[str, Any]) -> Table:
     """The lines for people to read."""
     if "tried" in result:
         return _tried(result)
-    drawn = Table(
-        title=f"medians of {result['repeats']} repeats after a warm-up, {result['machine']['threads']} thread(s)"
-    )
-    for name in ("", "other", "retro", "ratio", "of single repeats", "by CPU seconds"):
+    sizes = Sizes(**result["sizes"])
+    sides = SIDES.get(result["table"], ("N = 1", f"N = {sizes.group}"))
+    drawn = Table(title=_title(result, sizes, sides))
+    for name in ("", *sides, "ratio", "of single repeats", "by CPU seconds"):
         drawn.add_column(name, justify="right" if name else "left")
     for part in result.get("settings", [result]):
+        setting = f"{part['setting']} " if "setting" in part else ""
         for line in part["lines"]:
             low, high = line["ratio_of_repeats"]
             drawn.add_row(
-                f"{part.get('setting', part.get('other', ''))} {line['name']} ({line['unit']})",
+                f"{setting}{line['name']} ({line['unit']})",
                 f"{line['naive']:,.3g}",
                 f"{line['ours']:,.3g}",
                 f"{line['ratio']:.2f}",
@@ -124,16 +126,27 @@ def table(result: dict[str, Any]) -> Table:
         if peaks and peaks["shared"] is not None:
             naive, ours = peaks["unshared"], peaks["shared"]
             held = (f"{naive / GIB:.2f}", f"{ours / GIB:.2f}", f"{ours / naive:.2f}")
-            drawn.add_row(f"{part['setting']} peak memory (GiB)", *held, "", "")
+            drawn.add_row(f"{setting}peak memory (GiB)", *held, "", "")
         if "update" in part:
             shares = (part["update"][side]["utilisation"] for side in ("unshared", "shared"))
-            drawn.add_row(f"{part['setting']} update, share of matmul rate", *(f"{x:.1%}" for x in shares), "", "", "")
+            drawn.add_row(f"{setting}update, share of matmul rate", *(f"{x:.1%}" for x in shares), "", "", "")
     for name, word in (("peak_bytes", "peak memory (GiB)"), ("bytes_before_models", "  of it before models")):
         if "memory" in result:
             held = {side: found[name] for side, found in result["memory"].items()}
             ratio = f"{held['ours'] / held['naive']:.2f}"
             drawn.add_row(word, f"{held['naive'] / GIB:.3f}", f"{held['ours'] / GIB:.3f}", ratio, "", "")
     return drawn
+
+
+def _title(result: dict[str, Any], sizes: Sizes, sides: tuple[str, str]) -> str:
+    toy = "toy sizes, measures nothing\n" if result["measures_nothing"] else ""
+    tokens = f"prompts ({sizes.contexts}) of {sizes.shortest:,} – {sizes.longest:,} tokens"
+    epochs = "" if result["table"] == "best-of-n" else f", {sizes.epochs} epochs"
+    return (
+        f"{toy}{sides[1]} beside {sides[0]}: {tokens}, {sizes.group} responses of {sizes.response} to each{epochs}\n"
+        f"medians of {result['repeats']} repeats after a warm-up, "
+        f"{result['machine']['threads']} thread(s), {result.get('device', 'cpu')}"
+    )
 
 
 def _tried(result: dict[str, Any]) -> Table:

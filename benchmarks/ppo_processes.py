@@ -290,14 +290,18 @@ def peer_python(folder: Path) -> Path:
     pins = PINS.read_text(encoding="utf-8")
     if done.is_file() and done.read_text(encoding="utf-8") == pins:
         return python
-    print(f"{folder}: making the environment of {PINS.name} (once; minutes)", file=sys.stderr)
+    print(f"{folder}: making the environment of {PINS.name} (once; pip downloads torch: minutes)", file=sys.stderr)
     for command in (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(python), "-m", "pip", "install", "--quiet", "-r", str(PINS)],
     ):
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
-            said = "\n".join((ran.stdout + ran.stderr).strip().splitlines()[-10:])
-            raise ConfigError(f"the environment of {PINS} cannot be made in {folder}:\n{said}")
+            lines = (ran.stdout + ran.stderr).strip().splitlines()
+            said = "\n".join([line for line in lines if line.startswith("ERROR")] or lines[-10:])
+            raise ConfigError(
+                f"{folder}: the environment of {PINS.name} cannot be made; it needs a package index (pip's) with these "
+                f"versions, or is made by hand: benchmarks/peers/README.md\n{said}"
+            )
     done.write_text(pins, encoding="utf-8")
     return python

@@ -135,6 +135,7 @@ class LoraSection(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """While ``sft`` and ``reward`` train; ``ppo`` and its rivals train without."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
 
 
@@ -289,15 +290,15 @@ class PpoSection(Section):
         """What would not only be left unread, but mean something else than it says."""
         if self.kl.adaptive or self.kl.loss != "none" or self.target_kl is not None:
             raise ValueError(
-                f"algorithm: {self.algorithm!r} has one fixed KL term, kl.coefficient: leave kl.adaptive, kl.loss and "
-                "target_kl out"
+                f"algorithm: {self.algorithm!r} has one fixed KL term, kl.coefficient: set kl.adaptive=false, "
+                "kl.loss=none and target_kl=null"
             )
         if self.algorithm == "dpo" and not self.kl.coefficient:
             raise ValueError("algorithm: 'dpo' needs kl.coefficient > 0: without it nothing holds the policy")
         if self.algorithm == "dpo" and self.reward != "environment":
             raise ValueError(
-                f"algorithm: 'dpo' learns from the ratings in the buffer and asks no reward {self.reward!r}: leave "
-                "reward at environment"
+                f"algorithm: 'dpo' learns from the ratings in the buffer and asks no reward {self.reward!r}: set "
+                "reward=environment"
             )
         if self.algorithm == "grpo" and (self.group < 2 or not self.kl.coefficient):
             raise ValueError("algorithm: 'grpo' needs group ≥ 2 and kl.coefficient > 0")
@@ -454,7 +455,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
             yield f"  {key}: unknown key; {hint}"
         else:
-            yield f"  {key or 'config'}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+            whole = problem["type"] == "value_error" and isinstance(problem["input"], dict)  # the check of a section
+            got = "" if whole else f" (got {problem['input']!r})"
+            yield f"  {key or 'config'}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:

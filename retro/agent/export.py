@@ -22,7 +22,7 @@ from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
-from retro.models.adapters import IDENTITY, WEIGHTS
+from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.loading import base_identity, load_model_config, load_tokenizer
 from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary

@@ -14,7 +14,8 @@ from retro.agent.served import ServedReflector
 from retro.agent.server import ModelServer, ServerAddress
 from retro.config import ConfigError, LoraSection, ModelSection
 from retro.memory import Memory, make_memory
-from retro.models.adapters import AdapterMismatchError, SharedBase
+from retro.models.adapter_files import AdapterMismatchError
+from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
 from retro.models.loading import base_identity, load_tokenizer, resolve_device, same_base
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts

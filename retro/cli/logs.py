@@ -15,6 +15,7 @@ def quieten() -> None:
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("retro").setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which all warn, one tells how it goes
+    logging.getLogger("retro").setLevel(logging.INFO if first else logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of a missing CPU kernel wherever it is imported
     warnings.filterwarnings("ignore", category=FutureWarning)

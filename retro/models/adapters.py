@@ -7,7 +7,6 @@ leaves the adapter without gradients, or (with gradient checkpointing) with thos
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -18,27 +17,21 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.artifacts import write_json
 from retro.config import LoraSection, ModelSection
+from retro.models.adapter_files import (
+    WEIGHTS,
+    AdapterError,
+    AdapterMismatchError,
+    read_adapter,
+    read_identity,
+    write_identity,
+)
 from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
 from retro.models.sharding import Lockstep, shard_decoder
-
-WEIGHTS = "adapter_model.safetensors"
-IDENTITY = "base.json"
-"""Beside PEFT's own files: which base the adapter was trained on. PEFT and vLLM do not read it."""
-
-
-class AdapterError(ValueError):
-    """A folder that holds no adapter we can use; the message names it and the remedy."""
-
-
-class AdapterMismatchError(AdapterError):
-    """An adapter and a base that do not belong together; the message names both."""
 
 
 class RoleError(RuntimeError):
@@ -112,8 +105,8 @@ class SharedBase:
             AdapterMismatchError: if it was trained on another base, naming both.
             AdapterError: if the folder holds no causal-LM LoRA in safetensors.
         """
-        config, weights = _read(path)
-        identity = _read_identity(path)
+        config, weights = read_adapter(path)
+        identity = read_identity(path)
         trained_on = identity or config.base_model_name_or_path
         if identity is not None and not same_base(identity, self.identity):
             raise AdapterMismatchError(
@@ -149,7 +142,7 @@ class SharedBase:
         tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(self._weights(role).items())}
         save_file(tensors, part, metadata={"format": "pt"})
         part.replace(path / WEIGHTS)
-        write_json(path / IDENTITY, {"identity": self.identity})
+        write_identity(path, self.identity)
 
     def role_parameters(self, role: str) -> dict[str, nn.Parameter]:
         """A role's parameters by name, the role itself left out of the names."""
@@ -289,7 +282,7 @@ def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
     Raises:
         AdapterError: if the folder holds no causal-LM LoRA in safetensors, or one that does not fit.
     """
-    _read(Path(path))
+    read_adapter(Path(path))
     try:
         adapted = PeftModel.from_pretrained(model, str(path), use_safetensors=True)
     except (ValueError, RuntimeError) as error:
@@ -311,35 +304,3 @@ def lora_config(section: LoraSection) -> LoraConfig:
         target_modules=section.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def write_identity(path: Path, model: PreTrainedModel, revision: str | None = None) -> None:
-    """Say in an adapter's folder which base it was trained on."""
-    write_json(path / IDENTITY, {"identity": base_identity(model, revision)})
-
-
-def _read_identity(path: Path) -> str | None:
-    file = path / IDENTITY
-    return str(json.loads(file.read_text(encoding="utf-8"))["identity"]) if file.is_file() else None
-
-
-def _read(path: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    if not (path / "adapter_config.json").is_file():
-        raise AdapterError(f"{path}: no PEFT adapter (adapter_config.json is missing)")
-    if not (path / WEIGHTS).is_file():
-        raise AdapterError(
-            f"{path}: {WEIGHTS} is missing; adapters are read from safetensors alone, never from pickles"
-        )
-    try:
-        config = PeftConfig.from_pretrained(str(path))
-        weights = load_file(path / WEIGHTS)
-    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
-        raise AdapterError(f"{path}: the adapter cannot be read: {error}") from error
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f"{path}: a {config.peft_type} adapter; only LoRA adapters are read")
-    if config.task_type != "CAUSAL_LM":
-        raise AdapterError(
-            f"{path}: an adapter for the task {config.task_type}, not CAUSAL_LM: on a causal LM its score head would "
-            "be dropped in silence. Save the adapter as CAUSAL_LM and the head as head.safetensors (retro.models.heads)"
-        )
-    return config, weights

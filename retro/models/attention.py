@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -34,6 +35,8 @@ _BLOCK = 128
 """Tokens of a FlexAttention block, which is skipped or computed as a whole."""
 _QUERIES = 1024
 """Rows of the full mask that are looked at together while a block mask is made."""
+_ALIGNMENT = 16
+"""A tree's mask begins at a multiple of it: CUDA's memory-efficient kernel refuses a mask that begins elsewhere."""
 _told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
@@ -101,7 +104,7 @@ def slice_inputs(shapes: Sequence[tuple[int, int]], segments: Tensor, dtype: tor
         start, end = end, end + total
         keys = torch.arange(start, end, device=segments.device)
         visible = _sees(segments, keys[prompt:, None], keys)  # (total - prompt, total)
-        masks.append(additive_mask(visible, dtype).flatten())
+        masks.append(pad(additive_mask(visible, dtype).flatten(), (0, -visible.numel() % _ALIGNMENT)))
     return {"attention_mask": torch.cat(masks)[None, None, None], "trees": tuple(shapes)}  # (1, 1, 1, Σ)
 
 
@@ -171,12 +174,13 @@ def _attend(
     # split, not slices: the gradient of a slice is as long as the whole row
     queries = query.split([part for prompt, total in trees for part in (prompt, total - prompt)], dim=2)
     totals = [total for _, total in trees]
-    masks = attention_mask.flatten().split([(total - prompt) * total for prompt, total in trees])
+    sizes = [(total - prompt) * total for prompt, total in trees]
+    masks = attention_mask.flatten().split([size + -size % _ALIGNMENT for size in sizes])
     found = []
     for number, (keys, values) in enumerate(zip(key.split(totals, dim=2), value.split(totals, dim=2), strict=True)):
         prompt, total = trees[number]
         before = (keys[:, :, :prompt], values[:, :, :prompt])
-        mask = masks[number].view(1, 1, total - prompt, total)
+        mask = masks[number][: sizes[number]].view(1, 1, total - prompt, total)
         found.append(sdpa_attention_forward(module, queries[2 * number], *before, None, **kwargs)[0])
         found.append(sdpa_attention_forward(module, queries[2 * number + 1], keys, values, mask, **kwargs)[0])
     return torch.cat(found, dim=1), None

@@ -58,7 +58,7 @@ class Running:
         self._counts[samples] = self.step
         self._stopped[samples] = np.isin(tokens, self._ends)
         for stop, closing in self._closing.items():
-            for sample in samples[closing[tokens]]:
+            for sample in samples[closing.take(tokens, mode="clip")]:  # a padded vocabulary has more tokens
                 if self._stop[sample] == stop and self._stops.found(self._ids[sample, : self.step].tolist(), stop):
                     self._stopped[sample] = True
         going = np.flatnonzero(~self._stopped[samples] & (self.step < self._room[samples]))

@@ -96,8 +96,8 @@ class Lockstep:
     def _before_forward(self, module: nn.Module, args: Any) -> None:
         if self._unanswered:
             raise RuntimeError(
-                "two forward passes before a backward pass cannot be trained with a base in pieces (a sliding window "
-                "shorter than the sequences makes one forward pass a response): launch with whole bases"
+                "two forward passes before a backward pass cannot be trained with a base in pieces: call backward "
+                "after each, or launch with whole bases"
             )
         self._until(FORWARD)
 

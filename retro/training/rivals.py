@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from retro.agent.loading import HEAD
 from retro.buffer.views import Context
-from retro.config import ConfigError, PpoSection, RunConfig
+from retro.config import PpoSection, RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, load_head
 from retro.models.loading import resolve_device
@@ -84,13 +84,6 @@ class Rival:
     def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
         self.config, self.section, self.stage, self.train = config, config.ppo, stage, train
         self.process = PartialState()
-        if self.process.distributed_type not in (
-            *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
-        ):
-            raise ConfigError(
-                f"ppo.algorithm={self.section.algorithm} runs in one process or under DDP, not under "
-                f"{self.process.distributed_type.value}: launch it with configs/accelerate/multi-gpu.yaml"
-            )
         said = unread(self.section)
         if said:
             logger.warning("ppo.algorithm=%s does not read %s", self.section.algorithm, ", ".join(said))
@@ -166,6 +159,7 @@ class Rival:
             "warmup_steps": section.warmup_steps * self.updates,
             "weight_decay": section.weight_decay,
             "max_grad_norm": section.max_grad_norm,
+            "disable_dropout": True,  # as PPO: policy and reference are compared, and begin as equals
             "optim": "adamw_torch",
             "beta": section.kl.coefficient,
             "bf16": self.config.model.dtype == "bfloat16" and device.type == "cuda",
@@ -199,6 +193,10 @@ class Rival:
                 f"{'with' if reference else 'without'} a frozen copy of the supervised adapter: this version differs "
                 "from what this retro expects; install the constraints' version"
             )
+        with torch.no_grad():  # of a 4-bit base's adapter TRL has made bfloat16: it would begin rounded, and lose steps
+            for name, value in trainer.model.named_parameters():
+                if value.requires_grad:
+                    value.data = trainer.model.get_parameter(name.replace(f".{TRAINED}.", ".ref.")).clone()
         trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
         trainer.add_callback(log)
         open_trackers(trainer.accelerator, self.config, self.stage)

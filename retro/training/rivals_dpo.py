@@ -127,7 +127,6 @@ def trainer_arguments(rival: Rival, longest: int, validate: bool) -> DPOConfig:
         **rival.arguments(microbatch, share // microbatch),
         loss_type=["sigmoid"],
         max_length=None,  # the default would cut the reflection off, which stands at the end
-        disable_dropout=True,
         precompute_ref_log_probs=False,
         eval_strategy="steps" if validate else "no",
         eval_steps=section.validate_every * rival.updates,

@@ -83,7 +83,6 @@ def trainer_arguments(rival: Rival, longest: int) -> GRPOConfig:
         scale_rewards="group",
         temperature=1.0,
         shuffle_dataset=False,  # the rows stand in PPO's order
-        disable_dropout=False,
     )
 
 
@@ -137,8 +136,8 @@ class Groups:
         rows = [self.rows[int(prompt)] for prompt in prompts[:: self._rival.section.group]]
         self._number, self._mine = rows[0][0], {place: context for _, place, context in rows}
         self._responses = self._rollouts.sample(self._mine, self._number)
-        # from here on TRL draws (the order of the microbatches, dropout): by the step, as all else
-        seed = derive_seed(self._rival.config.seed, "ppo", self._number, "dropout", self._rival.process.process_index)
+        # from here on TRL draws the order of the microbatches: by the step, as all else
+        seed = derive_seed(self._rival.config.seed, "ppo", self._number, "order", self._rival.process.process_index)
         torch.manual_seed(seed)
         return {
             "prompt_ids": [self._rival.models.prompt(self._mine[r.place]) for r in self._responses],

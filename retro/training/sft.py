@@ -19,8 +19,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
-from retro.models.adapters import lora_config, write_identity
-from retro.models.loading import load_base, load_tokenizer, resolve_device
+from retro.models.adapter_files import write_identity
+from retro.models.adapters import lora_config
+from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
 from retro.training.examples import Encoder, training_inputs
@@ -248,7 +249,7 @@ def save_adapter(
     if not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
     model.save_pretrained(path, state_dict=weights)
-    write_identity(path, base, revision)
+    write_identity(path, base_identity(base, revision))
 
 
 class StageLog(TrainerCallback):

@@ -13,7 +13,8 @@ import torch
 from retro.actors import make_actor
 from retro.actors.local import LocalActor
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
-from retro.models.adapters import AdapterError, SharedBase
+from retro.models.adapter_files import AdapterError
+from retro.models.adapters import SharedBase
 from retro.types import Actor, ActorError, Completion, Sampling, derive_seed
 
 OPENING = "places: cabinet 1 cabinet 2 desk 1 drawer 1 drawer 2 shelf 1\ntask: put mug 1 in desk 1\n>"

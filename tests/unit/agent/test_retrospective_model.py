@@ -9,7 +9,8 @@ from retro import RetrospectiveModel
 from retro.agent.documents import TrajectoryError
 from retro.agent.records import BaseRecord, ExportError, ExportRecord, RewardRecord
 from retro.config import LoraSection, ModelSection
-from retro.models.adapters import AdapterMismatchError, SharedBase
+from retro.models.adapter_files import AdapterMismatchError
+from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import base_identity
 from retro.types import Usage

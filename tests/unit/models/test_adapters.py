@@ -17,10 +17,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from retro.config import LoraSection, ModelSection
-from retro.models.adapters import AdapterError, AdapterMismatchError, RoleError, SharedBase, write_identity
+from retro.models.adapter_files import AdapterError, AdapterMismatchError, write_identity
+from retro.models.adapters import RoleError, SharedBase
 from retro.models.backbone import hidden_states
 from retro.models.generation import Engine
 from retro.models.loading import base_identity, load_base
+from retro.models.packing import pack, response_outputs
 from retro.types import Sampling
 
 LORA = LoraSection(r=2, alpha=4)
@@ -217,7 +219,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(make_base: MakeBase, tmp_
     with pytest.raises(AdapterMismatchError, match="does not fit") as caught:  # by its shapes
         base.load_role("reward", tmp_path, trainable=False)
     assert base.identity in str(caught.value)
-    write_identity(tmp_path, other)
+    write_identity(tmp_path, base_identity(other))
     with pytest.raises(AdapterMismatchError, match="the-other-base") as caught:
         base.load_role("reward", tmp_path, trainable=False)
     assert base.identity in str(caught.value)
@@ -288,3 +290,21 @@ def test_adapters_are_kept_in_float32_and_compute_in_the_dtype_of_the_base(make_
     for name, gradient in found["exact"][1].items():
         similar = torch.cosine_similarity(found["half"][1][name].flatten(), gradient.flatten(), dim=0)
         assert similar > 0.98, name
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
+def test_a_base_of_sixteen_bits_that_nothing_was_asked_of_before_learns(
+    make_base: MakeBase, targets: str | list[str]
+) -> None:
+    """Also the check of its head, and its head with an adapter of its own, compute in the dtype of the base."""
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        base = make_base(dtype=dtype)
+        base.add_role("policy", LoraSection(r=2, target_modules=targets), seed=1)
+        scramble(base, "policy", seed=1)
+        with base.role("policy", train=True) as model:
+            outputs = response_outputs(model, pack([[1, 7, 40]], [[[66, 13], [90]]]))
+            outputs.log_probs.sum().backward()
+        assert all(value.grad.abs().max() > 0 for value in base.role_parameters("policy").values())
+        found.append(outputs.log_probs)
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)

@@ -147,7 +147,7 @@ def test_inputs_are_made_once() -> None:
     assert packed.inputs(False, torch.float32) is inputs
     assert packed.inputs(False, torch.float64)["attention_mask"].dtype == torch.float64
     assert packed.to(torch.device("cpu")) is packed
-    assert inputs["attention_mask"].numel() == 3 * 5 + 2 * 3  # of each tree: its responses' tokens against all of its
+    assert inputs["attention_mask"].numel() == 16 + 16  # 3 · 5 and 2 · 3 (responses by tree), each rounded up
 
 
 def test_passes_are_filled_up() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from retro.actors.answers import cut
+from retro.models.running import Running
 from retro.models.stopping import StopStrings
+from retro.types import Sampling
 
 
 def test_tokens_that_can_complete_a_stop_string(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -26,3 +29,12 @@ def test_a_text_is_cut_at_the_first_of_its_stop_strings() -> None:
     assert cut("go to desk 1\nlook\n", ("look", "\n")) == "go to desk 1"
     assert cut("go to desk 1", ("\n",)) == "go to desk 1"
     assert cut("go", ()) == "go"
+
+
+def test_a_token_that_the_tokenizer_does_not_know(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Models pad their vocabularies: such a token can be drawn, and has no text."""
+    running = Running([Sampling(stop=("\n",))], np.array([4]), [2], StopStrings(tokenizer))
+    assert running.add(np.array([len(tokenizer) + 5]), np.array([-9.0])).tolist() == [0]
+    newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
+    assert running.add(np.array([newline]), np.array([-1.0])).tolist() == []
+    assert running.results()[0].finish_reason == "stop"
