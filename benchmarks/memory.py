@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import memory_measuring as measuring
 from benchmarks.memory_measuring import Shape
-from benchmarks.memory_sums import GIB, Batch, Configuration, terms
+from benchmarks.memory_sums import GIB, Batch, Configuration, terms, while_sampling
 from benchmarks.pipeline import machine
 from benchmarks.pipeline_timing import Check
 from retro.artifacts import write_json
@@ -117,8 +117,12 @@ def summarise(shape: Shape, found: Sequence[Configuration]) -> dict[str, Any]:
         )
     ]
     checks += [
-        Check(f"{main.name}: {batch.name}, GiB", terms(main, shape, batch)[-1].bytes / GIB, batch.card / GIB)
+        Check(f"{main.name}: {batch.name}, {what}, GiB", term.bytes / GIB, batch.card / GIB)
         for batch in BATCHES
+        for what, term in (
+            ("update", terms(main, shape, batch)[-1]),
+            ("sampling", while_sampling(main, shape, batch)),
+        )
     ]
     return {
         "configurations": [
@@ -131,6 +135,7 @@ def summarise(shape: Shape, found: Sequence[Configuration]) -> dict[str, Any]:
                 "cache_bytes_a_token": own.cache * shape.layers,
                 "head_peak_bytes": own.head,
                 "sums": {batch.name: [term.to_json() for term in terms(own, shape, batch)] for batch in BATCHES},
+                "while_sampling": {batch.name: while_sampling(own, shape, batch).to_json() for batch in BATCHES},
                 "passes": [item.to_json() for item in own.passes],
             }
             for own in found
@@ -165,7 +170,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         table = Table(title=f"{main['name']}: {batch.name} (at most {batch.card / GIB:.2f} GiB)")
         for name in ("", "formula", "GiB"):
             table.add_column(name, justify="right" if name == "GiB" else "left")
-        for line in main["sums"][batch.name]:
+        for line in (*main["sums"][batch.name], main["while_sampling"][batch.name]):
             table.add_row(line["name"], line["formula"], f"{line['bytes'] / GIB:.2f}")
         drawn.append(table)
     return drawn

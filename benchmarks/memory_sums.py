@@ -196,3 +196,14 @@ def terms(own: Configuration, shape: Shape, batch: Batch) -> list[Term]:
         ),
     ]
     return [*found, Term("sum", "", sum(term.bytes for term in found))]
+
+
+def while_sampling(own: Configuration, shape: Shape, batch: Batch) -> Term:
+    """What a step holds while it samples the batch: what stays, and a row of keys and values a prompt."""
+    resident = sum(term.bytes for term in terms(own, shape, batch) if term.resident)
+    cache = batch.tokens * shape.layers * own.cache
+    return Term(
+        "sum while sampling",
+        f"{resident / GIB:.2f} GiB that stay + {batch.tokens:,} × {shape.layers * own.cache:,.0f} B",
+        resident + cache,
+    )

@@ -42,8 +42,8 @@ from retro.types import Sampling
 _PREFILL_TOKENS = 4096
 """Tokens of one prefill pass, padding included; one sequence may be longer."""
 _GPU_CACHE_BYTES = 8 * 2**30
-"""Six prompts of 1,536 tokens with 8 × 128 behind each on a 7B model without grouped queries. More rows at once would
-set the peak of a PPO step with a 4-bit base, which the update sets otherwise."""
+"""Six prompts of 1,536 tokens with 8 × 128 behind each on a 7B model without grouped queries: about what an update of
+as many tokens takes there with checkpointing, so that sampling does not set the peak of a PPO step alone."""
 
 
 class Engine:
