@@ -12,7 +12,7 @@ import torch
 from retro.config import ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
-from retro.models.packing import last_token_scores, pack, plan
+from retro.models.packing import last_token_scores, pack, plan, tree_tokens
 from retro.models.rounds import Rounds
 from retro.models.text import decode_response, encode_prompt, encode_response
 from retro.prompts import Prompts
@@ -136,10 +136,6 @@ class _Judged:
     prompt: list[int]
     responses: list[list[int]]
 
-    @property
-    def tokens(self) -> int:
-        return len(self.prompt) + sum(map(len, self.responses))
-
 
 class LocalScorer:
     """Scores reflections with the reward model: its adapter on the shared base, and its scalar head.
@@ -166,7 +162,10 @@ class LocalScorer:
     def _judge(self, requests: list[_Judged]) -> list[list[float]]:
         scores: dict[int, list[float]] = {}
         with self._base.role(self._role):
-            for chunk in plan([request.tokens for request in requests], _SCORED_TOKENS):
+            tokens = tree_tokens(
+                self._base.model, [item.prompt for item in requests], [item.responses for item in requests]
+            )
+            for chunk in plan(tokens, _SCORED_TOKENS):
                 members = [requests[place] for place in chunk]
                 packed = pack([request.prompt for request in members], [request.responses for request in members])
                 flat = last_token_scores(self._base.model, packed, self._head)  # (R,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -104,7 +105,8 @@ def summarise(outcomes: Mapping[str, Outcomes], tasks: Sequence[Task], attempts:
 
 
 def planned_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Which arms are compared, the one that should be better first: the method's chain, and each of its controls."""
+    """Which arms are compared, the one that should be better first: the method's chain, each of its controls, and the
+    trained policies with one another in the order given."""
     controls = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "oracle", "vague")
     pairs = [
         ("retry-sampled", "retry"),
@@ -119,6 +121,7 @@ def planned_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
         base, best_of = split_best_of(arm)
         rivals = (base, "shuffled") if best_of > 1 else ("sft", "reflexion", "shuffled", "retry-sampled")
         pairs += [(arm, rival) for rival in rivals]
+    pairs += combinations((arm for arm in arms if arm not in controls and split_best_of(arm)[1] == 1), 2)
     return [(a, b) for a, b in pairs if a in arms and b in arms]
 
 

@@ -94,13 +94,24 @@ class ResponseOutputs:
     mask: Tensor  # (R, L) bool
 
 
+def tree_tokens(
+    model: nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]
+) -> list[int]:
+    """What each tree takes of a pass's budget: its tokens, or where the model cannot share prompts a row for each
+    response, all as long as the longest."""
+    longest = [len(prompt) + max(map(len, group)) for prompt, group in zip(prompts, responses, strict=True)]
+    if longest and not shares_prefixes(plain_model(model), max(longest)):
+        return [len(group) * max(longest) for group in responses]
+    return [len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True)]
+
+
 def plan(tokens: Sequence[int], budget: int | None = None, most: int | None = None) -> list[list[int]]:
     """Distribute trees over passes: their places, each once; the same for the same lengths.
 
     First fit, the longest first: a pass is filled up with shorter trees before another one is begun.
 
     Args:
-        tokens: of each tree.
+        tokens: of each tree, as :func:`tree_tokens` counts them.
         budget: tokens of a pass; a longer tree goes alone. (There is no padding to count on the plain way; a
             FlexAttention row is rounded up by 1/16 at most, and not beyond a power of two.)
         most: trees of a pass.

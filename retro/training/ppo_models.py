@@ -15,7 +15,7 @@ from retro.config import RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead, load_head, save_head
-from retro.models.packing import PackedBatch, last_token_scores, pack, plan, response_outputs
+from retro.models.packing import PackedBatch, last_token_scores, pack, plan, response_outputs, tree_tokens
 from retro.models.running import Generated
 from retro.models.text import decode, decode_response
 from retro.rl.experience import Outputs, Policy, Rollout
@@ -39,9 +39,6 @@ class Batch:
         """Where a context's responses stand among all of them."""
         group = len(self.responses[context])
         return range(context * group, (context + 1) * group)
-
-    def tokens(self, context: int) -> int:
-        return len(self.prompts[context]) + sum(map(len, self.responses[context]))
 
 
 class PpoModels:
@@ -218,7 +215,8 @@ class PpoModels:
 
     def _packs(self, batch: Batch, contexts: Sequence[int]) -> Iterator[tuple[list[int], PackedBatch]]:
         """As many contexts a pass as the token budget allows."""
-        for places in plan([batch.tokens(context) for context in contexts], self._budget):
+        tokens = tree_tokens(self._base.model, batch.prompts, batch.responses)
+        for places in plan([tokens[context] for context in contexts], self._budget):
             chosen = [contexts[place] for place in places]
             key = tuple(chosen)
             if key not in batch.packed:

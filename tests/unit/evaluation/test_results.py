@@ -72,6 +72,7 @@ def test_planned_pairs_follow_the_method() -> None:
     assert ("sft", "reflexion") in pairs and ("ppo-env", "sft") in pairs
     assert ("ppo-env-bon8", "ppo-env") in pairs and ("ppo-env-bon8", "shuffled") in pairs
     assert ("mine@10", "retry-sampled") in pairs
+    assert ("ppo-env", "mine@10") in pairs and ("mine@10", "ppo-env") not in pairs  # trained ones, each two once
     assert all("oracle" not in pair for pair in pairs)
 
 

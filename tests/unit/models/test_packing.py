@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from retro.models import token_statistics
 from retro.models.heads import ScalarHead
-from retro.models.packing import last_token_scores, pack, plan, response_outputs
+from retro.models.packing import last_token_scores, pack, plan, response_outputs, tree_tokens
 
 LENGTHS = {7: [5, 1, 9], 20: [3], 1: [4, 4], 12: [1, 6, 2, 3]}
 """Of each prompt, its tokens; of each of its responses, the tokens."""
@@ -199,6 +199,14 @@ def test_a_sliding_window_is_kept_to(window: int, caplog: pytest.LogCaptureFixtu
     mine = gradients(model, outputs.log_probs.sum())
     for name, gradient in gradients(model, sum(item[0].sum() for item in separate)).items():
         torch.testing.assert_close(mine[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tree_counts_what_it_takes_of_a_pass() -> None:
+    prompts, responses = [[5] * 10, [6] * 4], [[[7] * 3, [8] * 2], [[9]]]
+    assert tree_tokens(build("llama"), prompts, responses) == [15, 5]
+    sliding = build("qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=0)
+    assert tree_tokens(sliding, prompts, responses) == [2 * 13, 13]
+    assert tree_tokens(sliding, [], []) == []
 
 
 def test_gradient_checkpointing_changes_nothing(kind: str) -> None:
