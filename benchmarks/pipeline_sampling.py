@@ -1,4 +1,4 @@
-"""Several answers to one prompt: one prefill and a repeated cache, against HF ``generate``."""
+"""Several answers to one prompt: one prefill and one row of keys and values, against HF ``generate``."""
 
 from __future__ import annotations
 
