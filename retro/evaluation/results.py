@@ -150,7 +150,7 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
         test="sign-flip",
         tasks=len(ids),
         seeds=len(seeds),
-        seeds_agreeing=int(np.count_nonzero(np.sign(by_seed) == np.sign(difference))),
+        seeds_agreeing=int(np.count_nonzero(by_seed * difference > 0)),
     )
     if len(seeds) > 1:
         return [shared]

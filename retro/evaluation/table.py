@@ -29,19 +29,21 @@ def results_table(results: Results) -> Table:
 
 
 def best_learned_arm(results: Results) -> str | None:
-    """The arm with an adapter that solved most at the last attempt; the higher return, then the first, breaks a tie.
+    """The arm with an adapter that solved most at the last attempt; of equal ones that with the higher return.
 
-    None where all of them earned nothing: then there is no best.
+    None where all of them earned nothing, or the first two are level in both: then there is no best.
     """
     untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
-    learned = [
-        name for name, arm in results["arms"].items() if name not in untrained and arm["return_by_trial"][-1] > 0
-    ]
-    return max(
-        learned,
-        key=lambda name: (results["arms"][name]["success_by_trial"][-1], results["arms"][name]["return_by_trial"][-1]),
-        default=None,
+    learned = sorted(
+        (
+            (arm["success_by_trial"][-1], arm["return_by_trial"][-1], name)
+            for name, arm in results["arms"].items()
+            if name not in untrained and arm["return_by_trial"][-1] > 0
+        ),
+        reverse=True,
     )
+    level = len(learned) > 1 and learned[0][:2] == learned[1][:2]
+    return None if not learned or level else learned[0][2]
 
 
 def _share(value: float) -> str:

@@ -55,6 +55,11 @@ def test_several_seeds_are_one_bootstrap_over_tasks_and_no_mcnemar() -> None:
     assert only["test"] == "sign-flip" and only["seeds"] == 3 and only["seeds_agreeing"] == 2
 
 
+def test_a_difference_of_nothing_has_no_sign_that_a_seed_could_share() -> None:
+    (compared, *_) = compare({"grpo": A, "dpo": A}, "grpo", "dpo", 1, DRAWS)
+    assert compared["difference"] == 0 and compared["seeds_agreeing"] == 0
+
+
 def test_pairs_are_compared_on_common_tasks_and_seeds_only() -> None:
     fewer = {0: {"t0": solved_at(0), "t3": solved_at(0)}}
     comparison = compare({"oracle": fewer, "retry-sampled": B}, "oracle", "retry-sampled", 1, DRAWS)[0]
