@@ -47,7 +47,7 @@ class WholePromptActor:
             pad_token_id=self._tokenizer.pad_token_id,
         )
         written = output[0, ids.shape[1] :].tolist()
-        text, _ = decode_response(self._tokenizer, written)
+        text = decode_response(self._tokenizer, written)
         finish: Literal["stop", "length"] = "stop" if written[-1] in self._ends else "length"
         return Completion(cut(text, sampling.stop).strip(), finish, Usage(ids.shape[1], len(written)))
 

@@ -89,12 +89,15 @@ class ActorSection(Section):
     By default a local model's own limit; an ``openai`` one has no limit unless it is given here, with ``tokenizer``."""
 
     revision: str | None = None
-    """This and the next four: ``local`` only."""
+    """This and the next five: ``local`` only."""
     adapter: str | None = None
     """A LoRA adapter in PEFT's format on top of the model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4"] = "none"
     trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the tokenizer's chat template is rendered with beside the messages, such as ``{enable_thinking: false}``. An
+    ``openai`` actor's server is told by ``extra_body``."""
 
     base_url: str | None = None
     """This and the rest: ``openai`` only. The key is read from the environment variable OPENAI_API_KEY, never from
@@ -122,6 +125,11 @@ class ActorSection(Section):
     def _counted(self) -> ActorSection:
         if self.kind == "openai" and self.context_tokens is not None and self.tokenizer is None:
             raise ValueError("context_tokens: to count an openai actor's tokens, give its tokenizer too")
+        if self.kind == "openai" and self.chat_template_kwargs:
+            raise ValueError(
+                "chat_template_kwargs: an openai actor's server renders the chat template; set "
+                f"extra_body={{chat_template_kwargs: {self.chat_template_kwargs}}}, which vLLM and SGLang read"
+            )
         return self
 
 
@@ -145,10 +153,13 @@ class ModelSection(Section):
     base: str = "data/quickstart/retrospective"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """``float16`` writes and scores, but does not train: small gradients would become zero."""
     quantization: Literal["none", "nf4"] = "none"
     trust_remote_code: bool = False
     rope_scaling: dict[str, Any] | None = None
     """Overrides the base's rotary scaling (longchat-7b-16k: ``{rope_type: linear, factor: 8.0}``)."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the base's chat template is rendered with beside the messages, such as ``{enable_thinking: false}``."""
     gradient_checkpointing: bool = False
     max_prompt_tokens: PositiveInt = 2048
     """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so."""

@@ -18,6 +18,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Outcomes of self-tests are those of this run, in processes that tests start, too."""
+    before = os.environ.get("RETRO_CACHE")
+    os.environ["RETRO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["RETRO_CACHE"]
+    else:
+        os.environ["RETRO_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Sums in one order: what runs twice gives the same bits."""
     torch.set_num_threads(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from retro.actors.answers import cut
 from retro.config import ActorSection, ConfigError
 from retro.models.adapters import with_adapter
+from retro.models.exactness import check_sampling
 from retro.models.generation import Engine
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.rounds import Rounds
@@ -32,6 +35,7 @@ class LocalActor:
     Args:
         rows: episodes at once, and sessions remembered.
         max_prompt_tokens: longer prompts are shortened by rule (``prompt_limit``); None: they are errors.
+        chat_template_kwargs: see :func:`retro.models.text.encode_prompt`.
     """
 
     def __init__(
@@ -40,13 +44,15 @@ class LocalActor:
         tokenizer: PreTrainedTokenizerBase,
         rows: int = 256,
         max_prompt_tokens: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        self._tokenizer = tokenizer
+        self._chat_template_kwargs = chat_template_kwargs
         self.prompt_limit: TokenLimit | None = None
         if max_prompt_tokens is not None:
             self.prompt_limit = TokenLimit(
-                lambda text: len(encode_prompt(tokenizer, text)), max_prompt_tokens, "actor.context_tokens"
+                lambda text: len(self._encode(text)), max_prompt_tokens, "actor.context_tokens"
             )
-        self._tokenizer = tokenizer
         self._engine = Engine(model, tokenizer, max_rows=rows)
         self._rounds: Rounds[_Call, Completion | ActorError] = Rounds(self._answer)
 
@@ -56,6 +62,7 @@ class LocalActor:
 
         Raises:
             ConfigError: if it cannot be loaded, or its context has no room for an answer of ``actor.max_tokens``.
+            UnsupportedModelError: if what it samples is not what it computes.
         """
         model, tokenizer = load_base(section, device), load_tokenizer(section)
         if section.adapter is not None:
@@ -64,7 +71,8 @@ class LocalActor:
         room = None if context is None else context - section.max_tokens
         if room is not None and room <= 0:
             raise ConfigError(f"actor.max_tokens={section.max_tokens} leaves nothing of a context of {context} tokens")
-        return cls(model, tokenizer, section.concurrency, room)
+        check_sampling(model, tokenizer)
+        return cls(model, tokenizer, section.concurrency, room, section.chat_template_kwargs)
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.
@@ -77,11 +85,14 @@ class LocalActor:
             raise answer
         return answer
 
+    def _encode(self, prompt: Prompt) -> list[int]:
+        return encode_prompt(self._tokenizer, prompt, self._chat_template_kwargs)
+
     def _answer(self, calls: list[_Call]) -> list[Completion | ActorError]:
         answers: dict[int, Completion | ActorError] = {}
         requests: dict[int, tuple[str, list[int], Sampling]] = {}
         for place, call in enumerate(calls):
-            ids = encode_prompt(self._tokenizer, call.prompt)
+            ids = self._encode(call.prompt)
             try:
                 self._engine.check_length(len(ids))
             except ValueError as error:
@@ -90,7 +101,7 @@ class LocalActor:
                 requests[place] = (call.sampling.session, ids, call.sampling)
         generated = self._engine.complete(list(requests.values()))
         for (place, (_, ids, sampling)), output in zip(requests.items(), generated, strict=True):
-            text, _ = decode_response(self._tokenizer, output.ids)
+            text = decode_response(self._tokenizer, output.ids)
             usage = Usage(len(ids), len(output.ids))
             answers[place] = Completion(cut(text, sampling.stop).strip(), output.finish_reason, usage)
         return [answers[place] for place in range(len(calls))]

@@ -124,11 +124,14 @@ def _export(config: RunConfig, stage: Stage) -> None:
 
 
 def config_overrides(section: ModelSection) -> dict[str, Any]:
-    """What differs from the base's own ``config.json``: its rotary parameters, if ``rope_scaling`` changes them.
+    """What differs from the base's own ``config.json``: its rotary parameters, if ``rope_scaling`` changes them or the
+    run has fixed a longrope base to one of its two sets of frequencies.
 
     All of them: a server puts them in the place of the base's own.
     """
-    return {"rope_parameters": dict(load_model_config(section).rope_parameters)} if section.rope_scaling else {}
+    rotary = getattr(load_model_config(section), "rope_parameters", None) or {}
+    fixed = section.rope_scaling is not None or rotary.get("rope_type") == "longrope"
+    return {"rope_parameters": dict(rotary)} if fixed else {}
 
 
 def copy_prompts(config: RunConfig, environments: Sequence[str], target: Path) -> None:

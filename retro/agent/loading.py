@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from retro.agent.best_of_n import Scorer
 from retro.agent.model import run_sync
@@ -18,8 +19,12 @@ from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
 from retro.models.loading import base_identity, load_tokenizer, resolve_device, same_base
+from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.types import Reflector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 REWARD = "reward"
 HEAD = "head.safetensors"
@@ -133,9 +138,19 @@ def _served(
             "or hub name that has it"
         ) from None
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    server = ModelServer(address.url, address.model, chat, start)
+    server = ModelServer(address.url, address.model, chat, start, _extra_body(section, tokenizer, chat))
     run_sync(server.check())
     return ServedReflector(server, tokenizer, prompts, section, path.name, chat)
+
+
+def _extra_body(section: ModelSection, tokenizer: PreTrainedTokenizerBase, chat: bool) -> dict[str, Any]:
+    """What a server must be told beside the prompt to do as the local model does: the arguments of the chat template,
+    and where a turn ends if that is not the tokenizer's end token, the only one that the server knows by itself."""
+    ends = sorted(end_tokens(tokenizer) - {tokenizer.eos_token_id})
+    return {
+        **({"chat_template_kwargs": section.chat_template_kwargs} if chat and section.chat_template_kwargs else {}),
+        **({"stop_token_ids": ends} if ends else {}),
+    }
 
 
 def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:

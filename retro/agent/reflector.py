@@ -47,7 +47,9 @@ def reflection_text(
         PromptTooLongError: if it does not fit even without observations.
     """
     limit = TokenLimit(
-        lambda text: len(encode_prompt(tokenizer, text)), section.max_prompt_tokens, "model.max_prompt_tokens"
+        lambda text: len(encode_prompt(tokenizer, text, section.chat_template_kwargs)),
+        section.max_prompt_tokens,
+        "model.max_prompt_tokens",
     )
     of_environment = prompts.of(episode.task.environment)
     return of_environment.reflection(episode.trajectory, episode.return_, episode.success, memory, limit)
@@ -61,7 +63,8 @@ def reflection_prompt(
     memory: Sequence[str],
 ) -> list[int]:
     """:func:`reflection_text` in tokens, as a retrospective model answers and a reward model judges them."""
-    return encode_prompt(tokenizer, reflection_text(prompts, tokenizer, section, episode, memory))
+    text = reflection_text(prompts, tokenizer, section, episode, memory)
+    return encode_prompt(tokenizer, text, section.chat_template_kwargs)
 
 
 def reflection_response(tokenizer: PreTrainedTokenizerBase, reflection: Reflection) -> list[int]:
@@ -119,7 +122,7 @@ class LocalReflector:
         return [
             [
                 Reflection(
-                    text=decode_response(tokenizer, generated.ids)[0],
+                    text=decode_response(tokenizer, generated.ids),
                     source=self._source,
                     index=index,
                     finish_reason=generated.finish_reason,

@@ -56,7 +56,7 @@ class ServedReflector:
         """
         text = reflection_text(self._prompts, self._tokenizer, self._section, request.episode, request.memory)
         answers = await self._answers(self._begin + text, request.count, request.seed)
-        prompt_tokens = len(encode_prompt(self._tokenizer, text))
+        prompt_tokens = len(encode_prompt(self._tokenizer, text, self._section.chat_template_kwargs))
         written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]
         return [replace(reflection, index=index) for index, reflection in enumerate(written[: request.count])]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -62,15 +62,20 @@ class ModelServer:
         model: What the server calls the model.
         chat: Whether the server's chat template is put around prompts; else they are completed as they are.
         start: The command that starts such a server, for error messages.
+        extra_body: Sent with every request as it is.
 
     Raises:
         ConfigError: for a URL that is none or holds a password, or a key that cannot be sent.
     """
 
-    def __init__(self, url: str, model: str, chat: bool, start: str) -> None:
+    def __init__(
+        self, url: str, model: str, chat: bool, start: str, extra_body: Mapping[str, Any] | None = None
+    ) -> None:
         endpoint: Literal["chat", "completions"] = "chat" if chat else "completions"
+        more = dict(extra_body or {})
+        section = ActorSection(kind="openai", model=model, base_url=url, endpoint=endpoint, extra_body=more)
         try:
-            self._form = RequestForm(ActorSection(kind="openai", model=model, base_url=url, endpoint=endpoint))
+            self._form = RequestForm(section)
         except ConfigError as error:
             raise ConfigError(str(error).replace("actor.base_url", "server")) from None
         self._key = read_key()

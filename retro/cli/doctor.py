@@ -54,7 +54,8 @@ def _machine_table() -> Table:
         table.add_row(f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if torch.cuda.is_available():
         table.add_row("device: auto", "cuda")
-        table.add_row("bfloat16", "yes" if torch.cuda.is_bf16_supported() else "no: use float16 or float32")
+        without = "no: train in float32 (float16 writes and scores, but does not train)"
+        table.add_row("bfloat16", "yes" if torch.cuda.is_bf16_supported() else without)
     else:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU build"
         table.add_row("device: auto", f"cpu (no CUDA device seen; this torch is {built})")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from retro.cli.stages import HOMES
 from retro.config import STAGES, RunConfig
+from retro.models.loading import require_trainable
 from retro.stage import Plan, plan_stage
 
 READS: dict[str, tuple[str, ...]] = {
@@ -22,6 +23,9 @@ READS: dict[str, tuple[str, ...]] = {
 """Whose outputs a stage reads: when those are made anew, so is it."""
 
 
+TRAINING = {"sft", "reward", "ppo"}
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
     name: str
@@ -30,7 +34,13 @@ class PlannedStage:
 
 
 def plan_run(config: RunConfig, stages: tuple[str, ...]) -> list[PlannedStage]:
-    """The plan of each stage in order; a stage behind one that is not up to date runs after it."""
+    """The plan of each stage in order; a stage behind one that is not up to date runs after it.
+
+    Raises:
+        ConfigError: if a stage that trains is among them, and the model's dtype does not train.
+    """
+    if TRAINING & set(stages):
+        require_trainable(config.model)
     planned: list[PlannedStage] = []
     anew: set[str] = set()
     for name in stages:

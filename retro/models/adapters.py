@@ -30,6 +30,8 @@ from retro.models.adapter_files import (
     read_identity,
     write_identity,
 )
+from retro.models.backbone import decoder_of
+from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
 from retro.models.sharding import Lockstep, shard_decoder
 
@@ -56,19 +58,22 @@ class SharedBase:
         self._trainable: dict[str, bool] = {}
         self._active: tuple[str | None, bool] | None = None
         self._lockstep: Lockstep | None = None
-        model.get_decoder().register_forward_hook(self._watch)
+        decoder_of(model).register_forward_hook(self._watch)
 
     @classmethod
     def load(cls, section: ModelSection, device: torch.device | str = "auto") -> SharedBase:
-        """Load a section's base.
+        """Load a section's base, and test that it is exact in all the ways that we use it.
 
         Raises:
             ConfigError: if it cannot be loaded.
+            UnsupportedModelError: if it is not exact (see :func:`retro.models.exactness.check_base`).
         """
         model = load_base(section, device)
         if section.gradient_checkpointing:  # takes effect in training mode only
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return cls(model, load_tokenizer(section), section.revision)
+        base = cls(model, load_tokenizer(section), section.revision)
+        check_base(base, section.lora)
+        return base
 
     @property
     def model(self) -> PreTrainedModel:
@@ -129,6 +134,11 @@ class SharedBase:
         weights = {name: value.clone() for name, value in self._weights(source).items()}
         self._add(target, config, trainable=False)
         self._fill(target, weights)
+
+    def remove_role(self, role: str) -> None:
+        """Take a role off the base."""
+        self._require(role)
+        self._remove(role)
 
     def save_role(self, role: str, path: Path) -> None:
         """Write a role as a plain PEFT folder (``PeftModel.from_pretrained`` alone loads it) and its base."""

@@ -11,11 +11,9 @@ forward pass. What it does goes by its arguments alone; without trees it is ``sd
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,41 +24,16 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from retro.models.backbone import additive_mask, sliding_window
+from retro.models.backbone import SHARED_ATTENTION, additive_mask, decoder_of
+from retro.models.bases import tell_once
 
-logger = logging.getLogger(__name__)
-
-_NAME = "retro_shared_prefix"
+_NAME = SHARED_ATTENTION[0]
 _BLOCK = 128
 """Tokens of a FlexAttention block, which is skipped or computed as a whole."""
 _QUERIES = 1024
 """Rows of the full mask that are looked at together while a block mask is made."""
 _ALIGNMENT = 16
 """A tree's mask begins at a multiple of it: CUDA's memory-efficient kernel refuses a mask that begins elsewhere."""
-_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-
-
-def shares_prefixes(model: PreTrainedModel, longest: int) -> bool:
-    """Whether responses can stand behind one prompt; why not is logged once a model.
-
-    Args:
-        longest: tokens of the longest prompt with one of its responses.
-    """
-    config = model.config.get_text_config()
-    window = sliding_window(model)
-    reason = None
-    if window is not None and longest > window:
-        # its layers would count a response's distance to the prompt over its siblings
-        reason = f"attends to a sliding window of {window} tokens, and longer sequences came"
-    elif set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
-        reason = "has layers that are no attention over all tokens"
-    elif not getattr(model, "_supports_attention_backend", False):
-        reason = "does not use transformers' AttentionInterface"
-    elif config._attn_implementation not in ("sdpa", _NAME):
-        reason = f"was loaded with attn_implementation={config._attn_implementation!r} in place of 'sdpa'"
-    if reason:
-        _tell(model, f"{type(model).__name__} {reason}: prompts are not shared, each response gets its own copy")
-    return reason is None
 
 
 def uses_flex_attention(model: PreTrainedModel) -> bool:
@@ -81,13 +54,13 @@ def uses_flex_attention(model: PreTrainedModel) -> bool:
     elif model.training and getattr(config, "attention_dropout", None):
         reason = "it has no dropout"
     if reason:
-        _tell(model, f"{type(model).__name__} runs without FlexAttention: {reason}. SDPA computes the same, slower")
+        tell_once(model, f"{type(model).__name__} runs without FlexAttention: {reason}. SDPA computes the same, slower")
     return reason is None
 
 
 def use_shared_prefixes(model: PreTrainedModel) -> None:
     """Let the model's attention take :func:`slice_inputs` and :func:`block_mask`; all else stays ``sdpa``."""
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     if config._attn_implementation != _NAME:
         config._attn_implementation = _NAME
 
@@ -184,13 +157,6 @@ def _attend(
         found.append(sdpa_attention_forward(module, queries[2 * number], *before, None, **kwargs)[0])
         found.append(sdpa_attention_forward(module, queries[2 * number + 1], keys, values, mask, **kwargs)[0])
     return torch.cat(found, dim=1), None
-
-
-def _tell(model: nn.Module, message: str) -> None:
-    told = _told.setdefault(model, set())
-    if message not in told:
-        told.add(message)
-        logger.info(message)
 
 
 AttentionInterface.register(_NAME, _attend)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
-from weakref import WeakSet
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-_checked: WeakSet[nn.Module] = WeakSet()
+SHARED_ATTENTION = ("retro_shared_prefix", "retro_shared_rows")
+"""Names of our own functions in transformers' ``AttentionInterface``: for training, and for sampling."""
+
+
+_LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
+"""Keys of a configuration by which a model multiplies its logits (1) or divides them (-1)."""
+_LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""Keys for c in c · tanh(logits / c)."""
 
 
 class UnsupportedModelError(ValueError):
-    """A model whose logits are not its output layer applied to its last hidden state."""
+    """A base model that would compute something else than what is meant; the message names it and what differs."""
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
@@ -23,42 +29,44 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
+def decoder_of(model: nn.Module) -> PreTrainedModel:
+    """The part of a causal LM that turns tokens into hidden states.
+
+    ``get_decoder`` of transformers answers with the output layer where a model calls that one ``decoder``, and with
+    the whole causal LM where it finds nothing.
+    """
+    plain = plain_model(model)
+    found = plain.get_decoder()
+    if isinstance(found, PreTrainedModel) and found is not plain:
+        return found
+    return cast(PreTrainedModel, plain.model)
+
+
 def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
     """The last layer's normalised hidden states (B, T, H), adapters included."""
     plain = plain_model(model)
-    with _in_its_dtype(plain):
-        hidden: Tensor = cast(nn.Module, plain.get_decoder())(**inputs).last_hidden_state
+    with in_its_dtype(plain):
+        hidden: Tensor = decoder_of(plain)(**inputs).last_hidden_state
     return hidden
 
 
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Logits (..., V) of hidden states (..., H), in float32 at least: sums over a vocabulary need it."""
-    plain = plain_model(model)
-    with _in_its_dtype(plain):
-        logits: Tensor = cast(nn.Module, plain.get_output_embeddings())(hidden)
-    return logits if logits.dtype == torch.float64 else logits.float()
+    """Logits (..., V) of hidden states (..., H), in float32 at least: sums over a vocabulary need it.
 
-
-@torch.no_grad()
-def require_plain_head(model: nn.Module) -> None:
-    """Check once that :func:`logits_of` is what the model itself computes (some scale or cap their logits).
-
-    Raises:
-        UnsupportedModelError: if it is not.
+    Scaled and capped as the model's own are, if its configuration says that they are.
     """
     plain = plain_model(model)
-    if plain in _checked:
-        return
-    ids = torch.zeros(1, 2, dtype=torch.long, device=plain.device)
-    with _in_its_dtype(plain):
-        own = plain(input_ids=ids, use_cache=False).logits
-    split = logits_of(plain, hidden_states(plain, input_ids=ids, use_cache=False))
-    if not torch.allclose(own.to(split.dtype), split, rtol=1e-2, atol=1e-2):
-        raise UnsupportedModelError(
-            f"{type(plain).__name__} ({plain.config.name_or_path!r}) changes its logits after the output layer "
-            "(a scale or a cap), which is not supported: choose a base of the Llama, Mistral or Qwen2 kind"
-        )
-    _checked.add(plain)
+    with in_its_dtype(plain):
+        logits: Tensor = cast(nn.Module, plain.get_output_embeddings())(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    config = plain.config.get_text_config()
+    scale = 1.0
+    for name, power in _LOGIT_SCALES.items():
+        scale *= float(getattr(config, name, None) or 1) ** power
+    if scale != 1:
+        logits = logits * scale
+    cap = next((value for name in _LOGIT_CAPS if (value := getattr(config, name, None)) is not None), None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def sliding_window(model: nn.Module) -> int | None:
@@ -77,7 +85,7 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)
 
 
-def _in_its_dtype(model: PreTrainedModel) -> AbstractContextManager[object]:
+def in_its_dtype(model: PreTrainedModel) -> AbstractContextManager[object]:
     """Adapters are kept in float32 and compute in the base's dtype: in float32 the input of each adapted layer would be
     copied and kept for the backward pass, half of what a layer keeps, and be multiplied without tensor cores."""
     half = model.dtype in (torch.bfloat16, torch.float16)

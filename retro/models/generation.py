@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -17,22 +18,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.models.backbone import (
-    additive_mask,
-    hidden_states,
-    logits_of,
-    plain_model,
-    require_plain_head,
-    sliding_window,
-)
+from retro.models.backbone import additive_mask, hidden_states, logits_of, plain_model
+from retro.models.bases import shares_prompts
 from retro.models.cache import RowCache
 from retro.models.draws import RowSamplings, draw
-from retro.models.grouped import (
-    SharedRows,
-    attention_on_shared_rows,
-    query_groups,
-    require_attention_interface,
-)
+from retro.models.grouped import SharedRows, attention_on_shared_rows, query_groups
+from retro.models.plain_generation import generate_plainly
 from retro.models.running import Generated, Running
 from retro.models.sessions import Ids, Sessions
 from retro.models.stopping import StopStrings
@@ -50,15 +41,13 @@ class Engine:
     """Generates with ``model``, a transformers causal LM or a PEFT wrapper around one, with whatever adapter is active.
 
     Args:
-        model: takes 4-dimensional masks and a ``Cache``, and lets its attention be chosen by name (Llama, Mistral,
-            Qwen2 … with sdpa or eager attention).
+        model: one whose architecture is listed in :data:`retro.models.bases.SAMPLING` uses our key-value memory; any
+            other one, and sequences longer than a sliding window, go the plain way
+            (:mod:`retro.models.plain_generation`), which costs a forward pass for each answer's copy of the prompt.
         tokenizer: for the end token and stop strings.
         max_rows: sequences generated at once, and conversations kept.
         cache_bytes: what the key-value memory may take; by default 2 GiB on a CPU; half of what a GPU has free, at most
             8 GiB.
-
-    Raises:
-        UnsupportedModelError: for a model of another kind.
     """
 
     def __init__(
@@ -68,8 +57,6 @@ class Engine:
         max_rows: int = 256,
         cache_bytes: int | None = None,
     ) -> None:
-        require_plain_head(model)
-        require_attention_interface(model)
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
@@ -77,12 +64,15 @@ class Engine:
         self.context = _context(model)
         self._plain = plain_model(model)
         self._stops = StopStrings(tokenizer)
-        self._ends = sorted(end_tokens(tokenizer))
-        self._sessions = Sessions(RowCache(self._plain))
+        self._ends = sorted(end_tokens(tokenizer, self._plain.generation_config))
+
+    @cached_property
+    def _sessions(self) -> Sessions:
+        return Sessions(RowCache(self._plain))
 
     def forget(self) -> None:
         """Drop every conversation: needed after the model's weights or its active adapter have changed."""
-        self._sessions = Sessions(RowCache(self._plain))
+        self.__dict__.pop("_sessions", None)
 
     @torch.inference_mode()
     def sample(
@@ -103,7 +93,11 @@ class Engine:
         for prompt in prompts:
             self.check_length(len(prompt))
         results: list[list[Generated]] = [[] for _ in prompts]
-        for chunk in self._chunks([len(prompt) for prompt in prompts], count, sampling):
+        sharing = [place for place, prompt in enumerate(prompts) if self._shares(len(prompt), sampling)]
+        for place in set(range(len(prompts))).difference(sharing):
+            results[place] = self._generate(prompts[place], [replace(sampling, seed=seed) for seed in seeds[place]])
+        for members in self._chunks([len(prompts[place]) for place in sharing], count, sampling):
+            chunk = [sharing[member] for member in members]
             chosen = [np.asarray(prompts[place], dtype=np.int64) for place in chunk]
             cache = RowCache(self._plain, len(chunk), max(self._places(len(ids), count, sampling) for ids in chosen))
             hidden = self._prefill(cache, range(len(chunk)), chosen, [0] * len(chunk))
@@ -125,14 +119,20 @@ class Engine:
         """
         for _, ids, _ in requests:
             self.check_length(len(ids))
-        results: list[Generated] = []
-        rest = list(requests)
+        results: dict[int, Generated] = {}
+        rest: list[int] = []
+        for place, (_, ids, sampling) in enumerate(requests):
+            if self._shares(len(ids), sampling):
+                rest.append(place)
+            else:
+                [results[place]] = self._generate(ids, [sampling])
         while rest:
-            need = max(min(len(ids) + sampling.max_tokens, self.context) for _, ids, sampling in rest)
+            chosen = [requests[place] for place in rest]
+            need = max(min(len(ids) + sampling.max_tokens, self.context) for _, ids, sampling in chosen)
             rows = self._rows(need)
-            results += self._complete(rest[:rows], rows, need)
+            results |= zip(rest[:rows], self._complete(chosen[:rows], rows, need), strict=True)
             rest = rest[rows:]
-        return results
+        return [results[place] for place in range(len(requests))]
 
     def check_length(self, tokens: int) -> None:
         """Raise ValueError for a prompt that the model cannot continue."""
@@ -142,6 +142,14 @@ class Engine:
             raise ValueError(
                 f"a prompt of {tokens} tokens leaves no room in the model's context of {self.context} tokens"
             )
+
+    def _shares(self, length: int, sampling: Sampling) -> bool:
+        """Whether a prompt of ``length`` tokens with its answer can use the key-value memory."""
+        return shares_prompts(self._plain, "sampling", min(length + sampling.max_tokens, self.context))
+
+    def _generate(self, prompt: Sequence[int], samplings: Sequence[Sampling]) -> list[Generated]:
+        room = self.context - len(prompt)
+        return generate_plainly(self._plain, prompt, samplings, room, self._ends, self._stops)
 
     def _complete(
         self, requests: Sequence[tuple[str, Sequence[int], Sampling]], rows: int, need: int
@@ -272,11 +280,8 @@ def _prefill_groups(order: Sequence[int], tails: Sequence[Ids]) -> list[list[int
 
 
 def _context(model: PreTrainedModel) -> int:
-    """The longest sequence (tokens) that the model can take in one piece."""
-    config = plain_model(model).config.get_text_config()
-    window = sliding_window(model)
-    longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
-    return min(longest, window) if window else longest
+    """The longest sequence (tokens) that the model takes."""
+    return int(getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
 def _spare_bytes(device: torch.device) -> int:

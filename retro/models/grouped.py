@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from retro.models.backbone import UnsupportedModelError, additive_mask, plain_model
+from retro.models.backbone import SHARED_ATTENTION, UnsupportedModelError, additive_mask, decoder_of
 from retro.models.cache import RowCache
 from retro.models.running import Ints
 
-_NAME = "retro_shared_rows"
+_NAME = SHARED_ATTENTION[1]
 _LEAVE_AT = 0.5
 """Rows without a running sample leave once the others are at most this part of the batch: to move a row (an exchange
 of two rows in all layers) costs about as much as a few steps' reading of it."""
@@ -124,20 +124,6 @@ def attention_on_shared_rows(model: nn.Module) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def require_attention_interface(model: nn.Module) -> None:
-    """Check that the model's attention can be chosen by name.
-
-    Raises:
-        UnsupportedModelError: if it has an attention of its own.
-    """
-    plain = plain_model(model)
-    if not getattr(plain, "_supports_attention_backend", False):
-        raise UnsupportedModelError(
-            f"{type(plain).__name__} ({plain.config.name_or_path!r}) does not use transformers' AttentionInterface, "
-            "which decoding on a shared prompt needs: choose a base of the Llama, Mistral or Qwen2 kind"
-        )
-
-
 def query_groups(model: PreTrainedModel) -> int:
     """Query heads for each head of keys and values."""
     config = model.config.get_text_config()
@@ -173,7 +159,7 @@ def _attend(
 
 
 def _decoder_config(model: nn.Module) -> Any:
-    return plain_model(model).get_decoder().config
+    return decoder_of(model).config
 
 
 AttentionInterface.register(_NAME, _attend)

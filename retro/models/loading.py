@@ -6,16 +6,19 @@ import copy
 import hashlib
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,6 +26,9 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from retro.config import ActorSection, ConfigError, ModelSection
+from retro.models.text import unread_template_kwargs
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -48,7 +54,7 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
     """The tokenizer of a section's model; without a padding token the end token pads (padding is never read).
 
     Raises:
-        ConfigError: if it cannot be loaded.
+        ConfigError: if it cannot be loaded, or its chat template does not read one of ``chat_template_kwargs``.
     """
     name, revision = _source(section)
     try:
@@ -59,6 +65,14 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
         raise ConfigError(f"the tokenizer of {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    unread = unread_template_kwargs(tokenizer, section.chat_template_kwargs)
+    if unread:
+        key = "model" if isinstance(section, ModelSection) else "actor"
+        raise ConfigError(
+            f"{key}.chat_template_kwargs: the chat template of {name!r} does not mention {', '.join(unread)}"
+            if tokenizer.chat_template
+            else f"{key}.chat_template_kwargs: the tokenizer of {name!r} has no chat template"
+        )
     return tokenizer
 
 
@@ -66,6 +80,8 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
     """A causal LM in evaluation mode on ``device``, frozen.
 
     ``nf4`` keeps the linear layers in 4 bits (bitsandbytes; double quantisation) and computes in the section's dtype.
+    The base's own dropout is off for good: a frozen base has nothing to regularise, and two passes of one policy must
+    agree. Of ``generation_config.json`` only the end tokens are kept: how to sample is the section's to say.
 
     Raises:
         ConfigError: if the model cannot be loaded: no such folder or hub name, no safetensors, bitsandbytes missing,
@@ -74,20 +90,23 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
     device = resolve_device(device) if isinstance(device, str) else device
     name, revision = _source(section)
     dtype: torch.dtype = getattr(torch, section.dtype)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if section.quantization == "nf4":
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": device}}
     config = load_model_config(section)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model = _from_pretrained(
             name, config=config, revision=revision, trust_remote_code=section.trust_remote_code, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if section.quantization == "nf4":
         _keep_differentiable(model)
     else:
         model = model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
+    _silence_dropout(model)
+    own = getattr(model, "generation_config", None)
+    model.generation_config = GenerationConfig(eos_token_id=None if own is None else own.eos_token_id)
     model.requires_grad_(False)
     model.train(False)
     return model
@@ -98,7 +117,8 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
 
     A linear scaling by f lengthens ``max_position_embeddings`` by f, which neither a base's own file nor transformers
     does. A dynamic one does not: past the base's own length its frequencies follow the longest row of a batch, so that
-    what a row computes would depend on its neighbours.
+    what a row computes would depend on its neighbours. For the same reason a longrope scaling is fixed to one of its
+    two sets of frequencies (:func:`_fix_longrope`).
 
     Raises:
         ConfigError: if there is none, or its rotary parameters differ by layer.
@@ -114,8 +134,13 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
             "model.safetensors, or a hub name)"
         ) from error
     scaling = section.rope_scaling if isinstance(section, ModelSection) else None
-    if scaling is None:
-        return config
+    if scaling is not None:
+        _scale_rotary(config, name, scaling)
+    _fix_longrope(config, name, _needed_tokens(section))
+    return config
+
+
+def _scale_rotary(config: PreTrainedConfig, name: str, scaling: dict[str, Any]) -> None:
     rotary = getattr(config, "rope_parameters", None)
     if not isinstance(rotary, dict) or "rope_theta" not in rotary:
         raise ConfigError(f"model {name!r} has no single set of rotary parameters: leave model.rope_scaling out")
@@ -133,7 +158,56 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
         already = float(rotary["factor"]) if rotary.get("rope_type") == "linear" else 1.0
         longer = float(config.rope_parameters["factor"]) / already
         config.max_position_embeddings = int(config.max_position_embeddings * longer)
-    return config
+
+
+def _needed_tokens(section: ModelSection | ActorSection) -> int | None:
+    """The longest sequence that a run makes of a section's model, or None: whatever the model holds."""
+    if isinstance(section, ModelSection):
+        return section.max_prompt_tokens + section.max_new_tokens
+    return section.context_tokens
+
+
+def _fix_longrope(config: PreTrainedConfig, name: str, needed: int | None) -> None:
+    """Choose one set of a longrope model's rotary frequencies for the whole run, as vLLM does by ``max_model_len``.
+
+    Such a model (Phi-3 128k) has one set for sequences up to its original length and another one for longer ones, and
+    transformers takes the one for the longest sequence of a pass: what a sequence computes would depend on its
+    neighbours, and change in the middle of an answer.
+
+    Args:
+        needed: tokens of the longest sequence that the run makes. Up to the original length the short set is taken and
+            the context ends there, else the long set.
+    """
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None)
+    if not isinstance(rotary, dict) or rotary.get("rope_type") != "longrope":
+        return
+    original = int(rotary["original_max_position_embeddings"])
+    kept = "short_factor" if needed is not None and needed <= original else "long_factor"
+    factor = rotary.get("factor") or text.max_position_embeddings / original  # what the context below decided
+    text.rope_parameters = {**rotary, "factor": factor, "short_factor": rotary[kept], "long_factor": rotary[kept]}
+    if kept == "short_factor":
+        text.max_position_embeddings = original
+    logger.info(
+        "%s has two sets of rotary frequencies (longrope); this run takes its %s for all sequences, up to %d tokens",
+        name,
+        kept,
+        text.max_position_embeddings,
+    )
+
+
+def require_trainable(section: ModelSection) -> None:
+    """Refuse to train in float16, whose gradients would lose what is smaller than 6e-8 (13.6 % of their norm at 16,384
+    tokens in one measurement).
+
+    Raises:
+        ConfigError: naming the remedy.
+    """
+    if section.dtype == "float16":
+        raise ConfigError(
+            "model.dtype=float16 does not train: gradients below 6e-8 would become zero. Set model.dtype=bfloat16, or "
+            "float32 on a device without it"
+        )
 
 
 def base_identity(model: PreTrainedModel | str | Path, revision: str | None = None) -> str:
@@ -170,6 +244,33 @@ def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:
     if isinstance(section, ModelSection):
         return section.base, section.revision
     return section.model, section.revision
+
+
+def _from_pretrained(name: str, **options: Any) -> PreTrainedModel:
+    """With SDPA, or for the models that cannot use it (a cap or a sink in their attention) with their own attention."""
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="eager", **options)
+    return model
+
+
+def _silence_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout of the base to 0: modules, and the numbers that ``F.dropout`` is called with.
+
+    The numbers stand under many names (``dropout``, ``resid_pdrop``, ``layerdrop``, ``residual_dropout``) in modules
+    and in the configurations that these read. Noise on a router's input (``jitter``) is of the same kind.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    holders = [*model.modules(), *(module.config for module in model.modules() if hasattr(module, "config"))]
+    for holder in holders:
+        for key, value in list(vars(holder).items()):
+            if isinstance(value, float) and ("drop" in key or "jitter" in key):
+                setattr(holder, key, 0.0)
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:

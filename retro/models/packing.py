@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 from retro.models.attention import (
     block_mask,
     padded_length,
-    shares_prefixes,
     slice_inputs,
     use_shared_prefixes,
     uses_flex_attention,
 )
-from retro.models.backbone import hidden_states, plain_model, require_plain_head
+from retro.models.backbone import hidden_states, plain_model
+from retro.models.bases import shares_prompts
 from retro.models.token_statistics import token_statistics
 
 Head = Callable[[Tensor], Tensor]
@@ -100,7 +100,7 @@ def tree_tokens(
     """What each tree takes of a pass's budget: its tokens, or where the model cannot share prompts a row for each
     response, all as long as the longest."""
     longest = [len(prompt) + max(map(len, group)) for prompt, group in zip(prompts, responses, strict=True)]
-    if longest and not shares_prefixes(plain_model(model), max(longest)):
+    if longest and not shares_prompts(plain_model(model), "training", max(longest)):
         return [len(group) * max(longest) for group in responses]
     return [len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True)]
 
@@ -201,7 +201,6 @@ def response_outputs(
         temperature: of the distribution that is meant.
         entropy_gradient: without it the entropies are constants of the backward pass.
     """
-    require_plain_head(model)
     packed = packed.to(plain_model(model).device)
     hidden = _hidden(model, packed, packed.sources, packed.owners, packed.steps)  # (N, H)
     log_probs, entropies = token_statistics(model, hidden, packed.targets, temperature, entropy_gradient)
@@ -220,7 +219,7 @@ def _hidden(model: nn.Module, packed: PackedBatch, places: Tensor, owners: Tenso
     """Hidden states (n, H) at ``places`` of the row: there stand the last tokens of the prompts of ``owners`` with
     ``steps`` tokens of their responses."""
     plain = plain_model(model)
-    if not shares_prefixes(plain, packed.longest):
+    if not shares_prompts(plain, "training", packed.longest):
         return _unshared_hidden(plain, packed, owners, steps)
     use_shared_prefixes(plain)
     inputs = packed.inputs(uses_flex_attention(plain), plain.dtype)

@@ -30,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import PreTrainedModel
 
 from retro.config import ConfigError, ModelSection
+from retro.models.backbone import decoder_of
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def shard_decoder(
         ConfigError: for a model without a list of layers, or trainable adapters that leave the first layer as it is
             (backward passes would end earlier in one role than in another).
     """
-    decoder: nn.Module = model.get_decoder()
+    decoder: nn.Module = decoder_of(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ConfigError(f"{type(decoder).__name__} has no list of layers to cut in pieces: launch with whole bases")

@@ -17,6 +17,7 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context
 from retro.config import ConfigError, RunConfig
 from retro.memory import make_memory
+from retro.models.loading import require_trainable
 from retro.prompts import PromptLibrary
 from retro.types import Reflection
 
@@ -46,7 +47,12 @@ class Encoder:
 
 
 def training_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what every training stage reads: the buffer, the base model, the prompts."""
+    """Digests of what every training stage reads: the buffer, the base model, the prompts.
+
+    Raises:
+        ConfigError: if the model's dtype does not train, or the buffer lacks what the config asks for.
+    """
+    require_trainable(config.model)
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         episodes = buffer.digest(config.buffer.environments)
     return {

@@ -127,7 +127,7 @@ class PpoModels:
         with self._base.role("policy"):  # entered without contexts, too: a base in pieces needs all processes
             groups = self._engine.sample(prompts, len(seeds[0]), sampling, seeds) if seeds else []
         return [
-            [(written, decode_response(self._base.tokenizer, written.ids)[0]) for written in group] for group in groups
+            [(written, decode_response(self._base.tokenizer, written.ids)) for written in group] for group in groups
         ]
 
     def scores(self, contexts: Sequence[Context], responses: Sequence[Response]) -> list[float]:

@@ -68,7 +68,8 @@ class LentBase(SharedBase):
             with super().role(TRAINED if name == "policy" else name, train) as model:
                 yield model
         finally:
-            self.lend(training)
+            if TRAINED in self.roles:  # not yet while the base is tested
+                self.lend(training)
 
     def lend(self, training: bool) -> None:
         """The policy switched on, and trainable alone."""

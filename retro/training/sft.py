@@ -20,7 +20,8 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
 from retro.models.adapter_files import write_identity
-from retro.models.adapters import lora_config
+from retro.models.adapters import SharedBase, lora_config
+from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
@@ -95,6 +96,8 @@ def _train(config: RunConfig, stage: Stage) -> None:
     arguments = trainer_arguments(config, stage.folder, bool(validation))  # before the base: DeepSpeed loads by them
     pieces = launched_pieces("sft", config.model, own_loop=False)
     base = load_base(config.model, "cpu" if pieces == "fsdp2" else resolve_device(config.device))
+    if pieces is None:  # of a base in pieces no process holds enough to test it
+        check_base(SharedBase(base, tokenizer, config.model.revision), config.model.lora)
     base.config.use_cache = False
     trainer = SFTTrainer(
         model=base,

@@ -158,6 +158,18 @@ def test_a_stage_behind_one_that_runs_is_planned_to_run(tmp_path: Path, tiny_mod
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
 
+def test_a_dtype_that_does_not_train_is_refused_before_anything_is_played(
+    retro: Retro, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    tiny = [f"runs={tmp_path}", f"actor.model={tiny_model_dir}", f"model.base={tiny_model_dir}", "model.dtype=float16"]
+    for command in ("run", "sft", "reward", "ppo"):
+        code, _, error = retro(command, "configs/quickstart.yaml", *tiny)
+        assert code == 2 and "model.dtype=float16 does not train" in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("buffer.sqlite"))
+    _, _, error = retro("evaluate", "configs/quickstart.yaml", *tiny)
+    assert "does not train" not in error  # it writes and scores
+
+
 def test_the_plan_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     Console(width=100).print(plan_table([]))
     assert capsys.readouterr().out.count("left out") == len(STAGES)

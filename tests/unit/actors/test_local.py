@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from retro.actors import make_actor
 from retro.actors.local import LocalActor
@@ -135,3 +137,26 @@ def test_an_actor_can_have_an_adapter(tiny_model_dir: Path, adapter: Path, quant
 def test_an_adapter_that_is_none_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=str(tmp_path)):
         make_actor(ActorSection(model=str(tiny_model_dir), adapter=str(tmp_path)), "cpu")
+
+
+def test_the_chat_template_is_rendered_with_the_arguments_of_the_config(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The prompt that is answered, and its length, are those of the rendered template."""
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny_model_dir, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %} look look look{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    found = []
+    for chosen in ({}, {"enable_thinking": False}):
+        actor = LocalActor.from_section(ActorSection(model=str(folder), chat_template_kwargs=chosen), "cpu")
+        found.append(asyncio.run(actor.complete("desk 1", Sampling(max_tokens=4))))
+        assert actor.prompt_limit is not None
+        assert actor.prompt_limit.count("desk 1") == found[-1].usage.prompt_tokens
+    assert [answer.usage.prompt_tokens for answer in found] == [1, 4]
+
+
+def test_an_openai_actor_is_told_where_its_template_arguments_belong() -> None:
+    with pytest.raises(ValueError, match=r"extra_body=\{chat_template_kwargs: \{'enable_thinking': False\}\}"):
+        ActorSection(kind="openai", chat_template_kwargs={"enable_thinking": False})

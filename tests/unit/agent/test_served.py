@@ -146,6 +146,23 @@ def test_a_base_with_a_chat_template_is_asked_in_a_chat(
     assert tokenizer.encode(tokenizer.bos_token + turn["content"]) == expected_prompt(served_export)
 
 
+def test_a_server_is_told_the_arguments_of_the_template_and_the_end_of_a_turn(
+    served_export, altered, server, tiny_model_dir, tmp_path
+):
+    base = tmp_path / "chat"
+    shutil.copytree(tiny_model_dir, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = _CHAT + "<pad>{% if enable_thinking is false %} look{% endif %}"
+    tokenizer.save_pretrained(base)
+    section = ExportRecord.read(served_export).model
+    said = {"enable_thinking": False}
+    folder = altered(chat=True, model=section.model_copy(update={"chat_template_kwargs": said}))
+    served(folder, server, base=str(base)).reflect(DOCUMENT, n=1)
+    [asked] = server.asked
+    assert asked["chat_template_kwargs"] == said
+    assert asked["stop_token_ids"] == [tokenizer.pad_token_id]  # what follows an answer in this template
+
+
 def test_what_the_export_says_of_chats_comes_before_the_tokenizer(altered, server):
     served(altered(chat=True), server).reflect(DOCUMENT)
     assert server.paths == ["/v1/chat/completions"] * 2

@@ -6,16 +6,15 @@ import math
 
 import pytest
 import torch
+from flex import use_flex_attention
 from test_packing import contexts, gradients, with_lora
 from tiny_models import build
-from torch import Tensor
-from torch._higher_order_ops.flex_attention import flex_attention as unfused
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
-from transformers.integrations import flex_attention as transformers_flex
 
-from retro.models import attention, packing
-from retro.models.attention import block_mask, padded_length, shares_prefixes, slice_inputs, uses_flex_attention
+from retro.models import attention, bases, packing
+from retro.models.attention import block_mask, padded_length, slice_inputs, uses_flex_attention
+from retro.models.bases import shares_prompts
 from retro.models.packing import PackedBatch, pack, response_outputs
 
 
@@ -84,17 +83,6 @@ def test_padded_lengths_are_few_and_not_far(tokens: int) -> None:
     assert padded_length(2 ** math.ceil(math.log2(max(tokens, 128)))) == 2 ** math.ceil(math.log2(max(tokens, 128)))
 
 
-def unfused_flex_attention(query: Tensor, key: Tensor, value: Tensor, **kwargs: object) -> Tensor:
-    """What FlexAttention computes, without the compiler, which has no backward pass on a CPU."""
-    mask, scale, score_mod = kwargs["block_mask"], kwargs["scale"], kwargs["score_mod"]
-    if kwargs["enable_gqa"]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    options = {"BACKEND": "AUTO", "OUTPUT_LOGSUMEXP": True, "OUTPUT_MAX": False}
-    result: Tensor = unfused(query, key, value, score_mod, mask.as_tuple(), scale, options)[0]
-    return result
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_flex_attention_computes_what_slices_do(
     kind: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
@@ -106,8 +94,7 @@ def test_flex_attention_computes_what_slices_do(
         model.train()
     plain = response_outputs(model, long_batch())
     plain_gradients = gradients(model, plain.log_probs.sum())
-    monkeypatch.setattr(transformers_flex, "compile_friendly_flex_attention", unfused_flex_attention)
-    monkeypatch.setattr(packing, "uses_flex_attention", lambda model: True)
+    use_flex_attention(monkeypatch)
     flex = response_outputs(model, long_batch())
     torch.testing.assert_close(flex.log_probs, plain.log_probs, rtol=0, atol=1e-10)
     torch.testing.assert_close(flex.entropies, plain.entropies, rtol=0, atol=1e-10)
@@ -143,31 +130,36 @@ def mistral(window: int | None) -> PreTrainedModel:
 
 
 def test_a_window_is_said_once_a_model(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="retro.models.attention"):
+    with caplog.at_level("INFO", logger="retro.models.bases"):
         for _ in range(2):
             model = mistral(8)
-            assert shares_prefixes(model, 8)
-            assert not any(shares_prefixes(model, longest) for longest in (9, 10, 9))
+            assert shares_prompts(model, "training", 8)
+            assert not any(shares_prompts(model, "training", longest) for longest in (9, 10, 9))
     assert [record.getMessage() for record in caplog.records] == [
-        "MistralForCausalLM attends to a sliding window of 8 tokens, and longer sequences came: prompts are not "
-        "shared, each response gets its own copy"
+        "MistralForCausalLM attends to a sliding window of 8 tokens, and longer sequences came: training does not "
+        "share prompts, which is exact and slower"
     ] * 2
-    assert shares_prefixes(mistral(None), 10**6)
+    assert shares_prompts(mistral(None), "training", 10**6)
 
 
 def test_a_model_that_cannot_share_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    mixed = build("qwen2")
+    mixed, alone, unlisted = build("qwen2"), build("llama"), build("llama")
     mixed.config.layer_types = ["full_attention", "linear_attention"]
-    alone = build("llama")
     alone._supports_attention_backend = False
-    with caplog.at_level("INFO", logger="retro.models.attention"):
-        assert not shares_prefixes(build("llama", attn_implementation="eager"), 5)
-        assert not shares_prefixes(mixed, 5)
-        assert not shares_prefixes(alone, 5)
-    messages = [record.getMessage() for record in caplog.records]
-    assert ["'eager'" in messages[0], "no attention over all" in messages[1], "AttentionInterface" in messages[2]] == [
-        True
-    ] * 3
+    unlisted.config.model_type = "of-my-own"
+    reasons = {
+        "'eager'": build("llama", attn_implementation="eager"),
+        "other than attention over all": mixed,
+        "AttentionInterface": alone,
+        "'of-my-own', which is not listed": unlisted,
+    }
+    for reason, model in reasons.items():
+        caplog.clear()
+        with caplog.at_level("INFO", logger="retro.models.bases"):
+            assert not shares_prompts(model, "training", 5)
+            assert not shares_prompts(model, "training", 5)
+        [record] = caplog.records
+        assert reason in record.getMessage()
 
 
 class OnCuda:
@@ -200,8 +192,8 @@ def test_flex_attention_is_chosen_by_the_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(attention, "find_spec", lambda name: object())
-    monkeypatch.setattr(attention, "_told", {})
-    with caplog.at_level("INFO", logger="retro.models.attention"):
+    monkeypatch.setattr(bases, "_told", {})
+    with caplog.at_level("INFO", logger="retro.models.bases"):
         assert [uses_flex_attention(model), uses_flex_attention(model)] == [why is None] * 2
     assert len(caplog.records) == (why is not None)
     assert why is None or why in caplog.text
@@ -210,5 +202,5 @@ def test_flex_attention_is_chosen_by_the_device(
 def test_no_flex_attention_on_a_cpu_or_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not uses_flex_attention(build("llama"))
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
-    monkeypatch.setattr(attention, "_told", {})
+    monkeypatch.setattr(bases, "_told", {})
     assert not uses_flex_attention(OnCuda())  # type: ignore[arg-type]

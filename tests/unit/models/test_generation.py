@@ -206,7 +206,63 @@ def test_a_small_memory_gives_the_same_answers(model: PreTrainedModel, tokenizer
     assert close(small.complete(requests), large, 1e-9)
 
 
-def test_a_sliding_window_bounds_the_context(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_beyond_a_sliding_window_conversations_are_those_of_generate(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Turns within the window and beyond it, beside one another and one after the other."""
     model = build("qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=0)
-    with pytest.raises(ValueError, match="context of 32"):
-        Engine(model, tokenizer).complete([("", prompts_of([40])[0], Sampling(max_tokens=4))])
+    engine = Engine(model, tokenizer)
+    histories = prompts_of([10, 30, 91])
+    for _ in range(3):
+        requests = [(f"s{i}", history, Sampling(max_tokens=9)) for i, history in enumerate(histories)]
+        answers = engine.complete(requests)
+        assert [answer.ids for answer in answers] == [alone(model, history, 9) for history in histories]
+        histories = [[*history, *answer.ids, 5, 6] for history, answer in zip(histories, answers, strict=True)]
+
+
+def test_beyond_a_sliding_window_samples_are_those_of_the_forward_pass(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = build("qwen2", torch.float32, use_sliding_window=True, sliding_window=32, max_window_layers=0)
+    prompts, seeds = prompts_of([20, 28, 60]), [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    together = Engine(model, tokenizer).sample(prompts, 3, Sampling(0.9, max_tokens=11), seeds)
+    for prompt, row, answers in zip(prompts, seeds, together, strict=True):
+        for seed, answer in zip(row, answers, strict=True):
+            assert answer.log_probs == pytest.approx(recomputed(model, prompt, answer, 0.9).tolist(), abs=1e-4)
+            [[single]] = Engine(model, tokenizer).sample([prompt], 1, Sampling(0.9, max_tokens=11), [[seed]])
+            assert close([single], [answer], 1e-4)
+
+
+def test_on_the_plain_way_answers_end_as_they_do_on_the_shared_one(tokenizer: PreTrainedTokenizerBase) -> None:
+    """End tokens, stop strings, limits of their own, temperatures and top-p: the same draws by another computation."""
+    shared = build("llama", torch.float32)
+    plain = build("llama", torch.float32)
+    plain.config.model_type = "of-my-own"
+    prompts = prompts_of([9, 14, 30, 22])
+    free = Engine(shared, tokenizer).complete([("", prompts[1], Sampling(1.0, max_tokens=30, seed=2))])[0]
+    text = tokenizer.decode(free.ids, skip_special_tokens=True)
+    samplings = [
+        Sampling(max_tokens=7),
+        Sampling(1.0, max_tokens=30, seed=2, stop=("§", text[len(text) // 2 : len(text) // 2 + 3])),
+        Sampling(1.3, 0.8, max_tokens=30, seed=3),
+        Sampling(1.0, max_tokens=60, seed=4),
+    ]
+    requests = [("", prompt, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)]
+    expected, found = Engine(shared, tokenizer).complete(requests), Engine(plain, tokenizer).complete(requests)
+    assert close(found, expected, 1e-4)
+    assert {answer.finish_reason for answer in found} == {"stop", "length"}
+    many, seeds = Sampling(1.0, max_tokens=40), [[7 * i + j for j in range(8)] for i in range(4)]
+    for own, other in zip(
+        Engine(shared, tokenizer).sample(prompts, 8, many, seeds),
+        Engine(plain, tokenizer).sample(prompts, 8, many, seeds),
+        strict=True,
+    ):
+        assert close(other, own, 1e-4)
+
+
+def test_a_model_ends_its_answers_as_its_generation_config_says(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompt = prompts_of([20])[0]
+    free = Engine(model, tokenizer).complete([("", prompt, Sampling(max_tokens=12))])[0]
+    third = free.ids[3]
+    model.generation_config.eos_token_id = [2, third]
+    ended = Engine(model, tokenizer).complete([("", prompt, Sampling(max_tokens=12))])[0]
+    assert ended.ids == free.ids[: free.ids.index(third) + 1]
+    assert ended.finish_reason == "stop"

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import SHAPE, build
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.models import generation
+from retro.models import generation, grouped
 from retro.models.backbone import UnsupportedModelError
 from retro.models.cache import RowCache
 from retro.models.draws import uniform
@@ -175,7 +175,7 @@ def test_stop_strings_end_samples_one_by_one(model: PreTrainedModel, tokenizer: 
 
 
 def test_samples_end_where_the_context_does(tokenizer: PreTrainedTokenizerBase) -> None:
-    model = build("qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=0)
+    model = build("qwen2", max_position_embeddings=32)
     prompts, sampling, seeds = prompts_of([28, 31, 10]), Sampling(1.0, max_tokens=40), seeds_of(3, 4)
     answers = Engine(model, tokenizer).sample(prompts, 4, sampling, seeds)
     check(model, prompts, sampling, seeds, answers, 1e-9, context=32)
@@ -263,14 +263,25 @@ class OwnAttention(LlamaForCausalLM):
     _supports_attention_backend = False
 
 
-def test_models_with_an_attention_of_their_own_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"OwnAttention.*Llama, Mistral or Qwen2"):
-        Engine(OwnAttention(build("llama").config), tokenizer)
+def test_models_with_an_attention_of_their_own_compute_each_answer_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    own = OwnAttention(build("llama").config).eval()
     torch.manual_seed(0)
     config = Gemma2Config(
-        **SHAPE, head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=5.0, attn_implementation="eager"
+        **SHAPE, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, attn_implementation="eager"
     )
-    with pytest.raises(UnsupportedModelError, match="softcap"):
-        Engine(Gemma2ForCausalLM(config).eval(), tokenizer).sample(
-            prompts_of([5]), 2, Sampling(max_tokens=3), seeds_of(1, 2)
-        )
+    for model in (own, Gemma2ForCausalLM(config).eval()):
+        prompts = prompts_of([5, 12])
+        drawn = Engine(model, tokenizer).sample(prompts, 2, Sampling(1.0, max_tokens=6), seeds_of(2, 2))
+        for prompt, answers in zip(prompts, drawn, strict=True):
+            for answer in answers:
+                logits = model(input_ids=torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 : -1]
+                log_probs = logits.log_softmax(-1).gather(-1, torch.tensor(answer.ids)[:, None])[:, 0]
+                assert answer.log_probs == pytest.approx(log_probs.tolist(), abs=1e-4)
+
+
+def test_attention_with_a_cap_is_refused_where_prompts_are_shared() -> None:
+    model = build("llama")
+    attention = model.model.layers[0].self_attn
+    tensors = torch.zeros(1, 4, 1, 8)
+    with pytest.raises(UnsupportedModelError, match="LlamaAttention has a softcap in its attention"):
+        grouped._attend(attention, tensors, tensors, tensors, tensors, softcap=5.0, shared_rows=())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import build
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
 from retro.models.adapters import SharedBase
@@ -19,11 +19,13 @@ from retro.models.loading import (
     load_base,
     load_model_config,
     load_tokenizer,
+    require_trainable,
     resolve_device,
     same_base,
 )
 from retro.models.packing import last_token_scores, pack, response_outputs
 from retro.types import Sampling
+from tests.architectures import make
 
 IDS = torch.tensor([[1, 7, 40, 66, 13, 90]])
 
@@ -213,3 +215,94 @@ def test_checkpointing_is_in_effect_where_ppo_and_the_reward_model_learn(
         assert saved[name, True] < saved[name, False] / 4
         for left, right in zip(gradients[name, False], gradients[name, True], strict=True):
             torch.testing.assert_close(left, right)
+
+
+def saved(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, **changes: object) -> str:
+    make(kind, vocab_size=len(tokenizer), **changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["opt", "gpt2", "gpt_bigcode", "seed_oss"])
+def test_a_base_has_no_dropout_of_its_own(kind: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Models that keep dropout as a number train with it otherwise: a policy would not agree with itself."""
+    base = SharedBase.load(ModelSection(base=saved(kind, tmp_path, tokenizer)), "cpu")
+    base.add_role("policy", LoraSection(r=2), seed=0)
+    packed = pack([[5, 6, 7, 8]], [[[9, 10], [11]]])
+    with base.role("policy") as model:
+        evaluated = response_outputs(model, packed).log_probs
+    with base.role("policy", train=True) as model:
+        trained = response_outputs(model, packed).log_probs
+    assert torch.equal(evaluated, trained.detach())
+
+
+def longrope() -> dict[str, object]:
+    rope = {"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.5], "long_factor": [1.0, 2.0, 4.0, 9.0]}
+    return {"original_max_position_embeddings": 64, "rope_scaling": rope, "sliding_window": None}
+
+
+@pytest.mark.parametrize(("needed", "context"), [(64, 64), (65, 256)])
+def test_longrope_keeps_to_one_set_of_frequencies(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, needed: int, context: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a sequence computes depends neither on its neighbours nor on how long it will become, and is what the model
+    itself computes for sequences on that side of the border."""
+    name = saved("phi3", tmp_path, tokenizer, **longrope())
+    with caplog.at_level("INFO", logger="retro.models.loading"):
+        section = ModelSection(base=name, max_prompt_tokens=needed - 14, max_new_tokens=14)
+        base = SharedBase.load(section, "cpu")
+    assert ("short_factor" if needed == 64 else "long_factor") in caplog.text
+    engine = Engine(base.model, base.tokenizer)
+    assert engine.context == context
+    original = AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa").eval()
+    longest = 64 if needed == 64 else 120
+    ids = torch.randint(5, 100, (1, longest))
+    with torch.no_grad():
+        torch.testing.assert_close(base.model(input_ids=ids).logits, original(input_ids=ids).logits)
+    prompts = [ids[0, :7].tolist(), ids[0, : longest - 14].tolist()]
+    together = engine.sample(prompts, 2, Sampling(1.0, max_tokens=14), [[1, 2], [3, 4]])
+    with torch.no_grad():
+        packed = response_outputs(base.model, pack(prompts, [[answer.ids for answer in row] for row in together]))
+        for place, prompt in enumerate(prompts):
+            apart = response_outputs(base.model, pack([prompt], [[answer.ids for answer in together[place]]]))
+            for row, answer in enumerate(together[place]):
+                length = len(answer.ids)
+                found, single = packed.log_probs[2 * place + row, :length], apart.log_probs[row, :length]
+                torch.testing.assert_close(found, single, rtol=0, atol=1e-4)
+                torch.testing.assert_close(torch.tensor(answer.log_probs), found, rtol=0, atol=1e-4, check_dtype=False)
+
+
+def test_float16_does_not_train() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dtype=float16 does not train.*bfloat16"):
+        require_trainable(ModelSection(dtype="float16"))
+    for dtype in ("float32", "bfloat16"):
+        require_trainable(ModelSection(dtype=dtype))
+
+
+def test_attention_with_a_cap_is_computed_by_the_models_own_code(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = load_base(ModelSection(base=saved("gemma2", tmp_path, tokenizer)), "cpu")
+    assert model.config._attn_implementation == "eager"
+
+
+def test_how_to_sample_is_not_taken_from_a_models_files(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Qwen's generation_config.json sets a penalty for repetitions; the end tokens there are the model's."""
+    name = saved("llama", tmp_path, tokenizer)
+    GenerationConfig(repetition_penalty=1.5, temperature=0.3, do_sample=True, eos_token_id=[2, 77]).save_pretrained(
+        name
+    )
+    generation = load_base(ModelSection(base=name), "cpu").generation_config
+    assert generation.eos_token_id == [2, 77]
+    assert generation.repetition_penalty is generation.temperature is None
+
+
+def test_chat_template_kwargs_that_no_template_reads_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.chat_template_kwargs: the tokenizer of .* has no chat template"):
+        load_tokenizer(ModelSection(base=str(tiny_model_dir), chat_template_kwargs={"enable_thinking": False}))
+    tokenizer = load_tokenizer(ActorSection(model=str(tiny_model_dir)))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ enable_thinking }}"
+    tokenizer.save_pretrained(tmp_path)
+    load_tokenizer(ActorSection(model=str(tmp_path), chat_template_kwargs={"enable_thinking": False}))
+    with pytest.raises(ConfigError, match=r"actor\.chat_template_kwargs: .* does not mention thinking"):
+        load_tokenizer(ActorSection(model=str(tmp_path), chat_template_kwargs={"thinking": False}))

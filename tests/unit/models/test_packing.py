@@ -188,9 +188,9 @@ def test_a_sliding_window_is_kept_to(window: int, caplog: pytest.LogCaptureFixtu
     """Below its length prompts are not shared, and it is said; at its length sharing changes nothing."""
     model = with_lora(build("qwen2", use_sliding_window=True, sliding_window=window, max_window_layers=0))
     head = head_of(model)
-    with caplog.at_level("INFO", logger="retro.models.attention"):
+    with caplog.at_level("INFO", logger="retro.models.bases"):
         outputs = response_outputs(model, pack(*contexts()), head)
-    assert ("prompts are not shared" in caplog.text) == (window == 6)
+    assert ("does not share prompts" in caplog.text) == (window == 6)
     separate = one_by_one(model, head)
     assert outputs.values is not None
     for number, (log_probs, _, values) in enumerate(separate):

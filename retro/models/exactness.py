@@ -1,0 +1,383 @@
+"""The self-test of a base: what we compute by other ways than its own forward pass is what that pass computes.
+
+Log-probabilities are recomputed in several ways in this project: many responses behind one prompt, samples from a
+key-value memory, passes in training mode. All of them must be those of the model itself on one sequence alone; where
+they are not, training would go wrong and nothing would say so. So when a base is loaded, a few short sequences of
+ordinary tokens go through it in each of these ways. A shared way that differs is replaced by the plain one; where that
+one differs, too, the base is refused.
+
+The test is made once for a base, a device and a version of this code: its outcome is kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from retro.artifacts import write_json
+from retro.config import LoraSection
+from retro.models.backbone import UnsupportedModelError, hidden_states, in_its_dtype, plain_model
+from retro.models.bases import Use, forbid_sharing, obstacle
+from retro.models.generation import Engine
+from retro.models.packing import pack, response_outputs
+from retro.models.token_statistics import token_statistics
+from retro.types import Sampling
+
+logger = logging.getLogger(__name__)
+
+CACHE = "RETRO_CACHE"
+"""The environment variable that names another folder for the outcomes than ``~/.cache/retro``."""
+ROLE = "self-test"
+TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
+"""How far log-probabilities may differ (root mean square), relative to how far those of a vocabulary's tokens lie
+apart: rounding in another order gives a tenth of it, a wrong mask or a missing scale a multiple."""
+_LENGTHS = ((11, (5, 2, 7)), (6, (3, 4)))
+"""Tokens of the prompts, and of the responses to each."""
+_ANSWER = 6
+_RANK = 2
+_CHANGE = 0.05
+"""Of the test's adapter: its rank, and the size of its B; a larger change would make a trained model chaotic, in which
+rounding errors grow without limit."""
+
+Outcome = dict[Use, str | None]
+"""Of each use of the base: why it cannot share prompts, or None."""
+
+
+class Adaptable(Protocol):
+    """A base with roles (:class:`retro.models.adapters.SharedBase`)."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    def add_role(self, role: str, lora: LoraSection, seed: int) -> None: ...
+
+    def remove_role(self, role: str) -> None: ...
+
+    def role(self, name: str | None, train: bool = False) -> AbstractContextManager[nn.Module]: ...
+
+    def role_parameters(self, role: str) -> dict[str, nn.Parameter]: ...
+
+
+def check_base(base: Adaptable, lora: LoraSection) -> None:
+    """Test a base that will be trained: packed = alone, sampled = forward, training mode = evaluation mode, gradients
+    finite. The shared ways that are not exact are forbidden for it from now on.
+
+    Raises:
+        UnsupportedModelError: if it is not exact on the plain way either, or cannot be adapted or trained; one sentence
+            that names its architecture and what differs.
+    """
+    plain = plain_model(base.model)
+
+    def test() -> Outcome:
+        _require_causal_attention(plain)
+        with base.role(None):
+            _require_split_logits(plain, base.tokenizer)
+        with _test_role(base, lora):
+            return {"sampling": _check_sampling(base), "training": _check_training(base)}
+
+    _once(plain, f"base {lora.target_modules}", test)
+
+
+def check_sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Test a model that only samples, an actor: sampled = forward.
+
+    Raises:
+        UnsupportedModelError: as :func:`check_base`.
+    """
+
+    def test() -> Outcome:
+        _require_causal_attention(model)
+        with torch.no_grad():
+            return {"sampling": _sampling_outcome(model, tokenizer)}
+
+    _once(model, "actor", test)
+
+
+def _once(model: PreTrainedModel, purpose: str, test: Callable[[], Outcome]) -> None:
+    """Make the test, or take the outcome of an earlier one; then forbid what is not exact."""
+    path = _cache_folder() / "exactness" / f"{_fingerprint(model, purpose)}.json"
+    outcome = _read(path)
+    if outcome is None:
+        outcome = test()
+        try:
+            write_json(path, outcome)
+        except OSError as error:
+            logger.info("the self-test's outcome cannot be kept in %s (%s): it is made at each start", path, error)
+    for use, reason in outcome.items():
+        if reason is not None:
+            logger.warning("%s %s: %s does not share prompts, which is slower", _name(model), reason, use)
+            forbid_sharing(model, use, reason)
+
+
+def _check_sampling(base: Adaptable) -> str | None:
+    with base.role(ROLE) as model:
+        return _sampling_outcome(model, base.tokenizer)
+
+
+def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why samples cannot share their prompt, or None."""
+    texts = _Texts.of(plain_model(model), tokenizer)
+
+    def difference() -> float:
+        engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper is as good
+        return max(_sampled_difference(model, engine, texts), _continued_difference(model, engine, texts))
+
+    return _shared_or_plain(plain_model(model), "sampling", difference, texts.longest + 2 * _ANSWER)
+
+
+def _check_training(base: Adaptable) -> str | None:
+    plain = plain_model(base.model)
+    texts = _Texts.of(plain, base.tokenizer)
+    packed = pack(texts.prompts, texts.responses)
+    with base.role(ROLE) as model:
+        expected = [
+            _log_probs(model, prompt, response)
+            for prompt, group in zip(texts.prompts, texts.responses, strict=True)
+            for response in group
+        ]
+
+        def evaluated() -> float:
+            return _difference(_rows(response_outputs(model, packed).log_probs, packed.mask), expected)
+
+        reason = _shared_or_plain(plain, "training", evaluated, texts.longest)
+    if reason is not None:
+        forbid_sharing(plain, "training", reason)
+
+    def trained() -> float:
+        with base.role(ROLE, train=True) as model:
+            found = response_outputs(model, packed)
+            difference = _difference(_rows(found.log_probs.detach(), packed.mask), expected)
+            found.log_probs.sum().backward()
+        return difference
+
+    _require(plain, "its log-probabilities in training mode differ from those in evaluation mode", trained)
+    gradients = [value.grad for value in base.role_parameters(ROLE).values() if value.grad is not None]
+    if not gradients or not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        found = "are not finite" if gradients else "do not reach its adapters"
+        raise UnsupportedModelError(f"{_name(plain)} cannot be trained: its gradients {found}")
+    return reason
+
+
+def _require_causal_attention(model: PreTrainedModel) -> None:
+    """Refuse attention that selects its keys by an index: in transformers it chooses among later tokens, too, once a
+    sequence is longer than the selection, which the short sequences of this test are not."""
+    selected = getattr(model.config.get_text_config(), "index_topk", None)
+    if selected is not None:
+        raise UnsupportedModelError(
+            f"{_name(model)} is not supported: beyond {selected} tokens its sparse attention depends on later tokens"
+        )
+
+
+def _require_split_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that our logits, made from hidden states, are the model's own."""
+    texts = _Texts.of(model, tokenizer)
+    prompt, response = texts.prompts[0], texts.responses[0][-1]
+
+    def difference() -> float:
+        expected = _log_probs(model, prompt, response)
+        ids = torch.tensor([[*prompt, *response]], device=model.device)
+        hidden = hidden_states(model, input_ids=ids, use_cache=False)[0, len(prompt) - 1 : -1]
+        found, _ = token_statistics(model, hidden, ids[0, len(prompt) :])
+        return _difference([found], [expected])
+
+    _require(model, "its logits are not its output layer applied to its last hidden state", difference)
+
+
+def _shared_or_plain(model: PreTrainedModel, use: Use, difference: Callable[[], float], longest: int) -> str | None:
+    """Why the shared way cannot be taken although its architecture is listed; None if it can, or is not listed.
+
+    Raises:
+        UnsupportedModelError: if the plain way is not exact either.
+    """
+    reason = None
+    if obstacle(model, use, longest) is None:
+        found = _measured(difference)
+        if not isinstance(found, Exception) and found <= _tolerance(model):
+            return None
+        reason = f"differs on shared prompts from itself alone ({_shown(found)})"
+        forbid_sharing(model, use, reason)
+    what = {
+        "sampling": "what it samples is not what its forward pass says",
+        "training": "its log-probabilities depend on the other sequences of a pass",
+    }
+    _require(model, what[use], difference)
+    return reason
+
+
+def _require(model: PreTrainedModel, what: str, difference: Callable[[], float]) -> None:
+    found = _measured(difference)
+    if isinstance(found, Exception):
+        raise UnsupportedModelError(f"{_name(model)} is not supported: {_shown(found)}") from found
+    if not found <= _tolerance(model):
+        raise UnsupportedModelError(
+            f"{_name(model)} is not supported: {what} ({_shown(found)}, {_tolerance(model):g} would be rounding)"
+        )
+
+
+def _measured(difference: Callable[[], float]) -> float | Exception:
+    """The difference, or what the model's code raised: any exception is its answer here, but for lack of memory."""
+    try:
+        return difference()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return error
+
+
+def _shown(found: float | Exception) -> str:
+    if isinstance(found, Exception):
+        lines = str(found).strip().splitlines()
+        return f"{type(found).__name__}: {lines[0]}" if lines else type(found).__name__
+    return f"by {found:.2g} of the spread of its log-probabilities"
+
+
+@contextmanager
+def _test_role(base: Adaptable, lora: LoraSection) -> Iterator[None]:
+    """A small adapter on the layers that the config adapts, which changes what the base computes."""
+    plain = plain_model(base.model)
+    try:
+        small = {"r": _RANK, "alpha": float(_RANK), "dropout": 0.0}
+        base.add_role(ROLE, lora.model_copy(update=small), seed=0)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise _unadaptable(plain, lora, error) from error
+    try:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for value in base.role_parameters(ROLE).values():
+                if not value.any():  # B, with which an adapter begins as no change
+                    value.copy_(_CHANGE * torch.randn(value.shape, generator=generator))
+        texts = _Texts.of(plain, base.tokenizer)
+        with base.role(ROLE) as model:
+            found = _measured(lambda: _log_probs(model, texts.prompts[0], texts.responses[0][0])[1])
+        if isinstance(found, Exception):
+            raise _unadaptable(plain, lora, found) from found
+        yield
+    finally:
+        base.remove_role(ROLE)
+
+
+def _unadaptable(model: PreTrainedModel, lora: LoraSection, error: Exception) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{_name(model)} takes no adapter on model.lora.target_modules={lora.target_modules} ({_shown(error)}): name "
+        "the layers to adapt, such as [q_proj, v_proj]"
+    )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Prompts and responses of ordinary tokens."""
+
+    prompts: list[list[int]]
+    responses: list[list[list[int]]]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Texts:
+        size = min(len(tokenizer), int(model.config.get_text_config().vocab_size))
+        special = set(tokenizer.all_special_ids)
+        ordinary = [token for token in range(size) if token not in special]
+        draw = random.Random(0)
+
+        def some(count: int) -> list[int]:
+            return [draw.choice(ordinary) for _ in range(count)]
+
+        return cls(
+            [some(length) for length, _ in _LENGTHS], [[some(length) for length in group] for _, group in _LENGTHS]
+        )
+
+    @property
+    def longest(self) -> int:
+        return max(
+            len(prompt) + max(map(len, group)) for prompt, group in zip(self.prompts, self.responses, strict=True)
+        )
+
+
+def _log_probs(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> tuple[Tensor, float]:
+    """The log-probabilities of a response's tokens (L,) by the model's own forward pass of this sequence alone, and the
+    spread of all its log-probabilities there."""
+    plain = plain_model(model)
+    ids = torch.tensor([[*prompt, *response]], device=plain.device)
+    with in_its_dtype(plain):
+        logits = plain(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logs = logits.double().log_softmax(-1)  # (L, V)
+    chosen = logs.gather(-1, torch.tensor(response, device=logs.device)[:, None])[:, 0]
+    return chosen, float(logs.std(dim=-1).mean())
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[tuple[Tensor, float]]) -> float:
+    """Root mean square over all tokens, relative to the spread. NaN where anything is not a number."""
+    errors = torch.cat([(own.double() - log_probs) for own, (log_probs, _) in zip(found, expected, strict=True)])
+    spread = sum(spread for _, spread in expected) / len(expected)
+    return float(errors.square().mean().sqrt()) / spread if spread > 0 else float("nan")
+
+
+def _rows(values: Tensor, mask: Tensor) -> list[Tensor]:
+    return [row[there.to(row.device)] for row, there in zip(values, mask, strict=True)]
+
+
+def _sampled_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
+    sampling = Sampling(temperature=1.0, max_tokens=_ANSWER)
+    drawn = engine.sample(texts.prompts, 2, sampling, [[1, 2]] * len(texts.prompts))
+    pairs = [(prompt, answer) for prompt, group in zip(texts.prompts, drawn, strict=True) for answer in group]
+    found = [torch.tensor(answer.log_probs, device=plain_model(model).device) for _, answer in pairs]
+    return _difference(found, [_log_probs(model, prompt, answer.ids) for prompt, answer in pairs])
+
+
+def _continued_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
+    """Of two turns of a conversation, the second behind the keys and values of the first."""
+    prompt, more = texts.prompts[0], texts.responses[0][0]
+    sampling = Sampling(temperature=1.0, max_tokens=_ANSWER, session=ROLE)
+    [first] = engine.complete([(ROLE, prompt, sampling)])
+    longer = [*prompt, *first.ids, *more]
+    [second] = engine.complete([(ROLE, longer, sampling)])
+    found = [torch.tensor(second.log_probs, device=plain_model(model).device)]
+    return _difference(found, [_log_probs(model, longer, second.ids)])
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return TOLERANCES[model.dtype]
+
+
+def _name(model: PreTrainedModel) -> str:
+    config = model.config.get_text_config()
+    return f"the base {model.config.name_or_path!r} (architecture {config.model_type!r})"
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get(CACHE)
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"
+
+
+def _fingerprint(model: PreTrainedModel, purpose: str) -> str:
+    """Names everything that the outcome depends on: the configuration, some of the weights, device, versions, code."""
+    first = [value.detach().flatten()[:4].float().cpu() for value in model.parameters()]
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256()
+    texts = [purpose, device, str(model.dtype), model.config.to_json_string()]
+    texts += [version(package) for package in ("torch", "transformers", "peft")]
+    for part in [*(text.encode() for text in texts), torch.cat(first).numpy().tobytes(), *code]:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path) -> Outcome | None:
+    try:
+        kept: Outcome = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or not whole: the test is made again
+        return None
+    return kept
