@@ -52,6 +52,7 @@ format: install
 
 docs: install
 	$(BIN)/python scripts/write_config_docs.py
+	$(BIN)/python -m scripts.write_bases_docs
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage coverage.xml

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ def _once(model: PreTrainedModel, purpose: str, test: Callable[[], Outcome]) -> 
     path = _cache_folder() / "exactness" / f"{_fingerprint(model, purpose)}.json"
     outcome = _read(path)
     if outcome is None:
+        started = time.perf_counter()
         outcome = test()
+        logger.debug("the self-test took %.2f s", time.perf_counter() - started)
         try:
             write_json(path, outcome)
         except OSError as error:
@@ -207,6 +210,7 @@ def _shared_or_plain(model: PreTrainedModel, use: Use, difference: Callable[[], 
     reason = None
     if obstacle(model, use, longest) is None:
         found = _measured(difference)
+        logger.debug("tested whether %s differs on shared prompts: %s", use, _shown(found))
         if not isinstance(found, Exception) and found <= _tolerance(model):
             return None
         reason = f"differs on shared prompts from itself alone ({_shown(found)})"
@@ -221,6 +225,7 @@ def _shared_or_plain(model: PreTrainedModel, use: Use, difference: Callable[[], 
 
 def _require(model: PreTrainedModel, what: str, difference: Callable[[], float]) -> None:
     found = _measured(difference)
+    logger.debug("tested whether %s: %s", what, _shown(found))
     if isinstance(found, Exception):
         raise UnsupportedModelError(f"{_name(model)} is not supported: {_shown(found)}") from found
     if not found <= _tolerance(model):

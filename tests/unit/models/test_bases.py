@@ -22,6 +22,7 @@ from retro.models.bases import SAMPLING, TRAINING, obstacle
 from retro.models.generation import Engine
 from retro.models.packing import pack, response_outputs
 from retro.types import Sampling
+from scripts import write_bases_docs
 from tests.architectures import NAMES, REFUSED, TARGETS, WINDOW, known, make
 
 TOLERANCE = 1e-3
@@ -117,3 +118,9 @@ def test_the_lists_name_what_was_tested() -> None:
     assert TRAINING - set(NAMES) == SAMPLING - TRAINING == set()
     assert len([kind for kind in NAMES if kind not in REFUSED]) >= 40
     assert set(REFUSED) | set(TARGETS) <= set(NAMES)
+
+
+def test_the_page_says_what_was_tested() -> None:
+    page = write_bases_docs.PAGE.read_text(encoding="utf-8")
+    written = page.partition(write_bases_docs.BEGIN)[2].partition(write_bases_docs.END)[0]
+    assert written.strip() == write_bases_docs.lists().strip(), "run: make docs"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from retro.config import ConfigError, RunConfig, parse_config
 from retro.envs.household import HouseholdTasks
@@ -17,6 +18,7 @@ from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.training.collect import run_collect
 from retro.training.ppo import run_ppo
+from tests.architectures import make
 
 
 def make_config(model: Path, runs: Path, name: str, **ppo: Any) -> RunConfig:
@@ -147,6 +149,28 @@ def test_the_reward_model_scores(prepared: Path, tiny_model_dir: Path, tmp_path:
             learnt = 1 / (1 + torch.tensor(-row["model_score"]).exp().item())
             assert row["score"] == pytest.approx(0.5 * row["gain"] + 0.5 * learnt, abs=1e-5)
     assert len({row["model_score"] for row in rows}) > 1
+
+
+@pytest.mark.parametrize("kind", ["opt", "seed_oss"])
+def test_the_first_update_finds_the_policy_that_sampled(
+    kind: str, prepared: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Of a base that keeps its dropout as a number, too: before the first step policy and sampler are one."""
+    base = tmp_path / "base"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    make(kind, vocab_size=len(tokenizer), max_position_embeddings=1024).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    shutil.copytree(prepared, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "sft")
+    small = {"steps": 1, "epochs": 1, "reward": "environment", "validation_contexts": 0}
+    config = make_config(tiny_model_dir, tmp_path, "run", **small)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(base)})})
+    loaded = SharedBase.load(config.model, torch.device("cpu"))
+    loaded.add_role("sft", config.model.lora, seed=1)
+    loaded.save_role("sft", config.run_dir / "sft" / "adapter")
+    run_ppo(config)
+    [line] = metrics(config)
+    assert line["approx_kl"] < 1e-8 and line["sampler_gap"] < 1e-4
 
 
 def test_without_a_guard_the_last_is_the_best(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
