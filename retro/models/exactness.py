@@ -91,7 +91,8 @@ def check_base(base: Adaptable, lora: LoraSection) -> None:
         with _test_role(base, lora):
             return {"sampling": _check_sampling(base), "training": _check_training(base)}
 
-    _once(plain, f"base {lora.target_modules}", test)
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in plain.modules())
+    _once(plain, f"{type(base).__name__} {lora.target_modules} {checkpointed}", test)
 
 
 def check_sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
