@@ -14,6 +14,7 @@ from retro.config import LoraSection, ModelSection
 from retro.models import packing
 from retro.models.adapters import SharedBase
 from retro.models.backbone import hidden_states, logits_of, plain_model
+from retro.models.bases import obstacle
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead
 from retro.models.packing import pack, response_outputs
@@ -194,3 +195,18 @@ def test_an_update_takes_no_more_memory_than_its_tensors(wider_model_dir: Path, 
             torch.cuda.synchronize()
             peaks[device] = torch.cuda.max_memory_allocated() - before
     assert peaks["cuda"] < 1.25 * peaks["cpu"] + 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("float16", "none"), ("bfloat16", "nf4")]
+)
+def test_the_self_test_finds_a_base_exact_on_shared_prompts(
+    wider_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, quantization: str
+) -> None:
+    """By the paths that are used here: FlexAttention and its compiler included."""
+    if quantization == "nf4":
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path))
+    base = SharedBase.load(ModelSection(base=str(wider_model_dir), dtype=dtype, quantization=quantization), "cuda")
+    for use in ("training", "sampling"):
+        assert obstacle(plain_model(base.model), use, 20) is None
