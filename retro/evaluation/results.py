@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from retro.evaluation.statistics import Floats, Outcome, bootstrap_mean, mcnemar_exact, sign_flip, wilson
+from retro.ties import minus, sign
 from retro.types import Task, derive_seed
 
 Interval = tuple[float, float]
@@ -139,7 +140,7 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
     solved_a, solved_b = (_success(outcomes[arm], seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
     by_task = (solved_a - solved_b).mean(axis=0)  # (T,)
     by_seed = (solved_a - solved_b).mean(axis=1)  # (S,)
-    difference = float(by_task.mean())
+    difference = minus(float(by_task.mean()), 0.0)
     shared = Comparison(
         a=a,
         b=b,
@@ -150,7 +151,7 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
         test="sign-flip",
         tasks=len(ids),
         seeds=len(seeds),
-        seeds_agreeing=int(np.count_nonzero(by_seed * difference > 0)),
+        seeds_agreeing=sum(sign(value) == sign(difference) != 0 for value in by_seed.tolist()),
     )
     if len(seeds) > 1:
         return [shared]

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from retro.ties import EQUAL, sign
 from retro.types import Episode
 
 Floats = NDArray[np.float64]
@@ -103,11 +104,11 @@ def sign_flip(differences: ArrayLike, flips: int, seed: int) -> float:
         ValueError: if there is no task.
     """
     tasks = _vector(differences, "sign_flip")
-    moving = tasks[tasks != 0.0]  # a zero has no sign to flip
+    moving = tasks[[sign(value) != 0 for value in tasks.tolist()]]  # a zero has no sign to flip
     if moving.size == 0:
         return 1.0
     observed = abs(moving.sum())
-    tolerance = 1e-9 * float(np.abs(moving).sum())  # ties are ties, whatever the order of summation
+    tolerance = EQUAL * float(np.abs(moving).sum())  # ties are ties, whatever the order of summation
     rng = np.random.default_rng(seed)
     extreme = 0
     for rows in _chunks(flips, moving.size):

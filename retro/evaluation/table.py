@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from retro.evaluation.results import Results
+from retro.ties import exceeds, highest
 
 
 def results_table(results: Results) -> Table:
@@ -34,16 +35,11 @@ def best_learned_arm(results: Results) -> str | None:
     None where all of them earned nothing, or the first two are level in both: then there is no best.
     """
     untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
-    learned = sorted(
-        (
-            (arm["success_by_trial"][-1], arm["return_by_trial"][-1], name)
-            for name, arm in results["arms"].items()
-            if name not in untrained and arm["return_by_trial"][-1] > 0
-        ),
-        reverse=True,
-    )
-    level = len(learned) > 1 and learned[0][:2] == learned[1][:2]
-    return None if not learned or level else learned[0][2]
+    arms = results["arms"]
+    learned = [name for name in arms if name not in untrained and exceeds(arms[name]["return_by_trial"][-1])]
+    for figure in ("success_by_trial", "return_by_trial"):
+        learned = [learned[index] for index in highest([arms[name][figure][-1] for name in learned])]
+    return learned[0] if len(learned) == 1 else None
 
 
 def _share(value: float) -> str:

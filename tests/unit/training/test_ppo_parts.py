@@ -66,6 +66,12 @@ def test_scores(changes: dict[str, object], expected: float) -> None:
         assert worth.gain == pytest.approx(0.7)
 
 
+def test_a_gain_that_is_rounding_is_none() -> None:
+    context = Context(episode(0.1 + 0.2), ())
+    worth = combine(PpoSection(), response(), context, episode(0.3), None, SIGMOID)
+    assert worth is not None and worth.gain == 0.0 and worth.score == 0.0
+
+
 def test_an_actors_error_is_no_return_of_zero() -> None:
     assert combine(PpoSection(), response(), CONTEXT, episode(0.0, StopReason.ACTOR_ERROR), None, SIGMOID) is None
 

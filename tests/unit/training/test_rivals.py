@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, PpoSection, RunConfig, parse_config
+from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import load_base, load_tokenizer
@@ -29,7 +32,7 @@ from retro.training.rivals import TRAINED, UNREAD, LentBase, StepLog, largest_di
 from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
 from retro.training.rivals_grpo import share
 from retro.types import Split
-from tests.rated_groups import BAD, GOOD, fill
+from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
 BETA = 0.2
@@ -167,6 +170,18 @@ def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(fi
         assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == tokenizer.eos_token_id
         assert pair.prompt_ids[0] == tokenizer.bos_token_id
         assert pair.tokens == 2 * (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)))
+
+
+def test_an_average_of_equal_returns_makes_no_pair(make_config: MakeConfig) -> None:
+    """One text thrice and another once, all rated .2: the average of the three is .2 only up to rounding."""
+    assert fmean([0.2] * 3) != 0.2
+    config = make_config()
+    task = make_taskset("household").tasks(Split.TRAIN, 1)[0]
+    parent, *retries = group_of(task, [GOOD[0], GOOD[0], GOOD[0], BAD[0]])
+    with ReplayBuffer(config.buffer_url) as buffer:
+        for episode in (parent, *(replace(retry, return_=0.2) for retry in retries)):
+            buffer.add(episode)
+    assert read_pairs(config, Encoder(load_tokenizer(config.model), config), Split.TRAIN) == []
 
 
 def test_a_trainer_that_changed_a_pair_is_refused() -> None:
