@@ -27,7 +27,7 @@ from retro.agent.loading import HEAD
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import ACTOR_KEYS, ConfigError, PpoSection, RunConfig
+from retro.config import ACTOR_KEYS, PPO_KEYS, ConfigError, PpoSection, RunConfig
 from retro.models.loading import resolve_device
 from retro.models.sharding import launched_pieces
 from retro.rl.experience import Reduce, alone
@@ -38,15 +38,16 @@ from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_
 from retro.training.examples import training_inputs
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, choose_guarded
-from retro.training.ppo_models import PpoModels, sampler_gaps
+from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Retries, ScoreTransform
 from retro.training.ppo_rollouts import Rollouts
+from retro.training.ppo_sampler import require_small_gap, sampler_gaps
 from retro.types import Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", "ppo", "environment.name", "environment.options", *ACTOR_KEYS)
+SECTIONS = ("model", "memory", "buffer", *PPO_KEYS, "environment.name", "environment.options", *ACTOR_KEYS)
 
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
@@ -171,6 +172,8 @@ class PpoTrainer:
         self.rates = {"policy": self.section.learning_rate, "value": self.section.value_learning_rate}
         self.optimiser = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": self.rates[group.name]} for group in self.trainables],
+            betas=self.section.adam.betas,
+            eps=self.section.adam.epsilon,
             weight_decay=self.section.weight_decay,
         )
         if folder is not None:
@@ -216,6 +219,9 @@ class PpoTrainer:
         judged = perf_counter()
         batch = self.models.batch([mine[place] for place in scored.places], scored.responses)
         rollout = self.models.rollout(batch, scored)
+        gaps = sampler_gaps(rollout, scored.responses)
+        bound, device = self.section.max_sampler_gap, self.accelerator.device
+        require_small_gap(gaps, scored.responses, bound, number, self.reduce, device)
         experience = build_experience(rollout, self.section, self.state.kl_coefficient, self.reduce)
         facts = describe(experience, self.reduce)
         factor = learning_rate_factor(self.section, number)
@@ -232,13 +238,12 @@ class PpoTrainer:
                 self.reduce,
             )
         done = perf_counter()
-        gaps = sampler_gaps(rollout, scored.responses)
         records = [
             record(number, mine[response.place], response, worth, gap)
             for response, worth, gap in zip(scored.responses, scored.worths, gaps, strict=True)
         ]
         records = sorted(gather_object(records), key=lambda row: (row["place"], row["index"]))
-        dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=self.accelerator.device)).item())
+        dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=device)).item())
         self.stage.log(
             number,
             **learnt,

@@ -171,7 +171,11 @@ class RewardTrainer:
             **{f"head.{name}": value for name, value in self.head.named_parameters()},
         }
         self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=self.section.learning_rate, weight_decay=self.section.weight_decay
+            self.parameters.values(),
+            lr=self.section.learning_rate,
+            betas=self.section.adam.betas,
+            eps=self.section.adam.epsilon,
+            weight_decay=self.section.weight_decay,
         )
         self.steps = batches(len(self.data.learnt), self.section, config.seed)
         self.state = RewardState()

@@ -43,9 +43,9 @@ KEPT_CHECKPOINTS = 2
 """Of TRL's own: the last may have been cut by a kill; the one before is whole."""
 _OF_ACTOR_CRITIC = ("advantage", "value_learning_rate", "gamma", "lam", "value_clip", "value_coefficient")
 UNREAD = {
-    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages"),
+    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
     "dpo": (
-        *(*_OF_ACTOR_CRITIC, "whiten_advantages"),
+        *(*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
         *("mix", "score", "clip", "entropy_coefficient", "missing_end_penalty"),
     ),
 }
@@ -161,6 +161,9 @@ class Rival:
             "max_grad_norm": section.max_grad_norm,
             "disable_dropout": True,  # as PPO: policy and reference are compared, and begin as equals
             "optim": "adamw_torch",
+            "adam_beta1": section.adam.beta1,
+            "adam_beta2": section.adam.beta2,
+            "adam_epsilon": section.adam.epsilon,
             "beta": section.kl.coefficient,
             "bf16": self.config.model.dtype == "bfloat16" and device.type == "cuda",
             "fp16": False,
