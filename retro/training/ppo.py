@@ -37,7 +37,7 @@ from retro.stage import Stage, open_stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import training_inputs
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
-from retro.training.ppo_guard import Guard, choose_guarded
+from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Retries, ScoreTransform
@@ -202,6 +202,7 @@ class PpoTrainer:
             self.check()
         while self.state.step < self.section.steps:
             self.step(self.state.step + 1)
+        log_best(self.state)
 
     def close(self) -> None:
         """Give back what the retries' environments hold: the next stage plays with its own."""
@@ -269,19 +270,17 @@ class PpoTrainer:
             self.save()
 
     def check(self) -> None:
-        """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""
+        """Ask the guard; the best policy so far is kept (:func:`with_best`)."""
         number = self.state.step
-        if self.guard is None:
-            if number == self.section.steps:
-                self.keep_best(number, None)
-            return
-        measured = self.guard.measure(self.rank, self.processes)
-        self.stage.log(number, **{f"validation_{name}": value for name, value in measured.items()})
-        if self.state.best_return is None or measured["return"] > self.state.best_return:
-            self.keep_best(number, measured["return"])
+        measured = self.guard.measure(self.rank, self.processes) if self.guard else None
+        chosen = with_best(self.state, number, number == self.section.steps, measured)
+        if chosen is not None:
+            self.keep_best(chosen)
+        if measured is not None:
+            self.stage.log(number, **measured.metrics, **best_metrics(self.state))
 
-    def keep_best(self, number: int, mean_return: float | None) -> None:
-        self.state = replace(self.state, best_step=number, best_return=mean_return)
+    def keep_best(self, state: PpoState) -> None:
+        self.state = state
         if self.stage.main:
             with new_folder(self.stage.folder / "best") as folder:
                 self.models.save(folder)

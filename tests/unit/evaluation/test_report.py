@@ -12,11 +12,13 @@ import pytest
 from made_up_evaluation import HOSTILE, RATES, made_up
 from rich.console import Console
 
+from retro.artifacts import write_json
 from retro.evaluation.figures import arm_style, success_by_trial
 from retro.evaluation.report import (
     BROWSED_TASKS,
     NothingMeasuredError,
     Paths,
+    _stage_metrics,
     browser_data,
     read_results,
     rebuild_report,
@@ -107,6 +109,32 @@ def test_a_torn_metrics_line_is_left_out(run_dir: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "sft", "st')
     assert "How the stages learnt" in rebuild_report(run_dir).read_text()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            {"best_step": 20, "best_return": 0.7214, "best_interval": [0.65, 0.79]},
+            "The best checkpoint is step 20: mean return 0.721 on the validation contexts, "
+            "95 % interval 0.650 to 0.790 by bootstrap over tasks.",
+        ),
+        ({"best_step": 20, "best_return": 0.5}, "is step 20: mean return 0.500 on the validation contexts."),
+        ({"best_step": 30, "best_return": None, "best_interval": None}, "is step 30, the last one: no validation"),
+    ],
+)
+def test_the_best_checkpoint_is_named_with_its_interval(run_dir: Path, state: dict[str, object], said: str) -> None:
+    assert "best checkpoint" not in rebuild_report(run_dir).read_text(encoding="utf-8")
+    write_json(run_dir / "ppo" / "best" / "state.json", state)
+    assert said in " ".join(rebuild_report(run_dir).read_text(encoding="utf-8").split())
+
+
+def test_an_intervals_ends_have_no_curve_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    keys = ("validation_return", "validation_return_low", "validation_return_high", "best_step", "best_return_low")
+    lines = [{"stage": "ppo", "step": step, **dict.fromkeys(keys, 0.1 * step)} for step in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(_stage_metrics(path)["ppo"]) == ["validation_return"]
 
 
 def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -27,11 +27,13 @@ from retro.stage import plan_stage
 from retro.training import rivals
 from retro.training.examples import Encoder
 from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.ppo_checkpoint import load_state
+from retro.training.ppo_rewards import Play, Retries
 from retro.training.reward_data import NothingToCompareError
 from retro.training.rivals import TRAINED, UNREAD, LentBase, StepLog, largest_divisor, unread
 from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
 from retro.training.rivals_grpo import share
-from retro.types import Split
+from retro.types import Episode, Split, StopReason
 from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
@@ -346,3 +348,54 @@ def test_a_step_is_shared_in_whole_groups_or_refused() -> None:
 
 def test_the_largest_divisor() -> None:
     assert [largest_divisor(12, limit) for limit in (0, 1, 5, 7, 12, 99)] == [1, 1, 4, 6, 12, 12]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "grpo"])
+def test_a_flaky_server_does_not_choose_the_best(
+    fresh: MakeConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The measurement after step 1 loses an episode each time that it is played, the one after step 2 loses it once."""
+    play = Retries.play
+    calls = 0
+
+    def flaky(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        nonlocal calls
+        episodes = play(self, key, plays)
+        if "validation" not in key:
+            return episodes
+        calls += 1
+        episodes = [replace(episode, return_=0.1 * calls) for episode in episodes]
+        if calls in (2, 3, 4, 5):
+            episodes[0] = replace(episodes[0], stop=StopReason.ACTOR_ERROR, return_=0.0)
+        return episodes
+
+    monkeypatch.setattr(Retries, "play", flaky)
+    config = fresh(algorithm=algorithm, steps=2, validate_every=1)
+    folder = run_ppo(config)
+    lines = [line for line in metrics(config) if "validation_return" in line]
+    assert [(line["step"], line["validation_lost"]) for line in lines] == [(0, 0.0), (1, 1.0), (2, 0.0)]
+    assert [line["best_step"] for line in lines] == [0, 0, 2]
+    assert lines[-1]["validation_return_low"] == lines[-1]["best_return_low"] <= lines[-1]["best_return"]
+    state = load_state(folder / "best")
+    assert state.best_step == 2 and state.best_interval is not None
+    assert "1 of 2 validation episodes were lost" in caplog.text
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_a_run_that_no_measurement_could_judge_keeps_its_last_policy(
+    fresh: MakeConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    play = Retries.play
+
+    def losing(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        episodes = play(self, key, plays)
+        if "validation" in key and plays[-1].place == 1:
+            episodes[-1] = replace(episodes[-1], stop=StopReason.ACTOR_ERROR)
+        return episodes
+
+    monkeypatch.setattr(Retries, "play", losing)
+    config = fresh(algorithm=algorithm, steps=2)
+    folder = run_ppo(config)
+    assert equal(folder / "best", folder / "checkpoint-2")
+    assert [line["validation_lost"] for line in metrics(config) if "validation_lost" in line] == [1.0, 1.0]
+    assert "the last one, step 2, is taken" in caplog.text
