@@ -24,7 +24,7 @@ from retro.evaluation.figures import (
     to_svg,
 )
 from retro.evaluation.records import Record, chains, read_records
-from retro.evaluation.results import Comparison, Results
+from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
 from retro.types import Reflection, to_json
 
@@ -111,6 +111,8 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     return environment.get_template("report.html.j2").render(
         name=paths.run.resolve().name,
         results=results,
+        scope=SCOPE,
+        several=any(arm["seeds"] > 1 for arm in results["arms"].values()),
         best=best_learned_arm(results),
         comparisons=_by_pair(results["comparisons"]),
         curves=_image(to_svg(success_by_trial(results))),

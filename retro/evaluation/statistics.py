@@ -1,7 +1,8 @@
 """Intervals and paired tests over tasks: pure numpy, every draw seeded.
 
 A *task* is the unit that is resampled and flipped, never an episode: attempts at one task and seeds of one arm are not
-independent of each other.
+independent of each other. So every interval and p-value is about new tasks for the given adapters. With several seeds
+it is about the mean over those seeds' adapters, and leaves out how far another training would fall from them.
 """
 
 from __future__ import annotations

@@ -5,15 +5,25 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from retro.evaluation.results import Results
+from retro.evaluation.results import SCOPE, Results
 from retro.ties import exceeds, highest
 
 
 def results_table(results: Results) -> Table:
-    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out."""
+    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out.
+
+    Where seeds are pooled, the line below says what the intervals are about (:data:`~retro.evaluation.results.SCOPE`).
+    """
+    several = any(arm["seeds"] > 1 for arm in results["arms"].values())
     title = f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)"
     table = Table(  # four attempts fit 80 columns whole
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        caption=SCOPE if several else None,
+        caption_justify="left",
     )
     table.add_column("arm", overflow="fold")  # a long name gives way, not the figures
     for attempt in range(1, results["attempts"] + 1):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_up_evaluation import HOSTILE, RATES, made_up
+from made_up_evaluation import HOSTILE, RATES, made_up, write_run
 from rich.console import Console
 
 from retro.artifacts import write_json
@@ -23,6 +23,7 @@ from retro.evaluation.report import (
     read_results,
     rebuild_report,
 )
+from retro.evaluation.results import SCOPE
 from retro.evaluation.table import best_learned_arm, results_table
 
 
@@ -165,6 +166,19 @@ def test_the_table_has_every_arm_and_attempt(run_dir: Path) -> None:
     console.print(results_table(results))
     text = console.export_text()
     assert all(arm in text for arm in results["arms"]) and "attempt 4" in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_and_p_values_say_what_they_are_about(tmp_path: Path, seeds: int) -> None:
+    run = write_run(tmp_path / "pooled", ["retry-sampled", "reflexion", "sft", "ppo-env"], 30, seeds)
+    results = read_results(Paths(run, run / "evaluation").results)
+    page = " ".join(rebuild_report(run).read_text(encoding="utf-8").split())
+    arms, comparisons = page.split("<h2>Arms</h2>")[1].split("<h2>Paired comparisons</h2>")
+    assert SCOPE in arms and SCOPE in comparisons
+    assert ("the spread between seeds is not in them" in arms) == (seeds > 1)
+    console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+    console.print(results_table(results))
+    assert ("training again, with another seed" in " ".join(console.export_text().split())) == (seeds > 1)
 
 
 def test_level_arms_have_no_best_among_them(run_dir: Path) -> None:
