@@ -32,7 +32,7 @@ from retro.config import RunConfig, load_config
 from retro.envs import make_taskset
 from retro.evaluation.figures import save_png, success_by_trial
 from retro.evaluation.report import read_results
-from retro.evaluation.results import Comparison, Draws, Outcomes, Results, compare, outcomes_from_json, summarise
+from retro.evaluation.results import SCOPE, Comparison, Draws, Outcomes, Results, compare, outcomes_from_json, summarise
 from retro.evaluation.table import best_learned_arm, results_table
 from retro.stage import read_manifest
 from retro.types import Split
@@ -219,7 +219,7 @@ def markdown(
     lines = [
         f"{results['tasks']} held-out tasks (test tasks from {arguments.offset} on), {seeds} training seeds; "
         "cumulative success, 95 % "
-        "bootstrap interval over tasks of their means across seeds.",
+        f"bootstrap interval over tasks of their means across seeds. {SCOPE}",
         "",
         "| arm | " + " | ".join(f"attempt {t}" for t in attempts) + " | tokens a task |",
         "|---|" + "---|" * (len(attempts) + 1),

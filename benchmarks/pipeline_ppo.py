@@ -103,6 +103,8 @@ def score_and_learn(side: Side, work: Work, watch: Stopwatch) -> Step:
         experience = build_experience(rollout, config.ppo, config.ppo.kl.coefficient)
         optimiser = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": rates[group.name]} for group in side.trainables],
+            betas=config.ppo.adam.betas,
+            eps=config.ppo.adam.epsilon,
             weight_decay=config.ppo.weight_decay,
         )
         with side.learning(work) as policy:

@@ -20,6 +20,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 STAGES = ("collect", "sft", "reward", "ppo", "export", "evaluate")
 """The stages of a run, in the order in which they read one another's outputs."""
@@ -187,6 +188,21 @@ class CollectSection(Section):
     splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]
 
 
+class AdamSection(Section):
+    """What AdamW remembers of earlier gradients (Kingma and Ba 2015, algorithm 1). The defaults are PyTorch's."""
+
+    beta1: Decay = 0.9
+    """Decay of the mean of gradients."""
+    beta2: Decay = 0.999
+    """Decay of the mean of squared gradients; .95 to .98 follow a change of their size faster."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the root of the squared gradients' mean, which it keeps from 0."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, self.beta2
+
+
 class OptimiserSection(Section):
     learning_rate: PositiveFloat = 1e-4
     batch_size: PositiveInt = 32
@@ -196,6 +212,7 @@ class OptimiserSection(Section):
     warmup_fraction: Fraction = 0.05
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    adam: AdamSection = AdamSection()
 
 
 class SftSection(OptimiserSection):
@@ -265,15 +282,22 @@ class PpoSection(Section):
     schedule: Literal["constant", "linear"] = "constant"
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    adam: AdamSection = AdamSection()
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
     clip: PositiveFloat = 0.2
     value_clip: PositiveFloat = 0.2
     value_coefficient: NonNegativeFloat = 0.5
     entropy_coefficient: NonNegativeFloat = 0.0
-    whiten_advantages: bool = True
+    whiten_advantages: bool | None = None
+    """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for ``rloo``
+    and ``group``: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
+    with them."""
     target_kl: PositiveFloat | None = None
     """Stops a step's epochs early once the policy has moved this far from the sampler (nats a token)."""
+    max_sampler_gap: PositiveFloat | None = 0.05
+    """Nats a token: the run stops before an update on tokens whose log-probabilities by the sampler are on average
+    further than this from the recomputed ones (docs/training.md). ``null``: never."""
     missing_end_penalty: NonNegativeFloat = 1.0
     """Taken from the score of a response that was cut at ``max_new_tokens`` without its end token."""
     kl: KlSection = KlSection()
@@ -282,6 +306,11 @@ class PpoSection(Section):
     validate_every: PositiveInt = 10
     """Steps between measurements of the true return on validation tasks; the best checkpoint is kept."""
     validation_contexts: NonNegativeInt = 64
+
+    @property
+    def whitens(self) -> bool:
+        """Whether advantages are whitened: as the config says, or as suits the kind of advantage."""
+        return self.advantage == "gae" if self.whiten_advantages is None else self.whiten_advantages
 
     @model_validator(mode="after")
     def _checks(self) -> PpoSection:
@@ -352,6 +381,10 @@ ACTOR_KEYS = tuple(
     }
 )
 """What decides the actor's answers; the other keys say how, how fast and at what cost it is asked."""
+
+
+PPO_KEYS = tuple(f"ppo.{key}" for key in PpoSection.model_fields if key != "max_sampler_gap")
+"""What decides what the stage learns; ``max_sampler_gap`` can only stop it, and may be raised to go on."""
 
 
 class RunConfig(Section):

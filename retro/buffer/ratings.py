@@ -6,9 +6,7 @@ from statistics import fmean, pstdev
 
 from retro.buffer.store import Group
 from retro.config import Rating
-
-EQUAL = 1e-9
-"""Returns closer than this are equal: sums of rewards and F1 scores carry rounding errors."""
+from retro.ties import exceeds, minus
 
 
 def rate(group: Group, scheme: Rating) -> list[float]:
@@ -29,7 +27,7 @@ def rate(group: Group, scheme: Rating) -> list[float]:
 
 def delta_return(group: Group) -> list[float]:
     """``r_i = G(retry_i) − G(parent)``, in [−1, 1]. Retroformer (arXiv 2308.02151), the rating of a reflection."""
-    return [_minus(retry.return_, group.parent.return_) for retry in group.retries]
+    return [minus(retry.return_, group.parent.return_) for retry in group.retries]
 
 
 def over_control(group: Group) -> list[float]:
@@ -40,7 +38,7 @@ def over_control(group: Group) -> list[float]:
     failed episode is below the actor's mean, so retrying alone gains; collect with ``controls ≥ 1``.
     """
     baseline = fmean(control.return_ for control in group.controls) if group.controls else group.parent.return_
-    return [_minus(retry.return_, baseline) for retry in group.retries]
+    return [minus(retry.return_, baseline) for retry in group.retries]
 
 
 def group_normalised(group: Group) -> list[float]:
@@ -52,9 +50,4 @@ def group_normalised(group: Group) -> list[float]:
     if not returns:
         return []
     mean, deviation = fmean(returns), pstdev(returns)
-    return [0.0 if deviation < EQUAL else _minus(value, mean) / deviation for value in returns]
-
-
-def _minus(left: float, right: float) -> float:
-    difference = left - right
-    return 0.0 if abs(difference) < EQUAL else difference
+    return [minus(value, mean) / deviation if exceeds(deviation) else 0.0 for value in returns]

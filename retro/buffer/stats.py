@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from retro.buffer.ratings import EQUAL
 from retro.buffer.store import Group, ReplayBuffer
 from retro.buffer.views import has_trajectory
+from retro.ties import sign
 from retro.types import Episode, Split
 
 
@@ -115,5 +115,5 @@ def _count(stats: EnvironmentStats, groups: Iterable[Group]) -> None:
 
 
 def _change(differences: Iterable[float]) -> Change:
-    signs = Counter(0 if abs(value) < EQUAL else 1 if value > 0 else -1 for value in differences)
+    signs = Counter(sign(value) for value in differences)
     return Change(signs[1], signs[0], signs[-1])

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retro.buffer.ratings import EQUAL, rate
+from retro.buffer.ratings import rate
 from retro.buffer.store import Group, ReplayBuffer
 from retro.config import Rating
+from retro.ties import exceeds
 from retro.types import Episode, Reflection, Split
 
 Splits = Sequence[Split | str]
@@ -55,7 +56,7 @@ def sft_examples(
 ) -> list[RatedReflection]:
     """The reflections rated above ``threshold``: what supervised fine-tuning imitates."""
     rated = rated_reflections(buffer, scheme, splits, environments)
-    return [item for item in rated if item.rating > threshold + EQUAL]
+    return [item for item in rated if exceeds(item.rating, threshold)]
 
 
 def contexts(

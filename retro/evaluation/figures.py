@@ -173,7 +173,7 @@ def _last_attempt(axes: Axes, results: Results) -> None:
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.set_xlim(left=0)
     axes.margins(x=0.12)
-    axes.set_xlabel(f"solved after {results['attempts']} attempts, 95 % interval")
+    axes.set_xlabel(f"solved after {results['attempts']} attempts, 95 % interval over tasks")
 
 
 def _label_ends(axes: Axes, attempts: int, ends: Sequence[tuple[float, str, str]], gap: float) -> None:

@@ -24,7 +24,7 @@ from retro.evaluation.figures import (
     to_svg,
 )
 from retro.evaluation.records import Record, chains, read_records
-from retro.evaluation.results import Comparison, Results
+from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
 from retro.types import Reflection, to_json
 
@@ -34,6 +34,8 @@ BROWSED_TASKS = 60
 """Tasks in the page's episode browser; all of them are in ``episodes.jsonl``."""
 _STAGES = ("collect", "sft", "reward", "ppo")
 _METRICS_SHOWN = 16
+_BOUNDS = ("_low", "_high")
+"""How the names of an interval's ends end: they have no curve of their own."""
 
 
 class NothingMeasuredError(ValueError):
@@ -104,16 +106,19 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
     steps = _checkpoint_steps(results)
     metrics = _stage_metrics(paths.run / "metrics.jsonl")
-    reward = _reward_figures(paths.run)
+    reward = _json_object(paths.run / "reward" / "reward.json")
     bins = reward.get("test", {}).get("reliability", [])
     return environment.get_template("report.html.j2").render(
         name=paths.run.resolve().name,
         results=results,
+        scope=SCOPE,
+        several=any(arm["seeds"] > 1 for arm in results["arms"].values()),
         best=best_learned_arm(results),
         comparisons=_by_pair(results["comparisons"]),
         curves=_image(to_svg(success_by_trial(results))),
         step_curves=_image(to_svg(success_by_step(results, steps))) if len(steps) > 1 else None,
         learning={stage: _image(to_svg(learning_curves(series))) for stage, series in metrics.items()},
+        best_checkpoint=_json_object(paths.run / "ppo" / "best" / "state.json"),
         reward=_flat_numbers(reward),
         calibration=_image(to_svg(reliability_diagram(bins))) if bins else None,
         browser=_script_json(browser_data(results, records)),
@@ -224,12 +229,16 @@ def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]
 
 
 def _changing(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
-    moving = {name: points for name, points in series.items() if len({value for _, value in points}) > 1}
+    moving = {
+        name: points
+        for name, points in series.items()
+        if len({value for _, value in points}) > 1 and not name.startswith("best_") and not name.endswith(_BOUNDS)
+    }
     return dict(list(moving.items())[:_METRICS_SHOWN])
 
 
-def _reward_figures(run: Path) -> Mapping[str, Any]:
-    path = run / "reward" / "reward.json"
+def _json_object(path: Path) -> Mapping[str, Any]:
+    """What a stage wrote to ``path``; nothing where there is no such file."""
     if not path.is_file():
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))

@@ -11,8 +11,15 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from retro.evaluation.statistics import Floats, Outcome, bootstrap_mean, mcnemar_exact, sign_flip, wilson
+from retro.ties import minus, sign
 from retro.types import Task, derive_seed
 
+SCOPE = (
+    "Intervals and p-values are about these trained adapters on new tasks of the same kind. They do not say what "
+    "training again, with another seed, would give."
+)
+"""What every interval and test here is about, in words for a reader. They resample and flip tasks, never seeds: with
+several seeds they are about the mean of those seeds' adapters."""
 Interval = tuple[float, float]
 Outcomes = Mapping[int, Mapping[str, Outcome]]
 """Of one arm: seed → task id → outcome. Every seed holds the same tasks."""
@@ -30,11 +37,13 @@ class ArmResult(TypedDict):
     return_by_trial: list[float]
     """Mean of the best return so far."""
     ci95: list[Interval]
-    """Of ``success_by_trial``: Wilson for one seed, a bootstrap over tasks of their means for several."""
+    """95 %, of ``success_by_trial``: Wilson for one seed, a bootstrap over tasks of their means for several. About new
+    tasks for the adapters of these seeds (:data:`SCOPE`): the spread between seeds is not in it."""
     return_ci95: list[Interval]
-    """Of ``return_by_trial``: a bootstrap over tasks."""
+    """95 %, of ``return_by_trial``: a bootstrap over tasks, about the same."""
     tokens_per_task: float
     seeds: int
+    """How many seeds were pooled; each trained adapters of its own."""
     tasks: int
     by_environment: dict[str, Breakdown]
     by_kind: dict[str, Breakdown]
@@ -47,12 +56,14 @@ class Comparison(TypedDict):
     difference: float
     """Success of ``a`` minus success of ``b``, on the tasks that both played."""
     ci95: Interval
+    """Of ``difference``: a bootstrap over tasks of their means across seeds (:data:`SCOPE`)."""
     p_value: float
+    """Of no difference on new tasks between these seeds' adapters: not of no difference after training again."""
     test: Literal["sign-flip", "mcnemar-exact"]
     tasks: int
     seeds: int
     seeds_agreeing: int
-    """Seeds in which the difference has the sign of the mean difference."""
+    """Seeds in which the difference has the sign of the mean difference: the one figure here about training again."""
 
 
 class Results(TypedDict):
@@ -139,7 +150,7 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
     solved_a, solved_b = (_success(outcomes[arm], seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
     by_task = (solved_a - solved_b).mean(axis=0)  # (T,)
     by_seed = (solved_a - solved_b).mean(axis=1)  # (S,)
-    difference = float(by_task.mean())
+    difference = minus(float(by_task.mean()), 0.0)
     shared = Comparison(
         a=a,
         b=b,
@@ -150,7 +161,7 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
         test="sign-flip",
         tasks=len(ids),
         seeds=len(seeds),
-        seeds_agreeing=int(np.count_nonzero(by_seed * difference > 0)),
+        seeds_agreeing=sum(sign(value) == sign(difference) != 0 for value in by_seed.tolist()),
     )
     if len(seeds) > 1:
         return [shared]

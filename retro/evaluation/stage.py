@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.prompts import PromptLibrary
 from retro.stage import Plan, open_stage, plan_stage, read_manifest, stage_folder
+from retro.ties import highest
 from retro.types import Reflector, Split
 
 logger = logging.getLogger(__name__)
@@ -193,11 +194,12 @@ def best_arm(arms: Sequence[Arm], outcomes: dict[str, dict[int, dict[str, Outcom
     modelled = [arm for arm in arms if arm.source is Source.ADAPTER and arm.name in outcomes]
     modelled = modelled or [arm for arm in arms if arm.source is Source.BASE and arm.name in outcomes]
 
-    def reached(arm: Arm) -> tuple[int, float]:
-        of_arm = outcomes[arm.name][seed].values()
-        return sum(o.success[-1] for o in of_arm), sum(o.returns[-1] for o in of_arm)
+    def ended(arm: Arm) -> Iterable[Outcome]:
+        return outcomes[arm.name][seed].values()
 
-    return max(modelled, key=reached, default=None)
+    most = [modelled[i] for i in highest([float(sum(o.success[-1] for o in ended(arm))) for arm in modelled])]
+    best = [most[i] for i in highest([sum(o.returns[-1] for o in ended(arm)) for arm in most])]
+    return best[0] if best else None
 
 
 async def play_all(

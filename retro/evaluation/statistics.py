@@ -1,7 +1,8 @@
 """Intervals and paired tests over tasks: pure numpy, every draw seeded.
 
 A *task* is the unit that is resampled and flipped, never an episode: attempts at one task and seeds of one arm are not
-independent of each other.
+independent of each other. So every interval and p-value is about new tasks for the given adapters. With several seeds
+it is about the mean over those seeds' adapters, and leaves out how far another training would fall from them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from retro.ties import EQUAL, sign
 from retro.types import Episode
 
 Floats = NDArray[np.float64]
@@ -103,11 +105,11 @@ def sign_flip(differences: ArrayLike, flips: int, seed: int) -> float:
         ValueError: if there is no task.
     """
     tasks = _vector(differences, "sign_flip")
-    moving = tasks[tasks != 0.0]  # a zero has no sign to flip
+    moving = tasks[[sign(value) != 0 for value in tasks.tolist()]]  # a zero has no sign to flip
     if moving.size == 0:
         return 1.0
     observed = abs(moving.sum())
-    tolerance = 1e-9 * float(np.abs(moving).sum())  # ties are ties, whatever the order of summation
+    tolerance = EQUAL * float(np.abs(moving).sum())  # ties are ties, whatever the order of summation
     rng = np.random.default_rng(seed)
     extreme = 0
     for rows in _chunks(flips, moving.size):

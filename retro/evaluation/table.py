@@ -5,14 +5,25 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from retro.evaluation.results import Results
+from retro.evaluation.results import SCOPE, Results
+from retro.ties import exceeds, highest
 
 
 def results_table(results: Results) -> Table:
-    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out."""
+    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out.
+
+    Where seeds are pooled, the line below says what the intervals are about (:data:`~retro.evaluation.results.SCOPE`).
+    """
+    several = any(arm["seeds"] > 1 for arm in results["arms"].values())
     title = f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)"
     table = Table(  # four attempts fit 80 columns whole
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        caption=SCOPE if several else None,
+        caption_justify="left",
     )
     table.add_column("arm", overflow="fold")  # a long name gives way, not the figures
     for attempt in range(1, results["attempts"] + 1):
@@ -34,16 +45,11 @@ def best_learned_arm(results: Results) -> str | None:
     None where all of them earned nothing, or the first two are level in both: then there is no best.
     """
     untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
-    learned = sorted(
-        (
-            (arm["success_by_trial"][-1], arm["return_by_trial"][-1], name)
-            for name, arm in results["arms"].items()
-            if name not in untrained and arm["return_by_trial"][-1] > 0
-        ),
-        reverse=True,
-    )
-    level = len(learned) > 1 and learned[0][:2] == learned[1][:2]
-    return None if not learned or level else learned[0][2]
+    arms = results["arms"]
+    learned = [name for name in arms if name not in untrained and exceeds(arms[name]["return_by_trial"][-1])]
+    for figure in ("success_by_trial", "return_by_trial"):
+        learned = [learned[index] for index in highest([arms[name][figure][-1] for name in learned])]
+    return learned[0] if len(learned) == 1 else None
 
 
 def _share(value: float) -> str:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from retro.rl.experience import Reduce, alone, masked_sum
+from retro.ties import EQUAL
+
+ROUNDING_STEPS = 4
+"""Spacings of floats by which equal totals may differ: each was rounded as a score, as a sum and with its penalty."""
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -37,6 +41,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
     """Each response's total minus the mean of its siblings' (RLOO, Ahmadian et al. 2024, eq. 8).
 
+    Exactly 0 for a group whose totals are equal up to rounding.
+
     Args:
         totals: (B,)
         groups: B labels; a group needs two members.
@@ -46,11 +52,13 @@ def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
     """
     one_hot, sizes = _membership(totals, groups)
     sums = one_hot @ (totals @ one_hot)  # (B,)
-    return totals - (sums - totals) / (sizes - 1)
+    return (totals - (sums - totals) / (sizes - 1)).masked_fill(_tied(totals, one_hot), 0.0)
 
 
 def group_normalised(scores: Tensor, groups: Sequence[int], epsilon: float = 1e-6) -> Tensor:
     """(score − group mean) / (group std + ε), std over n − 1 (GRPO, Shao et al. 2024, section 4.1.2).
+
+    Exactly 0 for a group whose scores are equal up to rounding: the division would make a signal of the rounding.
 
     Args:
         scores: (B,)
@@ -62,7 +70,7 @@ def group_normalised(scores: Tensor, groups: Sequence[int], epsilon: float = 1e-
     one_hot, sizes = _membership(scores, groups)
     centred = scores - (one_hot @ (scores @ one_hot)) / sizes
     deviation = ((one_hot @ (centred.square() @ one_hot)) / (sizes - 1)).sqrt()
-    return centred / (deviation + epsilon)
+    return (centred / (deviation + epsilon)).masked_fill(_tied(scores, one_hot), 0.0)
 
 
 def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -73,6 +81,17 @@ def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
     if len(groups) and bool((sizes < 2).any()):
         raise ValueError("advantages that compare a group's responses need at least two responses in every group")
     return one_hot, sizes
+
+
+def _tied(values: Tensor, one_hot: Tensor) -> Tensor:
+    """(B,) bool: whether all values of the response's group are equal, up to the rounding of their dtype."""
+    if not len(values):
+        return torch.zeros_like(values, dtype=torch.bool)
+    members = one_hot.bool()  # (B, G)
+    highest = values[:, None].masked_fill(~members, -torch.inf).amax(dim=0)  # (G,)
+    lowest = values[:, None].masked_fill(~members, torch.inf).amin(dim=0)  # (G,)
+    rounding = ROUNDING_STEPS * torch.finfo(values.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
+    return (highest - lowest <= EQUAL + rounding)[members.long().argmax(dim=1)]
 
 
 def whiten(values: Tensor, mask: Tensor, reduce: Reduce = alone, epsilon: float = 1e-8) -> Tensor:

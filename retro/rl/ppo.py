@@ -73,7 +73,7 @@ def build_experience(rollout: Rollout, section: PpoSection, coefficient: float, 
             whole = whole + leave_one_out(penalties, rollout.contexts)
         advantages = whole[:, None] * mask
         returns = totals[:, None] * mask
-    if section.whiten_advantages:
+    if section.whitens:
         advantages = whiten(advantages, mask, reduce)
     return Experience(
         mask=mask,

@@ -27,7 +27,7 @@ from retro.agent.loading import HEAD
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import ACTOR_KEYS, ConfigError, PpoSection, RunConfig
+from retro.config import ACTOR_KEYS, PPO_KEYS, ConfigError, PpoSection, RunConfig
 from retro.models.loading import resolve_device
 from retro.models.sharding import launched_pieces
 from retro.rl.experience import Reduce, alone
@@ -37,16 +37,17 @@ from retro.stage import Stage, open_stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import training_inputs
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
-from retro.training.ppo_guard import Guard, choose_guarded
-from retro.training.ppo_models import PpoModels, sampler_gaps
+from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
+from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Retries, ScoreTransform
 from retro.training.ppo_rollouts import Rollouts
+from retro.training.ppo_sampler import require_small_gap, sampler_gaps
 from retro.types import Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", "ppo", "environment.name", "environment.options", *ACTOR_KEYS)
+SECTIONS = ("model", "memory", "buffer", *PPO_KEYS, "environment.name", "environment.options", *ACTOR_KEYS)
 
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
@@ -171,6 +172,8 @@ class PpoTrainer:
         self.rates = {"policy": self.section.learning_rate, "value": self.section.value_learning_rate}
         self.optimiser = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": self.rates[group.name]} for group in self.trainables],
+            betas=self.section.adam.betas,
+            eps=self.section.adam.epsilon,
             weight_decay=self.section.weight_decay,
         )
         if folder is not None:
@@ -199,6 +202,7 @@ class PpoTrainer:
             self.check()
         while self.state.step < self.section.steps:
             self.step(self.state.step + 1)
+        log_best(self.state)
 
     def close(self) -> None:
         """Give back what the retries' environments hold: the next stage plays with its own."""
@@ -216,6 +220,9 @@ class PpoTrainer:
         judged = perf_counter()
         batch = self.models.batch([mine[place] for place in scored.places], scored.responses)
         rollout = self.models.rollout(batch, scored)
+        gaps = sampler_gaps(rollout, scored.responses)
+        bound, device = self.section.max_sampler_gap, self.accelerator.device
+        require_small_gap(gaps, scored.responses, bound, number, self.reduce, device)
         experience = build_experience(rollout, self.section, self.state.kl_coefficient, self.reduce)
         facts = describe(experience, self.reduce)
         factor = learning_rate_factor(self.section, number)
@@ -232,13 +239,12 @@ class PpoTrainer:
                 self.reduce,
             )
         done = perf_counter()
-        gaps = sampler_gaps(rollout, scored.responses)
         records = [
             record(number, mine[response.place], response, worth, gap)
             for response, worth, gap in zip(scored.responses, scored.worths, gaps, strict=True)
         ]
         records = sorted(gather_object(records), key=lambda row: (row["place"], row["index"]))
-        dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=self.accelerator.device)).item())
+        dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=device)).item())
         self.stage.log(
             number,
             **learnt,
@@ -264,19 +270,17 @@ class PpoTrainer:
             self.save()
 
     def check(self) -> None:
-        """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""
+        """Ask the guard; the best policy so far is kept (:func:`with_best`)."""
         number = self.state.step
-        if self.guard is None:
-            if number == self.section.steps:
-                self.keep_best(number, None)
-            return
-        measured = self.guard.measure(self.rank, self.processes)
-        self.stage.log(number, **{f"validation_{name}": value for name, value in measured.items()})
-        if self.state.best_return is None or measured["return"] > self.state.best_return:
-            self.keep_best(number, measured["return"])
+        measured = self.guard.measure(self.rank, self.processes) if self.guard else None
+        chosen = with_best(self.state, number, number == self.section.steps, measured)
+        if chosen is not None:
+            self.keep_best(chosen)
+        if measured is not None:
+            self.stage.log(number, **measured.metrics, **best_metrics(self.state))
 
-    def keep_best(self, number: int, mean_return: float | None) -> None:
-        self.state = replace(self.state, best_step=number, best_return=mean_return)
+    def keep_best(self, state: PpoState) -> None:
+        self.state = state
         if self.stage.main:
             with new_folder(self.stage.folder / "best") as folder:
                 self.models.save(folder)

@@ -27,7 +27,11 @@ class PpoState:
     """The frozen standardisation of the reward model's scores."""
     best_step: int | None = None
     best_return: float | None = None
-    """Of the guard: the highest mean true return on the validation contexts so far."""
+    """Of the guard: the highest mean true return on the validation contexts so far. None beside a ``best_step``: the
+    guard could not choose it."""
+    best_interval: tuple[float, float] | None = None
+    """95 %, of ``best_return``, by bootstrap over the validation tasks. It leaves out that the highest of several
+    measurements was chosen."""
 
 
 def save_state(state: PpoState, folder: Path) -> None:
@@ -35,4 +39,7 @@ def save_state(state: PpoState, folder: Path) -> None:
 
 
 def load_state(folder: Path) -> PpoState:
-    return PpoState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+    """The inverse of :func:`save_state`; what an older version did not save has its default."""
+    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    low_high = values.pop("best_interval", None)
+    return PpoState(**values, best_interval=None if low_high is None else (low_high[0], low_high[1]))

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from accelerate.utils import gather_object
 
 from retro.buffer.views import Context
 from retro.config import RunConfig
+from retro.ties import exceeds, minus
+from retro.training.ppo_checkpoint import PpoState
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_rewards import Play, Retries
-from retro.types import Reflection, Sampling, derive_seed
+from retro.training.reward_metrics import bootstrap_by_task, weighted_mean
+from retro.types import Episode, Reflection, Sampling, derive_seed
 
-MEASURES = ("return", "gain", "success")
+logger = logging.getLogger(__name__)
+
+REPLAYS = 2
+"""How often episodes that were lost to an error are played again; an actor behind an API has by then repeated each
+failed call ``actor.max_retries`` times."""
+RESAMPLES = 2000
+"""Bootstrap samples of tasks behind an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one policy reached on the guard's contexts: means over the episodes that were played to their end."""
+
+    return_: float
+    gain: float
+    """Return minus that of the failed episode."""
+    success: float
+    interval: tuple[float, float] | None
+    """95 %, of ``return_``: a bootstrap by task, since contexts of one task are not independent. None for one task."""
+    lost: int = 0
+    """Episodes that an error of the actor or the environment ended every time they were played."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be compared with other measurements: a mean over what is left is one over other contexts."""
+        return self.lost == 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """For ``metrics.jsonl``."""
+        named = {"return": self.return_, "gain": self.gain, "success": self.success}
+        return {f"validation_{name}": value for name, value in (named | _bounds("return", self.interval)).items()} | {
+            "validation_lost": float(self.lost)
+        }
 
 
 class Guard:
@@ -26,7 +65,7 @@ class Guard:
     def __init__(self, config: RunConfig, guarded: Sequence[Context], models: PpoModels, retries: Retries) -> None:
         self._config, self._guarded, self._models, self._retries = config, guarded, models, retries
 
-    def measure(self, rank: int, processes: int) -> dict[str, float]:
+    def measure(self, rank: int, processes: int) -> Measurement:
         """Mean return, gain over the failed episode, and success; each process plays its share.
 
         Raises:
@@ -37,21 +76,48 @@ class Guard:
         model = self._config.model
         sampling = Sampling(model.temperature, model.top_p, model.max_new_tokens)
         groups = self._models.sample(list(mine.values()), sampling, seeds)
-        plays = [
-            Play(context, Reflection(text, "ppo", finish_reason=written.finish_reason), place)
+        plays = {
+            place: Play(context, Reflection(text, "ppo", finish_reason=written.finish_reason), place)
             for (place, context), [(written, text)] in zip(mine.items(), groups, strict=True)
-        ]
-        episodes = self._retries.play((self._config.seed, "ppo", "validation"), plays)
-        rows = [
-            (place, after.return_, after.return_ - context.episode.return_, float(after.success))
-            for (place, context), after in zip(mine.items(), episodes, strict=True)
+        }
+        episodes = self._play(plays)
+        own = [
+            (place, _task(mine[place]), after.return_, minus(after.return_, mine[place].episode.return_), after.success)
+            for place, after in episodes.items()
             if not after.broken
         ]
-        rows = sorted(gather_object(rows))  # one order of summation, whoever played what
+        rows = sorted(gather_object(own))  # one order of summation, whoever played what
+        errors = gather_object([str(after.info.get("error")) for after in episodes.values() if after.broken])
         if not rows:
-            error = next((episode.info.get("error") for episode in episodes), "none were this process's own")
-            raise ValueError(f"the actor or the environment failed in every validation episode: {error}")
-        return {name: sum(row[column] for row in rows) / len(rows) for column, name in enumerate(MEASURES, 1)}
+            raise ValueError(f"the actor or the environment failed in every validation episode: {errors[0]}")
+        if errors:
+            logger.warning(
+                "ppo: %d of %d validation episodes were lost, also when played again, so this policy cannot become "
+                "the best; the first error: %s",
+                len(errors),
+                len(self._guarded),
+                errors[0],
+            )
+        tasks, returns = [row[1] for row in rows], [row[2] for row in rows]
+        return Measurement(
+            return_=sum(returns) / len(rows),
+            gain=sum(row[3] for row in rows) / len(rows),
+            success=sum(row[4] for row in rows) / len(rows),
+            interval=_interval(tasks, returns, derive_seed(self._config.seed, "ppo", "validation", "bootstrap")),
+            lost=len(errors),
+        )
+
+    def _play(self, plays: Mapping[int, Play]) -> dict[int, Episode]:
+        """The episodes by place. Those that are lost are played again, with the same seeds, :data:`REPLAYS` times."""
+        played: dict[int, Episode] = {}
+        for _ in range(1 + REPLAYS):
+            waiting = [place for place in plays if place not in played or played[place].broken]
+            if not waiting:
+                break
+            key = (self._config.seed, "ppo", "validation")
+            episodes = self._retries.play(key, [plays[place] for place in waiting])
+            played |= dict(zip(waiting, episodes, strict=True))
+        return {place: played[place] for place in plays}
 
 
 def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[Context]:
@@ -59,3 +125,66 @@ def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[C
     order = list(range(len(held_out)))
     random.Random(derive_seed(seed, "ppo", "guarded")).shuffle(order)
     return [held_out[index] for index in order[:count]]
+
+
+def with_best(state: PpoState, number: int, last: bool, measured: Measurement | None) -> PpoState | None:
+    """The state with step ``number`` as the best one; None if the best so far stays.
+
+    A whole measurement counts if its return is above the best so far. The last step becomes the best if no step was
+    until then: without a guard, or because every measurement lost episodes.
+
+    Args:
+        last: whether ``number`` is the run's last step.
+        measured: of the policy after step ``number``; None without a guard.
+    """
+    if measured is not None and measured.whole:
+        if state.best_return is None or exceeds(measured.return_, state.best_return):
+            return replace(state, best_step=number, best_return=measured.return_, best_interval=measured.interval)
+        return None
+    if not last or state.best_step is not None:
+        return None
+    if measured is not None:
+        logger.warning(
+            "ppo: every validation measurement lost episodes, so none could choose the best checkpoint: the last one, "
+            "step %d, is taken for it",
+            number,
+        )
+    return replace(state, best_step=number, best_return=None, best_interval=None)
+
+
+def best_metrics(state: PpoState) -> dict[str, float]:
+    """The best step so far with its return and interval, for ``metrics.jsonl``; empty before there is one."""
+    if state.best_step is None or state.best_return is None:
+        return {}
+    return {"best_step": float(state.best_step), "best_return": state.best_return} | {
+        f"best_{name}": value for name, value in _bounds("return", state.best_interval).items()
+    }
+
+
+def log_best(state: PpoState) -> None:
+    """Say which step is the best one, on the screen."""
+    if state.best_step is None or state.best_return is None:
+        return
+    interval = (
+        ""
+        if state.best_interval is None
+        else f" (95 % interval {state.best_interval[0]:.3f} to {state.best_interval[1]:.3f})"
+    )
+    logger.info("ppo: the best is step %d, validation return %.3f%s", state.best_step, state.best_return, interval)
+
+
+def _task(context: Context) -> str:
+    return f"{context.episode.task.environment}/{context.episode.task.id}"
+
+
+def _interval(tasks: Sequence[str], values: Sequence[float], seed: int) -> tuple[float, float] | None:
+    names = sorted(set(tasks))
+    if len(names) < 2:
+        return None
+    task_of, numbers = np.array([names.index(task) for task in tasks]), np.array(values, dtype=np.float64)
+    low, high = bootstrap_by_task(task_of, lambda weights: weighted_mean(numbers, weights), RESAMPLES, seed)
+    return low, high
+
+
+def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
+    return {} if interval is None else {f"{name}_low": interval[0], f"{name}_high": interval[1]}

@@ -225,15 +225,3 @@ class PpoModels:
                 )
                 batch.packed[key] = packed.to(self._base.device)
             yield chosen, batch.packed[key]
-
-
-def sampler_gaps(rollout: Rollout, responses: Sequence[Response]) -> list[float]:
-    """Of each response: the mean distance of the sampler's log-probabilities from the recomputed ones, nats a token.
-
-    The two come from different computations (cache and batch against packing); a gap that grows says that one is wrong.
-    """
-    recomputed = rollout.log_probs.cpu()
-    return [
-        float((recomputed[row, : len(response.ids)] - torch.tensor(response.log_probs)).abs().mean())
-        for row, response in enumerate(responses)
-    ]

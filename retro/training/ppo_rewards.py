@@ -21,6 +21,7 @@ from retro.memory import make_memory
 from retro.prompts import PromptLibrary
 from retro.rollout.episode import Player
 from retro.rollout.trials import all_of, retry
+from retro.ties import minus
 from retro.types import Episode, Reflection, Sampling
 
 
@@ -160,7 +161,7 @@ def combine(
     """
     if episode is not None and episode.broken:
         return None
-    gain = None if episode is None else episode.return_ - context.episode.return_
+    gain = None if episode is None else minus(episode.return_, context.episode.return_)
     learnt = None if model_score is None else transform(model_score)
     environment_weight = {"environment": 1.0, "model": 0.0, "mix": section.mix}[section.reward]
     score = environment_weight * (gain or 0.0) + (1 - environment_weight) * (learnt or 0.0)

@@ -37,6 +37,7 @@ from retro.models.loading import resolve_device
 from retro.models.packing import last_token_scores, pack, plan
 from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
+from retro.ties import exceeds
 from retro.training.examples import Encoder, training_inputs
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
@@ -118,7 +119,7 @@ def group_loss(scores: Tensor, group: RewardGroup, section: RewardSection) -> Te
         pairs = torch.tensor(unequal_pairs(group.ratings, section.threshold), device=scores.device)  # (P, 2)
         return -logsigmoid(scores[pairs[:, 0]] - scores[pairs[:, 1]]).sum()
     used = torch.tensor(group.used, device=scores.device)  # (K,)
-    labels = torch.tensor([float(rating > section.threshold) for rating in group.ratings], device=scores.device)
+    labels = torch.tensor([float(exceeds(rating, section.threshold)) for rating in group.ratings], device=scores.device)
     return binary_cross_entropy_with_logits(scores[used], labels[used], reduction="sum")
 
 
@@ -142,7 +143,7 @@ def judge(
     rows = [row for group in scored for row in zip(group.scores, group.ratings, strict=True)]
     auc = weighted_auc(
         np.array([score for score, _ in rows]),
-        np.array([float(rating > section.threshold) for _, rating in rows]),
+        np.array([float(exceeds(rating, section.threshold)) for _, rating in rows]),
         np.ones(len(rows)),
     )
     loss = sum(losses) / total
@@ -170,7 +171,11 @@ class RewardTrainer:
             **{f"head.{name}": value for name, value in self.head.named_parameters()},
         }
         self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=self.section.learning_rate, weight_decay=self.section.weight_decay
+            self.parameters.values(),
+            lr=self.section.learning_rate,
+            betas=self.section.adam.betas,
+            eps=self.section.adam.epsilon,
+            weight_decay=self.section.weight_decay,
         )
         self.steps = batches(len(self.data.learnt), self.section, config.seed)
         self.state = RewardState()

@@ -10,6 +10,7 @@ from statistics import fmean
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import rated_reflections
 from retro.config import RewardSection
+from retro.ties import exceeds
 from retro.training.examples import Encoder
 from retro.training.reward_metrics import unequal_pairs
 from retro.types import Reflection, Split, derive_seed
@@ -85,7 +86,7 @@ def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) 
                 "of more tasks, or train the classifier (reward.loss=bce), which needs one reflection a trajectory"
             )
         return pairs
-    accepted = sum(rating > section.threshold for group in groups for rating in group.ratings)
+    accepted = sum(exceeds(rating, section.threshold) for group in groups for rating in group.ratings)
     if accepted in (0, reflections):
         raise NothingToCompareError(
             f"{accepted} of the {reflections} reflections on training tasks are rated above reward.threshold = "
@@ -98,8 +99,8 @@ def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) 
 def _balanced(groups: list[RewardGroup], threshold: float, seed: int) -> list[RewardGroup]:
     """Down-sample the more frequent label to 1:1, as the paper's code does."""
     places = [(g, i) for g, group in enumerate(groups) for i in range(len(group.responses))]
-    accepted = [place for place in places if groups[place[0]].ratings[place[1]] > threshold]
-    rejected = [place for place in places if groups[place[0]].ratings[place[1]] <= threshold]
+    accepted = [(g, i) for g, i in places if exceeds(groups[g].ratings[i], threshold)]
+    rejected = [(g, i) for g, i in places if not exceeds(groups[g].ratings[i], threshold)]
     fewer, more = sorted((accepted, rejected), key=len)
     kept = {*fewer, *random.Random(derive_seed(seed, "reward", "balance")).sample(more, len(fewer))}
     chosen = [

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.ties import exceeds
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -34,7 +36,7 @@ class ScoredGroup:
 def unequal_pairs(ratings: Sequence[float], threshold: float = 0.0) -> list[tuple[int, int]]:
     """(better, worse) of every two whose ratings differ by more than ``threshold``."""
     places = range(len(ratings))
-    return [(i, j) for i in places for j in places if ratings[i] - ratings[j] > threshold]
+    return [(i, j) for i in places for j in places if exceeds(ratings[i] - ratings[j], threshold)]
 
 
 def reward_report(
@@ -56,7 +58,7 @@ def reward_report(
     rows = [(task_index[group.task], *row) for group in groups for row in zip(group.scores, group.ratings, strict=True)]
     tasks = np.array([row[0] for row in rows], dtype=np.int64)  # (N,)
     scores = np.array([row[1] for row in rows], dtype=np.float64)  # (N,)
-    accepted = np.array([row[2] > threshold for row in rows], dtype=np.float64)  # (N,)
+    accepted = np.array([exceeds(row[2], threshold) for row in rows], dtype=np.float64)  # (N,)
     if loss == "bradley_terry":
         # each pair once, told by its preferred side: the probability is in [½, 1]
         probability, outcome, calibration_tasks = _sigmoid(np.abs(gaps)), credit, pair_task

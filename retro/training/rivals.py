@@ -29,7 +29,7 @@ from retro.models.loading import resolve_device
 from retro.stage import Stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, new_folder, prune
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
-from retro.training.ppo_guard import Guard, choose_guarded
+from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples
 from retro.training.ppo_rewards import Retries, ScoreTransform
@@ -43,9 +43,9 @@ KEPT_CHECKPOINTS = 2
 """Of TRL's own: the last may have been cut by a kill; the one before is whole."""
 _OF_ACTOR_CRITIC = ("advantage", "value_learning_rate", "gamma", "lam", "value_clip", "value_coefficient")
 UNREAD = {
-    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages"),
+    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
     "dpo": (
-        *(*_OF_ACTOR_CRITIC, "whiten_advantages"),
+        *(*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
         *("mix", "score", "clip", "entropy_coefficient", "missing_end_penalty"),
     ),
 }
@@ -162,6 +162,9 @@ class Rival:
             "max_grad_norm": section.max_grad_norm,
             "disable_dropout": True,  # as PPO: policy and reference are compared, and begin as equals
             "optim": "adamw_torch",
+            "adam_beta1": section.adam.beta1,
+            "adam_beta2": section.adam.beta2,
+            "adam_epsilon": section.adam.epsilon,
             "beta": section.kl.coefficient,
             "bf16": self.config.model.dtype == "bfloat16" and device.type == "cuda",
             "fp16": False,
@@ -205,19 +208,16 @@ class Rival:
         trainer.train(resume_from_checkpoint=str(self._trainers(self.state.step)) if self.resumed_from else None)
 
     def check(self, number: int) -> None:
-        """Ask the guard; the best policy so far is kept. Without a guard the last one is the best."""
-        if self.guard is None:
-            if number == self.section.steps:
-                self._keep_best(number, None)
-            return
-        measured = self.guard.measure(self.process.process_index, self.process.num_processes)
-        self.stage.log(number, **{f"validation_{name}": value for name, value in measured.items()})
-        if self.state.best_return is None or measured["return"] > self.state.best_return:
-            self._keep_best(number, measured["return"])
-
-    def _keep_best(self, number: int, mean_return: float | None) -> None:
-        self.state = replace(self.state, best_step=number, best_return=mean_return)
-        self._write(self.stage.folder / "best", number)
+        """Ask the guard; the best policy so far is kept (:func:`with_best`)."""
+        measured = self.guard.measure(self.process.process_index, self.process.num_processes) if self.guard else None
+        chosen = with_best(self.state, number, number == self.section.steps, measured)
+        if chosen is not None:
+            self.state = chosen
+            self._write(self.stage.folder / "best", number)
+        if measured is not None:
+            self.stage.log(number, **measured.metrics, **best_metrics(self.state))
+        if number == self.section.steps:
+            log_best(self.state)
 
     def save(self, number: int) -> None:
         """``checkpoint-N``: the policy after step N in plain PEFT format, for use; TRL keeps its own to go on from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
-    {"types", "config"},
+    {"types", "config", "ties"},
     {"artifacts"},
     {"envs", "memory", "prompts", "models", "rl"},
     {"actors", "buffer"},
@@ -54,7 +54,7 @@ def test_every_part_of_the_package_has_its_row() -> None:
 
 
 def test_the_words_and_the_config_load_without_torch() -> None:
-    for name in ("types.py", "config.py"):
+    for name in ("types.py", "config.py", "ties.py"):
         tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
         roots = {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
         roots |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -17,7 +17,11 @@ TOKENS = 128
 """Of a step, over which fractions are taken."""
 CASES = {
     "gae": {"advantage": "gae", "minibatches": 2, "entropy_coefficient": 0.01},
-    "rloo": {"advantage": "rloo", "kl": {"coefficient": 0.1, "loss": "k3", "loss_coefficient": 0.05}},
+    "rloo": {
+        "advantage": "rloo",
+        "whiten_advantages": True,
+        "kl": {"coefficient": 0.1, "loss": "k3", "loss_coefficient": 0.05},
+    },
     "group": {"advantage": "group", "whiten_advantages": False, "target_kl": 0.02},
 }
 

@@ -30,6 +30,20 @@ def test_every_shipped_config_loads_and_runs_again_as_dumped(path: Path, tmp_pat
     assert load_config(write(tmp_path, config.dump())) == config
 
 
+def test_every_shipped_config_says_whether_it_whitens_advantages_of_groups() -> None:
+    """The default differs from what its figures were measured with."""
+    for path in [*CONFIGS, *sorted((ROOT / "examples" / "own_agent").glob("*.yaml"))]:
+        section = load_config(path).ppo
+        assert section.advantage == "gae" or section.whiten_advantages is True, path
+
+
+@pytest.mark.parametrize(("advantage", "whitens"), [("gae", True), ("rloo", False), ("group", False)])
+def test_whitening_goes_by_the_advantage_unless_the_config_says(advantage: str, whitens: bool) -> None:
+    assert parse_config({"ppo": {"advantage": advantage}}, "here").ppo.whitens is whitens
+    for said in (True, False):
+        assert parse_config({"ppo": {"advantage": advantage, "whiten_advantages": said}}, "here").ppo.whitens is said
+
+
 def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "")) == RunConfig()
 
@@ -44,6 +58,9 @@ def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
         ("ppo: {steps: three}", "ppo.steps:"),
         ("ppo: {steps: 0}", "(got 0)"),
         ("ppo: {lam: 1.5}", "ppo.lam:"),
+        ("ppo: {adam: {beta2: 1}}", "ppo.adam.beta2:"),
+        ("sft: {adam: {epsilon: 0}}", "sft.adam.epsilon:"),
+        ("ppo: {max_sampler_gap: 0}", "ppo.max_sampler_gap:"),
         ("ppo: {kl: {loss: k1}}", "k1 has no expected gradient"),
         ("ppo: {advantage: rloo, group: 1}", "it needs 2 or more"),
         ("actor: {kind: telepathy}", "actor.kind:"),

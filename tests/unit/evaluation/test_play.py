@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,15 @@ def test_the_best_arm_is_the_best_trained_one(config: RunConfig) -> None:
     outcomes = {"reflexion": {0: {"t": Outcome((True,), (1.0,), 1)}}}
     assert best_arm([base], outcomes, 0) == base
     assert best_arm(arms(config, "retry"), {"retry": outcomes["reflexion"]}, 0) is None
+
+
+def test_equal_returns_are_a_tie_whatever_the_order_of_their_sum(config: RunConfig) -> None:
+    first = make_arm(config, "reflexion")
+    second = replace(first, name="other")
+    sums = {"reflexion": (0.3, 0.2, 0.1), "other": (0.1, 0.2, 0.3)}
+    assert sum(sums["reflexion"]) < sum(sums["other"])  # as floats
+    outcomes = {
+        name: {0: {str(i): Outcome((False,), (value,), 1) for i, value in enumerate(values)}}
+        for name, values in sums.items()
+    }
+    assert best_arm([first, second], outcomes, 0) == first  # the first of equal ones

@@ -9,18 +9,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_up_evaluation import HOSTILE, RATES, made_up
+from made_up_evaluation import HOSTILE, RATES, made_up, write_run
 from rich.console import Console
 
+from retro.artifacts import write_json
 from retro.evaluation.figures import arm_style, success_by_trial
 from retro.evaluation.report import (
     BROWSED_TASKS,
     NothingMeasuredError,
     Paths,
+    _stage_metrics,
     browser_data,
     read_results,
     rebuild_report,
 )
+from retro.evaluation.results import SCOPE
 from retro.evaluation.table import best_learned_arm, results_table
 
 
@@ -109,6 +112,32 @@ def test_a_torn_metrics_line_is_left_out(run_dir: Path) -> None:
     assert "How the stages learnt" in rebuild_report(run_dir).read_text()
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            {"best_step": 20, "best_return": 0.7214, "best_interval": [0.65, 0.79]},
+            "The best checkpoint is step 20: mean return 0.721 on the validation contexts, "
+            "95 % interval 0.650 to 0.790 by bootstrap over tasks.",
+        ),
+        ({"best_step": 20, "best_return": 0.5}, "is step 20: mean return 0.500 on the validation contexts."),
+        ({"best_step": 30, "best_return": None, "best_interval": None}, "is step 30, the last one: no validation"),
+    ],
+)
+def test_the_best_checkpoint_is_named_with_its_interval(run_dir: Path, state: dict[str, object], said: str) -> None:
+    assert "best checkpoint" not in rebuild_report(run_dir).read_text(encoding="utf-8")
+    write_json(run_dir / "ppo" / "best" / "state.json", state)
+    assert said in " ".join(rebuild_report(run_dir).read_text(encoding="utf-8").split())
+
+
+def test_an_intervals_ends_have_no_curve_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    keys = ("validation_return", "validation_return_low", "validation_return_high", "best_step", "best_return_low")
+    lines = [{"stage": "ppo", "step": step, **dict.fromkeys(keys, 0.1 * step)} for step in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(_stage_metrics(path)["ppo"]) == ["validation_return"]
+
+
 def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NothingMeasuredError, match="evaluate the run first: retro evaluate"):
         rebuild_report(tmp_path)
@@ -137,10 +166,28 @@ def test_the_table_has_every_arm_and_attempt(run_dir: Path) -> None:
     console.print(results_table(results))
     text = console.export_text()
     assert all(arm in text for arm in results["arms"]) and "attempt 4" in text
-    best = best_learned_arm(results)
-    assert best in ("ppo-env", "ppo-env-bon4")
-    results["arms"]["level"] = results["arms"][best]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_and_p_values_say_what_they_are_about(tmp_path: Path, seeds: int) -> None:
+    run = write_run(tmp_path / "pooled", ["retry-sampled", "reflexion", "sft", "ppo-env"], 30, seeds)
+    results = read_results(Paths(run, run / "evaluation").results)
+    page = " ".join(rebuild_report(run).read_text(encoding="utf-8").split())
+    arms, comparisons = page.split("<h2>Arms</h2>")[1].split("<h2>Paired comparisons</h2>")
+    assert SCOPE in arms and SCOPE in comparisons
+    assert ("the spread between seeds is not in them" in arms) == (seeds > 1)
+    console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+    console.print(results_table(results))
+    assert ("training again, with another seed" in " ".join(console.export_text().split())) == (seeds > 1)
+
+
+def test_level_arms_have_no_best_among_them(run_dir: Path) -> None:
+    results = read_results(Paths(run_dir, run_dir / "evaluation").results)
+    two = [results["arms"][name]["return_by_trial"][-1] for name in ("ppo-env", "ppo-env-bon4")]
+    assert two[0] != two[1] and two[0] == pytest.approx(two[1])  # level, up to rounding
     assert best_learned_arm(results) is None
+    results["arms"]["ppo-env"]["return_by_trial"][-1] += 0.01
+    assert best_learned_arm(results) == "ppo-env"
 
 
 def test_arms_keep_their_colours_and_best_of_n_differs_by_its_dash() -> None:

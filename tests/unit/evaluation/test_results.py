@@ -90,3 +90,13 @@ def test_names_of_best_of_n() -> None:
 def test_outcomes_survive_json() -> None:
     results = summarise({"sft": A}, TASKS, 2, DRAWS)
     assert outcomes_from_json(json.loads(json.dumps(results["outcomes"]))) == {"sft": A}
+
+
+def test_a_difference_that_is_rounding_is_nothing() -> None:
+    """By task 0.2, 0.4 and −0.6 over five seeds: their sum is not 0 as floats."""
+    wins = {"t0": (1, 0), "t1": (2, 0), "t2": (0, 3)}
+    seeds = range(5)
+    a = {s: {task: solved_at(1 if s < won else None) for task, (won, _) in wins.items()} for s in seeds}
+    b = {s: {task: solved_at(1 if s < lost else None) for task, (_, lost) in wins.items()} for s in seeds}
+    (compared,) = compare({"grpo": a, "dpo": b}, "grpo", "dpo", 1, DRAWS)
+    assert compared["difference"] == 0 and compared["seeds_agreeing"] == 0

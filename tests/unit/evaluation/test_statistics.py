@@ -139,3 +139,7 @@ def test_mcnemar_by_hand_and_its_error() -> None:
     assert mcnemar_exact([True] * 6 + [False], [False] * 7) == 2 / 64
     with pytest.raises(ValueError, match="same tasks"):
         mcnemar_exact([True], [])
+
+
+def test_differences_that_are_rounding_have_no_sign_to_flip() -> None:
+    assert sign_flip([0.1 + 0.2 - 0.3] * 6, flips=1_000, seed=0) == 1.0

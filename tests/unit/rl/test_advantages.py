@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
 
+HUNDREDTHS = st.integers(-500, 500).map(lambda value: value / 100)
+"""Values that are equal or clearly not, as scores are."""
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 
 
@@ -70,7 +72,7 @@ def test_leave_one_out_by_hand() -> None:
 
 
 @given(
-    totals=st.lists(st.lists(st.floats(-5, 5), min_size=2, max_size=5), min_size=1, max_size=4),
+    totals=st.lists(st.lists(HUNDREDTHS, min_size=2, max_size=5), min_size=1, max_size=4),
     shift=st.floats(-3, 3),
 )
 @settings(max_examples=60, deadline=None)
@@ -131,3 +133,15 @@ def test_whitening_over_two_processes_is_whitening_of_one() -> None:
 
     parts = [whiten(*halves[part], reduce_for(part)) for part in range(2)]
     torch.testing.assert_close(torch.cat(parts), together)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_group_that_ties_up_to_rounding_has_no_advantage(dtype: torch.dtype) -> None:
+    average = (0.2 + 0.2 + 0.2) / 3
+    above = torch.nextafter(torch.tensor(0.3), torch.tensor(1.0)).item()  # the float32 beside .3
+    tied = [[average, 0.2, 0.2, average], [0.3] * 4, [above if dtype == torch.float32 else 0.3, 0.3, 0.3, 0.3]]
+    values = torch.tensor([*(value for group in tied for value in group), 0.0, 1.0, 0.0, 0.0], dtype=dtype)
+    labels = [index // 4 for index in range(16)]
+    for advantages in (group_normalised(values, labels), leave_one_out(values, labels)):
+        assert advantages[:12].eq(0).all()
+        assert advantages[13] > 0.9 and advantages[12] < 0

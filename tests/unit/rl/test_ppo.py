@@ -60,6 +60,23 @@ def test_experience_by_hand() -> None:
     assert facts["length"] == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "group"])
+def test_where_most_groups_tie_the_one_that_differs_is_not_scaled_up(advantage: str) -> None:
+    """Seven of eight groups tie. Their advantages are the noise of the KL penalty, and must stay that small."""
+    model, reference = TokenPolicy(), TokenPolicy(seed=1)
+    tokens = model.sample(32, 3, seed=0)
+    scores = torch.zeros(32)
+    scores[0] = 0.1
+    rollout = make_rollout(model, reference, tokens, scores)
+    found = build_experience(rollout, section(advantage=advantage), coefficient=1e-3).advantages
+    forced = build_experience(rollout, section(advantage=advantage, whiten_advantages=True), coefficient=1e-3)
+    expected = 0.1 if advantage == "rloo" else 1.5  # .1 − 0; (.1 − .025) / .05
+    assert found[0].tolist() == pytest.approx([expected] * 3, abs=2e-3)
+    assert found[4:].abs().max() < 2e-3
+    assert forced.advantages[4:].abs().max() > 2 * found[4:].abs().max()
+    assert build_experience(rollout, section(), coefficient=1e-3).advantages.std() == pytest.approx(1.0, abs=0.02)
+
+
 def test_a_group_with_equal_scores_is_not_told_by_its_noise() -> None:
     model, reference = TokenPolicy(), TokenPolicy(seed=1)
     tokens = model.sample(4, 3, seed=0)

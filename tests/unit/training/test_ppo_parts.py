@@ -18,6 +18,7 @@ from retro.training.ppo import contexts_of_step, learning_rate_factor
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_records import cut_samples, mean_metrics, record, write_rollouts
 from retro.training.ppo_rewards import Response, ScoreTransform, Worth, combine
+from retro.training.ppo_sampler import SamplerGapError, require_small_gap
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
 
@@ -64,6 +65,12 @@ def test_scores(changes: dict[str, object], expected: float) -> None:
         assert worth is not None
         assert worth.score == pytest.approx(expected - penalty)
         assert worth.gain == pytest.approx(0.7)
+
+
+def test_a_gain_that_is_rounding_is_none() -> None:
+    context = Context(episode(0.1 + 0.2), ())
+    worth = combine(PpoSection(), response(), context, episode(0.3), None, SIGMOID)
+    assert worth is not None and worth.gain == 0.0 and worth.score == 0.0
 
 
 def test_an_actors_error_is_no_return_of_zero() -> None:
@@ -147,3 +154,18 @@ def test_samples_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     cut_samples(tmp_path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_sampler_is_stopped_by_the_mean_over_the_tokens_of_all_processes() -> None:
+    def beside(gap: float, tokens: int):  # type: ignore[no-untyped-def]
+        """What an all-reduce adds: another process, with that gap on each of so many tokens."""
+        return lambda own: own + torch.tensor([gap * tokens, float(tokens)])
+
+    one = [response()]  # three tokens
+    require_small_gap([0.1], one, 0.05, 1, beside(0.0, 6))  # 0.3 / 9
+    with pytest.raises(SamplerGapError, match=r"^ppo: in step 4 the sampler's log-probabilities are 0\.1 nats a token"):
+        require_small_gap([0.0], one, 0.05, 4, beside(0.2, 3))  # 0.6 / 6: this process stops with the other
+    with pytest.raises(SamplerGapError, match="nan nats a token"):
+        require_small_gap([float("nan")], one, 0.05, 1)
+    require_small_gap([9.0], one, None, 1)
+    require_small_gap([], [], 0.05, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from retro.cli.errors import is_for_the_user
 from retro.config import ConfigError, RunConfig, parse_config
 from retro.envs.household import HouseholdTasks
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
+from retro.stage import plan_stage
+from retro.training import ppo
 from retro.training.collect import run_collect
-from retro.training.ppo import run_ppo
+from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.ppo_rewards import Response
+from retro.training.ppo_rollouts import Rollouts
+from retro.training.ppo_sampler import SamplerGapError
 from tests.architectures import make
 
 
-def make_config(model: Path, runs: Path, name: str, **ppo: Any) -> RunConfig:
+def make_config(model: Path, runs: Path, name: str, **changes: Any) -> RunConfig:
     section = {
         "steps": 4,
         "contexts": 4,
@@ -41,7 +48,7 @@ def make_config(model: Path, runs: Path, name: str, **ppo: Any) -> RunConfig:
         "actor": {"model": str(model), "max_tokens": 6},
         "model": {"base": str(model), "max_new_tokens": 6, "lora": {"r": 2, "alpha": 4.0}},
         "collect": {"attempts": 2, "group": 1, "controls": 0, "splits": ["train", "validation"]},
-        "ppo": section | ppo,
+        "ppo": section | changes,
     }
     return parse_config(tree, "test")
 
@@ -64,9 +71,9 @@ def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return config.run_dir
 
 
-def fresh(prepared: Path, model: Path, tmp_path: Path, name: str = "run", **ppo: Any) -> RunConfig:
+def fresh(prepared: Path, model: Path, tmp_path: Path, name: str = "run", **changes: Any) -> RunConfig:
     shutil.copytree(prepared, tmp_path / name)
-    return make_config(model, tmp_path, name, **ppo)
+    return make_config(model, tmp_path, name, **changes)
 
 
 def metrics(config: RunConfig) -> list[dict[str, Any]]:
@@ -134,6 +141,43 @@ def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: P
         assert all(torch.equal(left[key], right[key]) for key in left)
     for name in ("samples.jsonl", "rollouts/step-4.jsonl"):
         assert (folder / name).read_text() == (whole.run_dir / "ppo" / name).read_text()
+
+
+def test_a_wrong_sampler_stops_the_run_before_it_learns(
+    prepared: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fresh(prepared, tiny_model_dir, tmp_path, "whole")
+    run_ppo(whole)
+    config = fresh(prepared, tiny_model_dir, tmp_path, "broken")
+    sample, learn = Rollouts.sample, ppo.update
+    updates = []
+
+    def other_policy(self: Rollouts, mine: Any, number: int) -> list[Response]:
+        shift = 0.2 if number == 4 else 0.0
+        return [
+            replace(drawn, log_probs=tuple(value - shift for value in drawn.log_probs))
+            for drawn in sample(self, mine, number)
+        ]
+
+    def counted(*arguments: Any) -> dict[str, float]:
+        updates.append(1)
+        return learn(*arguments)
+
+    monkeypatch.setattr(Rollouts, "sample", other_policy)
+    monkeypatch.setattr(ppo, "update", counted)
+    with pytest.raises(SamplerGapError, match=r"in step 4 .*0\.2 nats a token.*model\.dtype.*adapter") as caught:
+        run_ppo(config)
+    assert "\n" not in str(caught.value) and is_for_the_user(caught.value)
+    assert len(updates) == 3  # nothing was learnt from step 4
+    assert [path.name for path in (config.run_dir / "ppo").glob("checkpoint-*")] == ["checkpoint-2"]
+
+    loose = parse_config({**config.model_dump(), "ppo": {**config.ppo.model_dump(), "max_sampler_gap": None}}, "test")
+    assert plan_stage(loose, "ppo", stage_inputs(loose), SECTIONS).action == "resume"
+    monkeypatch.setattr(Rollouts, "sample", sample)
+    run_ppo(config)
+    assert metrics(config) == metrics(whole)
+    left, right = (tensors(run.run_dir / "ppo" / "checkpoint-4") for run in (config, whole))
+    assert all(torch.equal(left[key], right[key]) for key in left)
 
 
 @pytest.mark.parametrize("changes", [{"reward": "model"}, {"reward": "mix", "score": "sigmoid", "advantage": "group"}])

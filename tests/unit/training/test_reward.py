@@ -86,6 +86,27 @@ def test_balancing_keeps_as_many_rejected_as_accepted_and_drops_no_accepted_one(
     assert to_learn_from(groups, RewardSection(loss="bce", balance=False), seed=0) == groups
 
 
+AVERAGE = (0.2 + 0.2 + 0.2) / 3
+"""Of three equal ratings: as a float a little above .2."""
+
+
+def test_an_average_of_equal_ratings_is_that_rating() -> None:
+    tied, clear = group(AVERAGE, 0.2, 0.2), group(1.0, AVERAGE, 0.2)
+    section = RewardSection(loss="bradley_terry")
+    assert (terms(tied, section), terms(clear, section)) == (0, 2)
+    assert to_learn_from([tied, clear], section, seed=0) == [clear]
+
+    labels = RewardSection(loss="bce", threshold=0.2)
+    scores = torch.tensor([2.0, 0.5, -1.0], dtype=torch.float64)
+    assert float(group_loss(scores, clear, labels)) == float(group_loss(scores, group(1.0, 0.2, 0.2), labels))
+    (balanced,) = to_learn_from([clear], labels, seed=0)  # one accepted, one of the two rejected
+    assert balanced.used[0] and sum(balanced.used) == 2
+    with pytest.raises(NothingToCompareError, match="0 of the 3 reflections"):
+        to_learn_from([tied], labels, seed=0)
+    _, metrics = judge([ScoredGroup("t", "household", (2.0, 3.0, 1.0), clear.ratings)], [clear], labels, 0)
+    assert metrics["validation_auc"] == 0.5  # one accepted between two rejected ones
+
+
 @pytest.mark.parametrize(
     ("loss", "groups", "message"),
     [

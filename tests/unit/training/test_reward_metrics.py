@@ -95,3 +95,11 @@ def test_nothing_to_measure_is_null_not_an_error() -> None:
     assert report["accuracy"] == {"value": None, "ci95": None}
     assert report["auc"]["value"] is None
     assert reward_report([], "bce", 0.0, 10, 0)["pairs"] == 0
+
+
+def test_averages_of_equal_ratings_make_no_pair_and_no_label() -> None:
+    average = (0.2 + 0.2 + 0.2) / 3  # a little above .2 as a float
+    assert unequal_pairs([average, 0.2, 0.2]) == []
+    report = reward_report([group("a", (1.0, 2.0), (average, 0.2))], "bce", 0.2, 10, 0)
+    assert report["pairs"] == 0
+    assert report["auc"]["value"] is None  # neither is accepted: one label only

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, PpoSection, RunConfig, parse_config
+from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import load_base, load_tokenizer
@@ -24,12 +27,14 @@ from retro.stage import plan_stage
 from retro.training import rivals
 from retro.training.examples import Encoder
 from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.ppo_checkpoint import load_state
+from retro.training.ppo_rewards import Play, Retries
 from retro.training.reward_data import NothingToCompareError
 from retro.training.rivals import TRAINED, UNREAD, LentBase, StepLog, largest_divisor, unread
 from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
 from retro.training.rivals_grpo import share
-from retro.types import Split
-from tests.rated_groups import BAD, GOOD, fill
+from retro.types import Episode, Split, StopReason
+from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
 BETA = 0.2
@@ -167,6 +172,18 @@ def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(fi
         assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == tokenizer.eos_token_id
         assert pair.prompt_ids[0] == tokenizer.bos_token_id
         assert pair.tokens == 2 * (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)))
+
+
+def test_an_average_of_equal_returns_makes_no_pair(make_config: MakeConfig) -> None:
+    """One text thrice and another once, all rated .2: the average of the three is .2 only up to rounding."""
+    assert fmean([0.2] * 3) != 0.2
+    config = make_config()
+    task = make_taskset("household").tasks(Split.TRAIN, 1)[0]
+    parent, *retries = group_of(task, [GOOD[0], GOOD[0], GOOD[0], BAD[0]])
+    with ReplayBuffer(config.buffer_url) as buffer:
+        for episode in (parent, *(replace(retry, return_=0.2) for retry in retries)):
+            buffer.add(episode)
+    assert read_pairs(config, Encoder(load_tokenizer(config.model), config), Split.TRAIN) == []
 
 
 def test_a_trainer_that_changed_a_pair_is_refused() -> None:
@@ -331,3 +348,54 @@ def test_a_step_is_shared_in_whole_groups_or_refused() -> None:
 
 def test_the_largest_divisor() -> None:
     assert [largest_divisor(12, limit) for limit in (0, 1, 5, 7, 12, 99)] == [1, 1, 4, 6, 12, 12]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "grpo"])
+def test_a_flaky_server_does_not_choose_the_best(
+    fresh: MakeConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The measurement after step 1 loses an episode each time that it is played, the one after step 2 loses it once."""
+    play = Retries.play
+    calls = 0
+
+    def flaky(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        nonlocal calls
+        episodes = play(self, key, plays)
+        if "validation" not in key:
+            return episodes
+        calls += 1
+        episodes = [replace(episode, return_=0.1 * calls) for episode in episodes]
+        if calls in (2, 3, 4, 5):
+            episodes[0] = replace(episodes[0], stop=StopReason.ACTOR_ERROR, return_=0.0)
+        return episodes
+
+    monkeypatch.setattr(Retries, "play", flaky)
+    config = fresh(algorithm=algorithm, steps=2, validate_every=1)
+    folder = run_ppo(config)
+    lines = [line for line in metrics(config) if "validation_return" in line]
+    assert [(line["step"], line["validation_lost"]) for line in lines] == [(0, 0.0), (1, 1.0), (2, 0.0)]
+    assert [line["best_step"] for line in lines] == [0, 0, 2]
+    assert lines[-1]["validation_return_low"] == lines[-1]["best_return_low"] <= lines[-1]["best_return"]
+    state = load_state(folder / "best")
+    assert state.best_step == 2 and state.best_interval is not None
+    assert "1 of 2 validation episodes were lost" in caplog.text
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_a_run_that_no_measurement_could_judge_keeps_its_last_policy(
+    fresh: MakeConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    play = Retries.play
+
+    def losing(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+        episodes = play(self, key, plays)
+        if "validation" in key and plays[-1].place == 1:
+            episodes[-1] = replace(episodes[-1], stop=StopReason.ACTOR_ERROR)
+        return episodes
+
+    monkeypatch.setattr(Retries, "play", losing)
+    config = fresh(algorithm=algorithm, steps=2)
+    folder = run_ppo(config)
+    assert equal(folder / "best", folder / "checkpoint-2")
+    assert [line["validation_lost"] for line in metrics(config) if "validation_lost" in line] == [1.0, 1.0]
+    assert "the last one, step 2, is taken" in caplog.text
