@@ -1,0 +1,93 @@
+"""How far a correct sampler's log-probabilities are from the recomputed ones, by dtype, and those of wrong samplers.
+
+    python benchmarks/sampler_gap.py CONFIG [key.sub=value …]
+
+CONFIG is that of a run whose ppo stage has at least two checkpoints and whose buffer is there. The trained policy is
+its last checkpoint but one. The bound ``ppo.max_sampler_gap`` has to lie between the rows of right and wrong samplers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from retro.buffer.store import ReplayBuffer
+from retro.buffer.views import Context, contexts
+from retro.cli.errors import one_line_errors
+from retro.config import ConfigError, RunConfig, load_config
+from retro.models.loading import resolve_device
+from retro.stage import stage_folder
+from retro.training.checkpoints import checkpoints
+from retro.training.ppo_models import PpoModels
+from retro.training.ppo_rewards import Response, Scored, Worth
+from retro.training.ppo_sampler import sampler_gaps
+from retro.types import Sampling, Split, derive_seed
+
+CONTEXTS, GROUP = 24, 4
+PRECISIONS = (
+    ("float32", "none"),
+    ("float16", "none"),
+    ("bfloat16", "none"),
+    ("float32", "nf4"),
+    ("bfloat16", "nf4"),
+)
+
+
+def load(config: RunConfig, adapter: Path, dtype: str = "float32", quantization: str = "none") -> PpoModels:
+    model = config.model.model_copy(update={"dtype": dtype, "quantization": quantization})
+    own = config.model_copy(update={"model": model})
+    return PpoModels.load(own, resolve_device(config.device), adapter, None, None)
+
+
+def sample(config: RunConfig, models: PpoModels, chosen: Sequence[Context], temperature: float) -> list[Response]:
+    seeds = [[derive_seed(config.seed, "gap", place, index) for index in range(GROUP)] for place in range(len(chosen))]
+    groups = models.sample(chosen, Sampling(temperature, 1.0, config.model.max_new_tokens), seeds)
+    return [
+        Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
+        for place, group in enumerate(groups)
+        for index, (written, text) in enumerate(group)
+    ]
+
+
+def gap(
+    config: RunConfig, sampler: PpoModels, trained: PpoModels, chosen: Sequence[Context], temperature: float = 1.0
+) -> float:
+    """Mean over tokens, nats."""
+    responses = sample(config, sampler, chosen, temperature)
+    scored = Scored(list(range(len(chosen))), responses, [Worth(0.0)] * len(responses), 0)
+    with torch.no_grad():
+        rollout = trained.rollout(trained.batch(chosen, responses), scored)
+    lengths = [len(response.ids) for response in responses]
+    gaps = sampler_gaps(rollout, responses)
+    return sum(own * length for own, length in zip(gaps, lengths, strict=True)) / sum(lengths)
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    config = load_config(sys.argv[1], sys.argv[2:])
+    found = checkpoints(stage_folder(config, "ppo"))
+    if len(found) < 2:
+        raise ConfigError(f"{stage_folder(config, 'ppo')}: two checkpoints are needed; run the ppo stage first")
+    (older_step, older), (step, trained_adapter) = found[-3:-1] if len(found) > 2 else found
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        chosen = contexts(buffer, [Split.TRAIN], config.buffer.environments)[:CONTEXTS]
+    print(f"{len(chosen)} contexts × {GROUP} responses, policy of step {step}: mean gap, nats a token")
+    trained = load(config, trained_adapter)
+    for dtype, quantization in PRECISIONS:
+        models = load(config, trained_adapter, dtype, quantization)
+        print(f"right: {dtype}, {quantization}: {gap(config, models, models, chosen):.1e}", flush=True)
+        if quantization != "none":
+            print(f"wrong: the same for a policy in float32: {gap(config, models, trained, chosen):.3f}", flush=True)
+    wrong = {f"the adapter of step {older_step}": older, "the sft adapter": stage_folder(config, "sft") / "adapter"}
+    for name, adapter in wrong.items():
+        print(f"wrong: {name}: {gap(config, load(config, adapter), trained, chosen):.3f}", flush=True)
+    print(f"wrong: temperature 0.7: {gap(config, trained, trained, chosen, temperature=0.7):.3f}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
