@@ -3,7 +3,7 @@
     python benchmarks/sampler_gap.py CONFIG [key.sub=value …]
 
 CONFIG is that of a run whose ppo stage has at least two checkpoints and whose buffer is there. The trained policy is
-its last checkpoint but one. The bound ``ppo.max_sampler_gap`` has to lie between the rows of right and of wrong samplers.
+its last checkpoint but one. The bound ``ppo.max_sampler_gap`` has to lie between the rows of right and wrong samplers.
 """
 
 from __future__ import annotations
