@@ -25,7 +25,8 @@ from retro.types import Sampling
 
 DTYPES = ("float32", "bfloat16", "float16")
 ANSWERS = 8
-FAILED = """You are in a room with a cabinet 1, a desk 1, a drawer 1 and a shelf 1. Your task: put a clean mug in the cabinet.
+FAILED = """You are in a room with a cabinet 1, a desk 1, a drawer 1 and a shelf 1.
+Your task: put a clean mug in the cabinet.
 > go to desk 1
 On the desk 1 you see a mug 1 and a pencil 2.
 > take mug 1 from desk 1
