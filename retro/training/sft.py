@@ -87,6 +87,7 @@ def run_sft(config: RunConfig) -> Path:
 
 
 def _train(config: RunConfig, stage: Stage) -> None:
+    from transformers import set_seed
     from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
 
     tokenizer = load_tokenizer(config.model)
@@ -96,6 +97,7 @@ def _train(config: RunConfig, stage: Stage) -> None:
     pieces = launched_pieces("sft", config.model, own_loop=False)
     base = load_base(config.model, "cpu" if pieces == "fsdp2" else resolve_device(config.device))
     base.config.use_cache = False
+    set_seed(arguments.seed)  # before TRL 1.16, the trainer draws the adapter's first weights before it seeds
     trainer = SFTTrainer(
         model=base,
         args=arguments,
