@@ -1,34 +1,40 @@
 # make quickstart   .venv, install, the whole pipeline on the embedded default
 # make test         .venv, install, all tests, lint, types
+# make test-lowest  .venv-lowest, install the oldest versions that pyproject.toml allows, all tests
 #
 # PYTHON       the Python 3.11 that makes the environment
 # TORCH_INDEX  another index for torch; the default index's torch brings CUDA on Linux (some GB). CPU only:
 #              make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# TORCH        test-lowest only: the version of torch, where the one in constraints-lowest.txt cannot be installed:
+#              make test-lowest TORCH=2.13.0
 # EXTRAS       what is installed beside the package: dev, or dev,environments,serving for all tests
 # ARGS         passed on: make quickstart ARGS="--dry-run", make test ARGS="-k buffer"
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=
+TORCH ?=
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 EXTRAS ?= dev
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
 
-.PHONY: help install quickstart test lint format types unit docs clean
+.PHONY: help install quickstart test test-lowest lint format types unit docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/^$$/p;/^PYTHON/,/^$$/p'
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[$(EXTRAS)]'
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: install
@@ -45,6 +51,13 @@ types: install
 
 unit: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
+
+test-lowest:
+	mkdir -p $(LOWEST)
+	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/)' constraints-lowest.txt > $(LOWEST)/constraints.txt
+	$(MAKE) install VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip check
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,9 @@ import math
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retro.actors.answers import Answer, MalformedAnswerError, cut, read_answer
@@ -103,19 +105,18 @@ class OpenAIActor:
             ConfigError: if nobody listens at ``base_url``, or the key is refused. Whatever else is answered will do:
                 not every server lists its models.
         """
-        import httpx2
-        from openai import APIConnectionError, APIError, APIStatusError
+        from openai import APIConnectionError, APIError, APIStatusError, HttpxBinaryResponseContent
 
         connection = await self._connected()
         mistake: Exception | None = None  # raised outside of ``except``: the SDK's errors hold the key
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                await connection.free[-1].get("/models", cast_to=httpx2.Response)
+                await connection.free[-1].get("/models", cast_to=HttpxBinaryResponseContent)
         except APIStatusError as error:
             if error.status_code == 401:
                 mistake = self._failures.of(error).error
         except APIConnectionError as error:
-            if isinstance(error.__cause__, httpx2.ConnectError):
+            if isinstance(error.__cause__, _http_library().ConnectError):
                 mistake = ConfigError(
                     f"actor {self._section.model!r}: nobody listens at {self._form.base_url}: start the server, or "
                     "correct actor.base_url"
@@ -179,12 +180,11 @@ class OpenAIActor:
 
     async def _sent(self, client: AsyncOpenAI, body: dict[str, Any]) -> Answer | Failure:
         """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
-        from httpx2 import Response
-        from openai import APIError
+        from openai import APIError, HttpxBinaryResponseContent
 
         try:
             async with asyncio.timeout(self._section.timeout_seconds):  # a slow drip passes every read timeout
-                response = await client.post(self._form.path, cast_to=Response, body=body)
+                response = await client.post(self._form.path, cast_to=HttpxBinaryResponseContent, body=body)
         except TimeoutError:
             return self._failures.timed_out()
         except APIError as error:
@@ -218,12 +218,12 @@ class OpenAIActor:
         return self._connection
 
     async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-        limits = httpx2.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
-        timeout = httpx2.Timeout(None, connect=min(_CONNECT_SECONDS, self._section.timeout_seconds))
-        certificates = httpx2.create_ssl_context()
+        http = _http_library()
+        limits = http.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
+        timeout = Timeout(None, connect=min(_CONNECT_SECONDS, self._section.timeout_seconds))
+        certificates = http.create_ssl_context()
         clients = [
             AsyncOpenAI(
                 api_key=self._key,
@@ -239,6 +239,13 @@ class OpenAIActor:
             self.budget.keep()
             for client in clients:
                 await client.close()
+
+
+def _http_library() -> ModuleType:
+    """The library that the SDK sends its requests with: httpx2, or httpx before openai 3."""
+    from openai import DEFAULT_CONNECTION_LIMITS
+
+    return import_module(type(DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
 
 
 def _key_of(section: ActorSection) -> str:

@@ -7,6 +7,12 @@ import logging
 _LOGGERS = (
     "openai",
     "openai._base_client",
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
     "httpx2",
     "httpcore2.connection",
     "httpcore2.http11",

@@ -107,12 +107,13 @@ class ModelServer:
 
     async def _sent(self, body: dict[str, object], retries: int) -> Answer | Exception:
         """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
-        from httpx2 import Response
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIConnectionError, APIStatusError, HttpxBinaryResponseContent
 
         client = await self._connected()
         try:
-            response = await client.post(self._form.path, cast_to=Response, body=body, options={"max_retries": retries})
+            response = await client.post(
+                self._form.path, cast_to=HttpxBinaryResponseContent, body=body, options={"max_retries": retries}
+            )
         except APIStatusError as error:
             return await self._refusal(client, error)
         except APIConnectionError as error:  # timeouts included
@@ -146,11 +147,10 @@ class ModelServer:
         return RefusedError(f"{self._name}: {said}")
 
     async def _unknown_model(self, client: AsyncOpenAI) -> str:
-        from httpx2 import Response
-        from openai import APIError
+        from openai import APIError, HttpxBinaryResponseContent
 
         try:
-            listed = await client.get("/models", cast_to=Response)
+            listed = await client.get("/models", cast_to=HttpxBinaryResponseContent)
             names = [model.id for model in _Models.model_validate_json(listed.content).data]
         except (APIError, ValidationError):
             return "answers 404, and lists no models: does the URL end in /v1?"
@@ -171,8 +171,7 @@ class ModelServer:
         return self._connection[2]
 
     async def _clients(self) -> AsyncGenerator[AsyncOpenAI]:
-        from httpx2 import Timeout
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Timeout
 
         timeout = Timeout(TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
         client = AsyncOpenAI(api_key=self._key, base_url=self._form.base_url, timeout=timeout)

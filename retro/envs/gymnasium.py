@@ -95,7 +95,8 @@ class GymnasiumTasks(TaskSet):
             raise ValueError("gymnasium is not installed: pip install 'retro[gymnasium]'") from None
         try:
             return gymnasium.make(self._id, disable_env_checker=True, **self._kwargs)
-        except (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError) as error:
+        # Before 1.4, gymnasium only asserts that the id is a string.
+        except (gymnasium.error.Error, AssertionError, ModuleNotFoundError, TypeError, ValueError) as error:
             raise ValueError(f"gymnasium: {self._id!r} cannot be made: {error}") from error
 
 

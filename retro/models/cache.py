@@ -45,6 +45,8 @@ class RowLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # the method's name before transformers 5.13
+
 
 class RowCache(Cache):
     """The layers' rows. ``look_at`` chooses the rows and places of the next forward pass.

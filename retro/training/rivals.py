@@ -205,7 +205,10 @@ class Rival:
         trainer.add_callback(log)
         open_trackers(trainer.accelerator, self.config, self.stage)
         # TRL's checkpoints hold pickles. They are read back from this stage's own folder alone.
-        trainer.train(resume_from_checkpoint=str(self._trainers(self.state.step)) if self.resumed_from else None)
+        checkpoint = str(self._trainers(self.state.step)) if self.resumed_from else None
+        if checkpoint:  # before transformers 5.23, the trainer restores ``ref`` and leaves the trained adapter as it is
+            trainer.model.load_adapter(checkpoint, TRAINED, is_trainable=True)
+        trainer.train(resume_from_checkpoint=checkpoint)
 
     def check(self, number: int) -> None:
         """Ask the guard; the best policy so far is kept (:func:`with_best`)."""

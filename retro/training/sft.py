@@ -88,6 +88,7 @@ def run_sft(config: RunConfig) -> Path:
 
 
 def _train(config: RunConfig, stage: Stage) -> None:
+    from transformers import set_seed
     from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
 
     tokenizer = load_tokenizer(config.model)
@@ -99,6 +100,7 @@ def _train(config: RunConfig, stage: Stage) -> None:
     if pieces is None:  # of a base in pieces no process holds enough to test it
         check_base(SharedBase(base, tokenizer, config.model.revision), config.model.lora)
     base.config.use_cache = False
+    set_seed(arguments.seed)  # before TRL 1.16, the trainer draws the adapter's first weights before it seeds
     trainer = SFTTrainer(
         model=base,
         args=arguments,

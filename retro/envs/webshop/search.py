@@ -82,12 +82,12 @@ class SearchIndex:
 
     def save(self, folder: Path) -> None:
         """Write the index as NumPy arrays and JSON."""
-        self._scores.save(folder, show_progress=False)
+        self._scores.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> SearchIndex:
         """The index that :meth:`save` wrote; its arrays stay on the disk and are read where they are needed."""
-        scores = _bm25s().BM25.load(folder, mmap=True, show_progress=False)
+        scores = _bm25s().BM25.load(folder, mmap=True)
         return cls(scores, Analyser(scores.vocab_dict))
 
     def best(self, query: str, count: int) -> list[int]:

@@ -246,7 +246,7 @@ def test_an_environment_that_breaks_is_reported() -> None:
     ("options", "says"),
     [
         ({}, "id: needed, and not given"),
-        ({"id": 7}, "7 cannot be made: Expected id to be a string"),
+        ({"id": 7}, "7 cannot be made"),
         ({"id": "retro-test/Corridr-v0"}, "cannot be made: .*Corridr"),
         ({"id": "no_such_module:Corridor-v0"}, "cannot be made: No module named 'no_such_module'"),
         ({"id": "retro-test/Corridor-v0", "kwargs": {"stepps": 1}}, "cannot be made: .*stepps"),
