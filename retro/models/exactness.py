@@ -32,7 +32,7 @@ from retro.artifacts import write_json
 from retro.config import LoraSection
 from retro.models.backbone import UnsupportedModelError, hidden_states, in_its_dtype, plain_model
 from retro.models.bases import Use, forbid_sharing, obstacle
-from retro.models.generation import Engine
+from retro.models.generation import Engine, context_of
 from retro.models.packing import pack, response_outputs
 from retro.models.token_statistics import token_statistics
 from retro.types import Sampling
@@ -141,7 +141,7 @@ def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> s
         engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper is as good
         return max(_sampled_difference(model, engine, texts), _continued_difference(model, engine, texts))
 
-    return _shared_or_plain(plain_model(model), "sampling", difference, texts.longest + 2 * _ANSWER)
+    return _shared_or_plain(plain_model(model), "sampling", difference, texts.longest + 2 * texts.answer)
 
 
 def _check_training(base: Adaptable) -> str | None:
@@ -290,20 +290,22 @@ class _Texts:
 
     prompts: list[list[int]]
     responses: list[list[list[int]]]
+    answer: int
+    """Tokens that are sampled behind a prompt."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Texts:
         size = min(len(tokenizer), int(model.config.get_text_config().vocab_size))
+        most = max(1, context_of(model) // 4)  # two prompts and two answers behind one another must fit
         special = set(tokenizer.all_special_ids)
         ordinary = [token for token in range(size) if token not in special]
         draw = random.Random(0)
 
         def some(count: int) -> list[int]:
-            return [draw.choice(ordinary) for _ in range(count)]
+            return [draw.choice(ordinary) for _ in range(min(count, most))]
 
-        return cls(
-            [some(length) for length, _ in _LENGTHS], [[some(length) for length in group] for _, group in _LENGTHS]
-        )
+        prompts = [some(length) for length, _ in _LENGTHS]
+        return cls(prompts, [[some(length) for length in group] for _, group in _LENGTHS], min(_ANSWER, most))
 
     @property
     def longest(self) -> int:
@@ -336,7 +338,7 @@ def _rows(values: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 def _sampled_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
-    sampling = Sampling(temperature=1.0, max_tokens=_ANSWER)
+    sampling = Sampling(temperature=1.0, max_tokens=texts.answer)
     drawn = engine.sample(texts.prompts, 2, sampling, [[1, 2]] * len(texts.prompts))
     pairs = [(prompt, answer) for prompt, group in zip(texts.prompts, drawn, strict=True) for answer in group]
     found = [torch.tensor(answer.log_probs, device=plain_model(model).device) for _, answer in pairs]
@@ -346,7 +348,7 @@ def _sampled_difference(model: nn.Module, engine: Engine, texts: _Texts) -> floa
 def _continued_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
     """Of two turns of a conversation, the second behind the keys and values of the first."""
     prompt, more = texts.prompts[0], texts.responses[0][0]
-    sampling = Sampling(temperature=1.0, max_tokens=_ANSWER, session=ROLE)
+    sampling = Sampling(temperature=1.0, max_tokens=texts.answer, session=ROLE)
     [first] = engine.complete([(ROLE, prompt, sampling)])
     longer = [*prompt, *first.ids, *more]
     [second] = engine.complete([(ROLE, longer, sampling)])

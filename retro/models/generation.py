@@ -61,7 +61,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.cache_bytes = cache_bytes or _spare_bytes(plain_model(model).device)
-        self.context = _context(model)
+        self.context = context_of(model)
         self._plain = plain_model(model)
         self._stops = StopStrings(tokenizer)
         self._ends = sorted(end_tokens(tokenizer, self._plain.generation_config))
@@ -279,7 +279,7 @@ def _prefill_groups(order: Sequence[int], tails: Sequence[Ids]) -> list[list[int
     return groups
 
 
-def _context(model: PreTrainedModel) -> int:
+def context_of(model: PreTrainedModel) -> int:
     """The longest sequence (tokens) that the model takes."""
     return int(getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None) or 2**31)
 

@@ -49,6 +49,12 @@ def test_an_exact_base_shares_prompts_in_every_dtype(
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
 
 
+def test_a_short_context_is_enough(tokenizer: PreTrainedTokenizerBase) -> None:
+    base = SharedBase(build("llama", max_position_embeddings=8), tokenizer)
+    check_base(base, LORA)
+    assert shares(base) == {"training": True, "sampling": True}
+
+
 def test_the_test_leaves_the_base_as_it_was(kind: str, tokenizer: PreTrainedTokenizerBase) -> None:
     base = SharedBase(build(kind), tokenizer)
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
