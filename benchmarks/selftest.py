@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from retro.config import ModelSection
-from retro.models import exactness
+from retro.models import exactness, outcomes
 from retro.models.adapters import SharedBase
 from retro.models.backbone import UnsupportedModelError
 from retro.models.generation import Engine
@@ -49,7 +49,7 @@ def main() -> None:
     for dtype in [asked.dtype] if asked.dtype else DTYPES:
         print(dtype, flush=True)
         with TemporaryDirectory() as folder:
-            os.environ[exactness.CACHE] = folder  # an outcome of before would leave nothing to measure
+            os.environ[outcomes.CACHE] = folder  # an outcome of before would leave nothing to measure
             section = ModelSection(base=asked.base, dtype=dtype, quantization=asked.quantization)
             try:
                 base = SharedBase.load(section, asked.device)

@@ -11,50 +11,36 @@ The test is made once for a base, a device and a version of this code: its outco
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.artifacts import write_json
 from retro.config import LoraSection
-from retro.models.backbone import UnsupportedModelError, hidden_states, in_its_dtype, plain_model
+from retro.models.backbone import UnsupportedModelError, hidden_states, plain_model
 from retro.models.bases import Use, forbid_sharing, obstacle
-from retro.models.generation import Engine, context_of
+from retro.models.generation import Engine
+from retro.models.outcomes import Outcome, keep_outcome, outcome_file, read_outcome
+from retro.models.own_pass import Texts, own_log_probs, relative_error, rows
 from retro.models.packing import pack, response_outputs
 from retro.models.token_statistics import token_statistics
 from retro.types import Sampling
 
 logger = logging.getLogger(__name__)
 
-CACHE = "RETRO_CACHE"
-"""The environment variable that names another folder for the outcomes than ``~/.cache/retro``."""
 ROLE = "self-test"
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 """How far log-probabilities may differ (root mean square), relative to how far those of a vocabulary's tokens lie
 apart: rounding in another order gives a tenth of it, a wrong mask or a missing scale a multiple."""
-_LENGTHS = ((11, (5, 2, 7)), (6, (3, 4)))
-"""Tokens of the prompts, and of the responses to each."""
-_ANSWER = 6
 _RANK = 2
 _CHANGE = 0.05
 """Of the test's adapter: its rank, and the size of its B; a larger change would make a trained model chaotic, in which
 rounding errors grow without limit."""
-
-Outcome = dict[Use, str | None]
-"""Of each use of the base: why it cannot share prompts, or None."""
 
 
 class Adaptable(Protocol):
@@ -112,16 +98,13 @@ def check_sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 def _once(model: PreTrainedModel, purpose: str, test: Callable[[], Outcome]) -> None:
     """Make the test, or take the outcome of an earlier one; then forbid what is not exact."""
-    path = _cache_folder() / "exactness" / f"{_fingerprint(model, purpose)}.json"
-    outcome = _read(path)
+    path = outcome_file(model, purpose)
+    outcome = read_outcome(path)
     if outcome is None:
         started = time.perf_counter()
         outcome = test()
         logger.debug("the self-test took %.2f s", time.perf_counter() - started)
-        try:
-            write_json(path, outcome)
-        except OSError as error:
-            logger.info("the self-test's outcome cannot be kept in %s (%s): it is made at each start", path, error)
+        keep_outcome(path, outcome)
     for use, reason in outcome.items():
         if reason is not None:
             logger.warning("%s %s: %s does not share prompts, which is slower", _name(model), reason, use)
@@ -135,7 +118,7 @@ def _check_sampling(base: Adaptable) -> str | None:
 
 def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why samples cannot share their prompt, or None."""
-    texts = _Texts.of(plain_model(model), tokenizer)
+    texts = Texts.of(plain_model(model), tokenizer)
 
     def difference() -> float:
         engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper is as good
@@ -146,17 +129,17 @@ def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> s
 
 def _check_training(base: Adaptable) -> str | None:
     plain = plain_model(base.model)
-    texts = _Texts.of(plain, base.tokenizer)
+    texts = Texts.of(plain, base.tokenizer)
     packed = pack(texts.prompts, texts.responses)
     with base.role(ROLE) as model:
         expected = [
-            _log_probs(model, prompt, response)
+            own_log_probs(model, prompt, response)
             for prompt, group in zip(texts.prompts, texts.responses, strict=True)
             for response in group
         ]
 
         def evaluated() -> float:
-            return _difference(_rows(response_outputs(model, packed).log_probs, packed.mask), expected)
+            return relative_error(rows(response_outputs(model, packed).log_probs, packed.mask), expected)
 
         reason = _shared_or_plain(plain, "training", evaluated, texts.longest)
     if reason is not None:
@@ -165,9 +148,9 @@ def _check_training(base: Adaptable) -> str | None:
     def trained() -> float:
         with base.role(ROLE, train=True) as model:
             found = response_outputs(model, packed)
-            difference = _difference(_rows(found.log_probs.detach(), packed.mask), expected)
+            error = relative_error(rows(found.log_probs.detach(), packed.mask), expected)
             found.log_probs.sum().backward()
-        return difference
+        return error
 
     _require(plain, "its log-probabilities in training mode differ from those in evaluation mode", trained)
     gradients = [value.grad for value in base.role_parameters(ROLE).values() if value.grad is not None]
@@ -189,15 +172,15 @@ def _require_causal_attention(model: PreTrainedModel) -> None:
 
 def _require_split_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that our logits, made from hidden states, are the model's own."""
-    texts = _Texts.of(model, tokenizer)
+    texts = Texts.of(model, tokenizer)
     prompt, response = texts.prompts[0], texts.responses[0][-1]
 
     def difference() -> float:
-        expected = _log_probs(model, prompt, response)
+        expected = own_log_probs(model, prompt, response)
         ids = torch.tensor([[*prompt, *response]], device=model.device)
         hidden = hidden_states(model, input_ids=ids, use_cache=False)[0, len(prompt) - 1 : -1]
         found, _ = token_statistics(model, hidden, ids[0, len(prompt) :])
-        return _difference([found], [expected])
+        return relative_error([found], [expected])
 
     _require(model, "its logits are not its output layer applied to its last hidden state", difference)
 
@@ -267,9 +250,9 @@ def _test_role(base: Adaptable, lora: LoraSection) -> Iterator[None]:
             for value in base.role_parameters(ROLE).values():
                 if not value.any():  # B, with which an adapter begins as no change
                     value.copy_(_CHANGE * torch.randn(value.shape, generator=generator))
-        texts = _Texts.of(plain, base.tokenizer)
+        texts = Texts.of(plain, base.tokenizer)
         with base.role(ROLE) as model:
-            found = _measured(lambda: _log_probs(model, texts.prompts[0], texts.responses[0][0])[1])
+            found = _measured(lambda: own_log_probs(model, texts.prompts[0], texts.responses[0][0])[1])
         if isinstance(found, Exception):
             raise _unadaptable(plain, lora, found) from found
         yield
@@ -284,68 +267,15 @@ def _unadaptable(model: PreTrainedModel, lora: LoraSection, error: Exception) ->
     )
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """Prompts and responses of ordinary tokens."""
-
-    prompts: list[list[int]]
-    responses: list[list[list[int]]]
-    answer: int
-    """Tokens that are sampled behind a prompt."""
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Texts:
-        size = min(len(tokenizer), int(model.config.get_text_config().vocab_size))
-        most = max(1, context_of(model) // 4)  # two prompts and two answers behind one another must fit
-        special = set(tokenizer.all_special_ids)
-        ordinary = [token for token in range(size) if token not in special]
-        draw = random.Random(0)
-
-        def some(count: int) -> list[int]:
-            return [draw.choice(ordinary) for _ in range(min(count, most))]
-
-        prompts = [some(length) for length, _ in _LENGTHS]
-        return cls(prompts, [[some(length) for length in group] for _, group in _LENGTHS], min(_ANSWER, most))
-
-    @property
-    def longest(self) -> int:
-        return max(
-            len(prompt) + max(map(len, group)) for prompt, group in zip(self.prompts, self.responses, strict=True)
-        )
-
-
-def _log_probs(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> tuple[Tensor, float]:
-    """The log-probabilities of a response's tokens (L,) by the model's own forward pass of this sequence alone, and the
-    spread of all its log-probabilities there."""
-    plain = plain_model(model)
-    ids = torch.tensor([[*prompt, *response]], device=plain.device)
-    with in_its_dtype(plain):
-        logits = plain(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-    logs = logits.double().log_softmax(-1)  # (L, V)
-    chosen = logs.gather(-1, torch.tensor(response, device=logs.device)[:, None])[:, 0]
-    return chosen, float(logs.std(dim=-1).mean())
-
-
-def _difference(found: Sequence[Tensor], expected: Sequence[tuple[Tensor, float]]) -> float:
-    """Root mean square over all tokens, relative to the spread. NaN where anything is not a number."""
-    errors = torch.cat([(own.double() - log_probs) for own, (log_probs, _) in zip(found, expected, strict=True)])
-    spread = sum(spread for _, spread in expected) / len(expected)
-    return float(errors.square().mean().sqrt()) / spread if spread > 0 else float("nan")
-
-
-def _rows(values: Tensor, mask: Tensor) -> list[Tensor]:
-    return [row[there.to(row.device)] for row, there in zip(values, mask, strict=True)]
-
-
-def _sampled_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
+def _sampled_difference(model: nn.Module, engine: Engine, texts: Texts) -> float:
     sampling = Sampling(temperature=1.0, max_tokens=texts.answer)
     drawn = engine.sample(texts.prompts, 2, sampling, [[1, 2]] * len(texts.prompts))
     pairs = [(prompt, answer) for prompt, group in zip(texts.prompts, drawn, strict=True) for answer in group]
     found = [torch.tensor(answer.log_probs, device=plain_model(model).device) for _, answer in pairs]
-    return _difference(found, [_log_probs(model, prompt, answer.ids) for prompt, answer in pairs])
+    return relative_error(found, [own_log_probs(model, prompt, answer.ids) for prompt, answer in pairs])
 
 
-def _continued_difference(model: nn.Module, engine: Engine, texts: _Texts) -> float:
+def _continued_difference(model: nn.Module, engine: Engine, texts: Texts) -> float:
     """Of two turns of a conversation, the second behind the keys and values of the first."""
     prompt, more = texts.prompts[0], texts.responses[0][0]
     sampling = Sampling(temperature=1.0, max_tokens=texts.answer, session=ROLE)
@@ -353,7 +283,7 @@ def _continued_difference(model: nn.Module, engine: Engine, texts: _Texts) -> fl
     longer = [*prompt, *first.ids, *more]
     [second] = engine.complete([(ROLE, longer, sampling)])
     found = [torch.tensor(second.log_probs, device=plain_model(model).device)]
-    return _difference(found, [_log_probs(model, longer, second.ids)])
+    return relative_error(found, [own_log_probs(model, longer, second.ids)])
 
 
 def _tolerance(model: PreTrainedModel) -> float:
@@ -363,29 +293,3 @@ def _tolerance(model: PreTrainedModel) -> float:
 def _name(model: PreTrainedModel) -> str:
     config = model.config.get_text_config()
     return f"the base {model.config.name_or_path!r} (architecture {config.model_type!r})"
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get(CACHE)
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"
-
-
-def _fingerprint(model: PreTrainedModel, purpose: str) -> str:
-    """Names everything that the outcome depends on: the configuration, some of the weights, device, versions, code."""
-    first = [value.detach().flatten()[:4].float().cpu() for value in model.parameters()]
-    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    digest = hashlib.sha256()
-    texts = [purpose, device, str(model.dtype), model.config.to_json_string()]
-    texts += [version(package) for package in ("torch", "transformers", "peft")]
-    for part in [*(text.encode() for text in texts), torch.cat(first).numpy().tobytes(), *code]:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:32]
-
-
-def _read(path: Path) -> Outcome | None:
-    try:
-        kept: Outcome = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or not whole: the test is made again
-        return None
-    return kept

@@ -1,0 +1,64 @@
+"""The outcomes of self-tests, kept in the user's cache folder: one for a base, a device and a version of this code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from retro.artifacts import write_json
+from retro.models.bases import Use
+
+logger = logging.getLogger(__name__)
+
+CACHE = "RETRO_CACHE"
+"""The environment variable that names another folder than ``~/.cache/retro``."""
+Outcome = dict[Use, str | None]
+"""Of each use of a base: why it cannot share prompts, or None."""
+
+
+def outcome_file(model: PreTrainedModel, purpose: str) -> Path:
+    """Where the outcome of a test is kept.
+
+    Args:
+        purpose: what the test depends on beside the model: what the base is for, and with which adapters.
+    """
+    named = os.environ.get(CACHE)
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"
+    return folder / "exactness" / f"{_fingerprint(model, purpose)}.json"
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """The outcome of an earlier test; None if there is none, or it cannot be read."""
+    try:
+        kept: Outcome = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or not whole: the test is made again
+        return None
+    return kept
+
+
+def keep_outcome(path: Path, outcome: Outcome) -> None:
+    """Write an outcome. A folder that cannot be written to costs a test at each start, and nothing else."""
+    try:
+        write_json(path, outcome)
+    except OSError as error:
+        logger.info("the self-test's outcome cannot be kept in %s (%s): it is made at each start", path, error)
+
+
+def _fingerprint(model: PreTrainedModel, purpose: str) -> str:
+    """Names everything that the outcome depends on: the configuration, some of the weights, device, versions, code."""
+    first = [value.detach().flatten()[:4].float().cpu() for value in model.parameters()]
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256()
+    texts = [purpose, device, str(model.dtype), model.config.to_json_string()]
+    texts += [version(package) for package in ("torch", "transformers", "peft")]
+    for part in [*(text.encode() for text in texts), torch.cat(first).numpy().tobytes(), *code]:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]
