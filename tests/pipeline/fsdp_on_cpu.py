@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from torch import distributed
 from torch.distributed import fsdp
 from torch.distributed.device_mesh import init_device_mesh
 
 from retro.cli import stage_main
+from retro.cli.logs import quieten
 
 if __name__ == "__main__":
+    quieten()  # before accelerate is imported: older versions of it import transformers
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
     start, fully_shard, sharded = AcceleratorState.__init__, fsdp.fully_shard, []
 
     def start_with_plugin(self: AcceleratorState, *arguments: Any, fsdp_plugin: Any = None, **options: Any) -> None:
