@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -174,6 +176,13 @@ REFUSED: dict[str, str] = {
 def known(kind: str) -> bool:
     """Whether this version of transformers has the architecture."""
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind in CONFIG_MAPPING
+
+
+def pinned() -> bool:
+    """Whether transformers and PEFT are those of constraints.txt, about which the lists speak. Others may compute an
+    architecture in another way, or refuse other adapters."""
+    lines = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return all(f"{package}=={version(package)}" in lines for package in ("transformers", "peft"))
 
 
 def make(kind: str, **changes: Any) -> PreTrainedModel:

@@ -246,14 +246,20 @@ def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:
     return section.model, section.revision
 
 
-def _from_pretrained(name: str, **options: Any) -> PreTrainedModel:
-    """With SDPA, or for the models that cannot use it (a cap or a sink in their attention) with their own attention."""
+def _from_pretrained(name: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """With SDPA, or with their own attention for the models whose attention has a cap or a sink, which SDPA leaves out.
+
+    transformers refuses SDPA for them; older versions (5.10) take it for Gemma 2, without its cap.
+    """
+    attention = "sdpa" if getattr(config.get_text_config(), "attn_logit_softcapping", None) is None else "eager"
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa", **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, config=config, attn_implementation=attention, **options
+        )
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="eager", **options)
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, attn_implementation="eager", **options)
     return model
 
 

@@ -23,7 +23,7 @@ from retro.models.generation import Engine
 from retro.models.packing import pack, response_outputs
 from retro.types import Sampling
 from scripts import write_bases_docs
-from tests.architectures import NAMES, REFUSED, TARGETS, WINDOW, known, make
+from tests.architectures import NAMES, REFUSED, TARGETS, WINDOW, known, make, pinned
 
 TOLERANCE = 1e-3
 
@@ -65,13 +65,19 @@ def architectures(names: Sequence[str]) -> list[object]:
 def test_an_architecture_is_exact(
     kind: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = load(kind, tmp_path, tokenizer, LoraSection(r=2, target_modules=TARGETS.get(kind, "all-linear")))
+    try:
+        base = load(kind, tmp_path, tokenizer, LoraSection(r=2, target_modules=TARGETS.get(kind, "all-linear")))
+    except UnsupportedModelError as error:
+        if pinned():
+            raise
+        pytest.skip(f"refused with these versions: {error}")
     model = plain_model(base.model)
-    assert (obstacle(model, "training", WINDOW) is None) == (kind in TRAINING), "the self-test forbade what is listed"
-    assert (obstacle(model, "sampling", WINDOW) is None) == (kind in SAMPLING), "the self-test forbade what is listed"
+    if pinned():
+        for use, listed in (("training", TRAINING), ("sampling", SAMPLING)):
+            assert (obstacle(model, use, WINDOW) is None) == (kind in listed), f"{use} takes another path"
     check_packed(model, *BEYOND)  # within a window the self-test has just compared the same
     check_sampled(model, tokenizer, [WITHIN[0][0], *BEYOND[0][1:]])
-    if kind in TRAINING and getattr(model, "_supports_flex_attn", False):
+    if obstacle(model, "training", WINDOW) is None and getattr(model, "_supports_flex_attn", False):
         with torch.no_grad():
             slices = response_outputs(model, pack(*WITHIN))
             use_flex_attention(monkeypatch)
@@ -97,6 +103,7 @@ def check_sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
             assert answer.log_probs == pytest.approx(expected.tolist(), abs=TOLERANCE)
 
 
+@pytest.mark.skipif(not pinned(), reason="the lists are about the versions in constraints.txt")
 @pytest.mark.parametrize("kind", architectures([*REFUSED]))
 def test_an_architecture_is_refused_in_one_sentence(
     kind: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
@@ -106,6 +113,7 @@ def test_an_architecture_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value) and kind in str(caught.value)
 
 
+@pytest.mark.skipif(not pinned(), reason="the lists are about the versions in constraints.txt")
 @pytest.mark.parametrize("kind", architectures([*TARGETS]))
 def test_adapters_on_layers_that_take_none_are_refused_with_the_remedy(
     kind: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
