@@ -114,9 +114,13 @@ class SharedBase:
         identity = read_identity(path)
         trained_on = identity or config.base_model_name_or_path
         if identity is not None and not same_base(identity, self.identity):
-            raise AdapterMismatchError(
-                f"{path} was trained on the base {trained_on}, not on {self.identity}: set model.base to its own base"
-            )
+            rotary = getattr(self._base.config.get_text_config(), "rope_parameters", None) or {}
+            remedy = "set model.base to its own base"
+            if rotary.get("rope_type") == "longrope":
+                remedy += (
+                    ", or model.max_prompt_tokens and model.max_new_tokens as they were: these choose its frequencies"
+                )
+            raise AdapterMismatchError(f"{path} was trained on the base {trained_on}, not on {self.identity}: {remedy}")
         try:
             self._add(role, config, trainable)
             self._fill(role, weights)

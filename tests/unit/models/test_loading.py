@@ -11,6 +11,7 @@ from tiny_models import build
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
+from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
 from retro.models.heads import ScalarHead
@@ -270,6 +271,19 @@ def test_longrope_keeps_to_one_set_of_frequencies(
                 found, single = packed.log_probs[2 * place + row, :length], apart.log_probs[row, :length]
                 torch.testing.assert_close(found, single, rtol=0, atol=1e-4)
                 torch.testing.assert_close(torch.tensor(answer.log_probs), found, rtol=0, atol=1e-4, check_dtype=False)
+
+
+def test_an_adapter_of_the_other_frequencies_is_refused_with_the_remedy(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    name = saved("phi3", tmp_path / "base", tokenizer, **longrope())
+    short = SharedBase.load(ModelSection(base=name, max_prompt_tokens=50, max_new_tokens=14), "cpu")
+    short.add_role("policy", LoraSection(r=2), seed=0)
+    short.save_role("policy", tmp_path / "adapter")
+    long = SharedBase.load(ModelSection(base=name, max_prompt_tokens=51, max_new_tokens=14), "cpu")
+    with pytest.raises(AdapterMismatchError, match=r"max_prompt_tokens and model\.max_new_tokens as they were"):
+        long.load_role("policy", tmp_path / "adapter", trainable=False)
+    short.load_role("policy", tmp_path / "adapter", trainable=False)
 
 
 def test_float16_does_not_train() -> None:
