@@ -27,6 +27,8 @@ class Reply:
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
+    company: int = 0
+    """No answer before so many requests were under way at once (or a minute is over)."""
     drip_seconds: float = 0.0
     """Before each byte of the body."""
     cut: bool = False
@@ -52,6 +54,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.under_way = 0
         self.most_under_way = 0
+        self.in_company = threading.Event()
         self.connections = 0
 
     @property
@@ -80,7 +83,10 @@ class Handler(BaseHTTPRequestHandler):
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
             reply = server.replies.pop(0) if server.replies else server.standing
+            if server.most_under_way >= reply.company:
+                server.in_company.set()
         try:
+            server.in_company.wait(60)
             time.sleep(reply.delay_seconds)
             self.answer(reply, body)
         finally:

@@ -93,7 +93,7 @@ def test_one_actor_outlives_its_event_loop(server: Server) -> None:
 
 
 def test_requests_under_way_are_bounded_and_connections_kept(server: Server) -> None:
-    server.standing = Reply(delay_seconds=0.02)
+    server.standing = Reply(delay_seconds=0.02, company=8)
     assert len(ask_many(actor_at(server, concurrency=8), 64)) == 64
     assert server.most_under_way == 8
     assert server.connections <= 8
