@@ -122,7 +122,8 @@ def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> s
 
     def difference() -> float:
         engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper is as good
-        return max(_sampled_difference(model, engine, texts), _continued_difference(model, engine, texts))
+        both = _sampled_difference(model, engine, texts), _continued_difference(model, engine, texts)
+        return float(torch.tensor(both).max())  # NaN if either is, which Python's max may lose
 
     return _shared_or_plain(plain_model(model), "sampling", difference, texts.longest + 2 * texts.answer)
 
@@ -144,6 +145,8 @@ def _check_training(base: Adaptable) -> str | None:
         reason = _shared_or_plain(plain, "training", evaluated, texts.longest)
     if reason is not None:
         forbid_sharing(plain, "training", reason)
+    if plain.dtype == torch.float16:  # writes and scores, but does not train (retro.models.loading.require_trainable)
+        return reason
 
     def trained() -> float:
         with base.role(ROLE, train=True) as model:
@@ -242,6 +245,8 @@ def _test_role(base: Adaptable, lora: LoraSection) -> Iterator[None]:
     try:
         small = {"r": _RANK, "alpha": float(_RANK), "dropout": 0.0}
         base.add_role(ROLE, lora.model_copy(update=small), seed=0)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise _unadaptable(plain, lora, error) from error
     try:

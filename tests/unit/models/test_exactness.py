@@ -18,6 +18,7 @@ from retro.models.adapters import SharedBase
 from retro.models.backbone import UnsupportedModelError, plain_model
 from retro.models.bases import shares_prompts
 from retro.models.exactness import check_base, check_sampling
+from retro.models.own_pass import Texts
 from retro.models.packing import pack, response_outputs
 
 LORA = LoraSection(r=4)
@@ -150,6 +151,25 @@ def test_what_is_not_exact_on_the_plain_path_either_is_refused(
     with pytest.raises(UnsupportedModelError, match=words) as caught:
         check_base(SharedBase(model, tokenizer), LORA)
     assert "\n" not in str(caught.value) and "'llama'" in str(caught.value)
+
+
+def test_log_probabilities_that_are_not_numbers_are_not_taken_for_exact(tokenizer: PreTrainedTokenizerBase) -> None:
+    """In the second turn of a conversation alone, too."""
+    model = build("llama", torch.float32)
+    longest = max(len(prompt) for prompt in Texts.of(model, tokenizer).prompts)
+
+    def broken(module: nn.Module, output: Tensor) -> Tensor:
+        return output * torch.nan if output.shape[1] > longest else output
+
+    embed(model, broken)
+    with pytest.raises(UnsupportedModelError):
+        check_sampling(model, tokenizer)
+
+
+def test_what_does_not_train_is_not_tested_for_its_gradients(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = build("llama", torch.float16, initializer_range=0.05)
+    model.model.norm.register_forward_hook(lambda module, args, output: InfiniteGradient.apply(output))
+    check_base(SharedBase(model, tokenizer), LORA)
 
 
 class InfiniteGradient(torch.autograd.Function):
