@@ -41,7 +41,6 @@ def generate_plainly(
     drawing = _Drawing(Running(samplings, limits, ends, stops), RowSamplings.of(samplings, model.device))
     ids = torch.tensor([list(prompt)] * len(samplings), device=model.device)  # (S, P)
     settings = GenerationConfig(max_new_tokens=int(limits.max()), do_sample=False, use_cache=True, pad_token_id=0)
-    settings.eos_token_id = None  # which answers have ended is ours to know
     with in_its_dtype(model):
         cast(Any, model).generate(  # of a mixin that causal LMs have and their common base has not
             input_ids=ids,
