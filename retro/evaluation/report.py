@@ -238,7 +238,7 @@ def _changing(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:
-    """What a stage wrote to ``path``; nothing where there is no such file."""
+    """The JSON object that a stage wrote to ``path``; empty if the file does not exist."""
     if not path.is_file():
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))

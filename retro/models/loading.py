@@ -197,8 +197,7 @@ def _fix_longrope(config: PreTrainedConfig, name: str, needed: int | None) -> No
 
 
 def require_trainable(section: ModelSection) -> None:
-    """Refuse to train in float16, whose gradients would lose what is smaller than 6e-8 (13.6 % of their norm at 16,384
-    tokens in one measurement).
+    """Refuse to train in float16: gradients smaller than 6e-8, its least positive number, would become zero.
 
     Raises:
         ConfigError: naming the remedy.
