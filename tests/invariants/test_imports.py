@@ -7,6 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
+    {"reading"},
     {"types", "config", "ties"},
     {"artifacts"},
     {"envs", "memory", "prompts", "models", "rl"},

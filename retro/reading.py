@@ -1,0 +1,281 @@
+"""Text, JSON and YAML from outside: one reader a format, each with limits, used for every file and every answer.
+
+What these readers return can be walked by recursion, dumped again and stored: text is Unicode that UTF-8 can say,
+numbers are finite and integers fit 64 bits, nesting is shallow, and aliases are counted by what they stand for. Nothing
+here reads more than its limit into memory. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+DOCUMENT_BYTES = 2**20
+"""The longest file of settings: a config, ``retro.json``, a template."""
+DATA_BYTES = 2**24
+"""The longest file, line or answer of data: a trajectory, an episode."""
+MAX_DEPTH = 100
+"""Lists and mappings inside one another."""
+MAX_NODES = 20_000
+"""Values of a YAML document, an alias counted as all that it stands for."""
+MAX_INTEGER = 2**63 - 1
+_SHOWN_PROBLEMS = 10
+_SHOWN_CHARS = 200
+_INTEGER_CHARS = 100
+"""Python's own limit is 4,300 digits, in quadratic time."""
+
+
+class UnreadableError(ValueError):
+    """Not what it should be: the message names the file (or whatever it came from), and what is wrong with it."""
+
+
+def read_text(path: Path, limit: int = DOCUMENT_BYTES) -> str:
+    """A UTF-8 file's text, its line ends as ``\\n``.
+
+    Raises:
+        UnreadableError: if it is no regular file, longer than ``limit`` bytes, or not UTF-8.
+        OSError: if it cannot be opened.
+    """
+    if path.exists() and not path.is_file():
+        raise UnreadableError(f"{path}: a folder or a device, not a file")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    return _decoded(content, str(path), limit).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, limit: int = DOCUMENT_BYTES) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        UnreadableError: see :func:`read_text` and :func:`parse_json`.
+        OSError: if it cannot be opened.
+    """
+    return parse_json(read_text(path, limit), str(path), limit)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says; None if it is empty.
+
+    Raises:
+        UnreadableError: see :func:`read_text` and :func:`parse_yaml`.
+        OSError: if it cannot be opened.
+    """
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_lines(path: Path, limit: int = DATA_BYTES) -> Iterator[tuple[int, bytes]]:
+    """A file's lines that are not blank, numbered from 1. Of one beyond ``limit`` bytes, ``limit + 1`` are given: too
+    many for :func:`parse_json`.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(limit + 1):
+            number += 1
+            rest = line
+            while len(rest) > limit and not rest.endswith(b"\n"):
+                rest = file.readline(limit + 1)
+            if line.strip():
+                yield number, line
+
+
+def parse_json(text: str | bytes, origin: str = "", limit: int = DATA_BYTES, half_surrogates: bool = False) -> Any:
+    """What a JSON text says.
+
+    Args:
+        text: bytes are UTF-8.
+        origin: what errors call it; may be empty.
+        limit: the longest, in bytes (of a str: in characters).
+        half_surrogates: let strings hold half of a surrogate pair, which JSON can say and UTF-8 cannot.
+
+    Raises:
+        UnreadableError: if it is longer, no JSON, nested deeper than ``MAX_DEPTH``, or holds a number that is not
+            finite or an integer beyond 64 bits.
+    """
+    try:
+        text = _decoded(text, "", limit) if isinstance(text, bytes) else text
+        _refuse(len(text) > limit, f"longer than {limit:,} bytes")
+        tree = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
+        _check(tree, half_surrogates)
+    except json.JSONDecodeError as error:
+        problem = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise UnreadableError(_named(origin, problem)) from None
+    except RecursionError:
+        raise UnreadableError(_named(origin, _TOO_DEEP)) from None
+    except UnreadableError as error:
+        raise UnreadableError(_named(origin, str(error))) from None
+    return tree
+
+
+def parse_yaml(text: str, origin: str = "") -> Any:
+    """What a YAML text says, in JSON's types: dates and times are text.
+
+    Raises:
+        UnreadableError: if it is no YAML, has a tag or a key of another type, is nested deeper than ``MAX_DEPTH``, has
+            more than ``MAX_NODES`` values (aliases counted as what they stand for), refers to itself, or holds a number
+            that is not finite or an integer beyond 64 bits.
+    """
+    try:
+        _refuse(len(text) > DOCUMENT_BYTES, f"longer than {DOCUMENT_BYTES:,} bytes")
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _count(node)
+            tree = loader.construct_document(node)
+        finally:
+            loader.dispose()
+        _check(tree)
+    except UnreadableError as error:
+        raise UnreadableError(_named(origin, str(error))) from None
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # ``!!int word``, ``!!bool word``
+        raise UnreadableError(_named(origin, f"not YAML: {' '.join(str(error).split())}")) from None
+    return tree
+
+
+def problems(error: ValidationError) -> str:
+    """What pydantic found wrong, on one line: the key and the reason of each, the first ten."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    shown = [f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}" for item in found[:_SHOWN_PROBLEMS]]
+    rest = [f"and {len(found) - _SHOWN_PROBLEMS:,} more"] if len(found) > _SHOWN_PROBLEMS else []
+    return "; ".join([*(cut(item.removeprefix("Value error, ")) for item in shown), *rest])
+
+
+def cut(text: str, chars: int = _SHOWN_CHARS) -> str:
+    """``text`` for a message: one that is too long ends in an ellipsis."""
+    return text if len(text) <= chars else f"{text[:chars]}…"
+
+
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+_TOO_MANY = f"more than {MAX_NODES:,} values, aliases counted as what they stand for"
+
+
+def _named(origin: str, problem: str) -> str:
+    return f"{origin}: {problem}" if origin else problem
+
+
+def _refuse(condition: bool, problem: str) -> None:
+    if condition:
+        raise UnreadableError(problem)
+
+
+def _decoded(content: bytes, origin: str, limit: int) -> str:
+    if len(content) > limit:
+        raise UnreadableError(_named(origin, f"longer than {limit:,} bytes"))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(_named(origin, f"not UTF-8 at byte {error.start}")) from None
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _INTEGER_CHARS else MAX_INTEGER + 1
+    _refuse(not -MAX_INTEGER - 1 <= value <= MAX_INTEGER, f"{cut(text, 20)}: an integer beyond 64 bits")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    _refuse(not math.isfinite(value), f"{cut(text, 20)}: not a finite number")
+    return value
+
+
+def _check(tree: Any, half_surrogates: bool = False) -> None:
+    """Refuse what is nested too deeply, keys that JSON has not, and text that UTF-8 cannot say."""
+    level = [tree]
+    for _ in range(MAX_DEPTH + 1):
+        deeper: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                for key in value:
+                    _refuse(not isinstance(key, str), f"the key {key!r} is not text: put it in quotes")
+                deeper += value
+                deeper += value.values()
+            elif isinstance(value, list):
+                deeper += value
+            elif isinstance(value, str) and not half_surrogates and not _is_unicode(value):
+                raise UnreadableError(f"{cut(repr(value), 40)}: half of a surrogate pair, which is no character")
+        if not deeper:
+            return
+        level = deeper
+    raise UnreadableError(_TOO_DEEP)
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in JSON's types."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        self._nodes += 1
+        _refuse(self._depth > MAX_DEPTH, _TOO_DEEP)
+        _refuse(self._nodes > MAX_NODES, _TOO_MANY)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def json_int(self, node: yaml.ScalarNode) -> int:
+        _refuse(len(node.value) > _INTEGER_CHARS, f"{cut(node.value, 20)}: an integer beyond 64 bits")
+        return _integer(str(self.construct_yaml_int(node)))
+
+    def json_float(self, node: yaml.ScalarNode) -> float:
+        return _number(str(self.construct_yaml_float(node)))
+
+
+_PLAIN = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    f"{_PLAIN}{name}": yaml.SafeLoader.yaml_constructors[f"{_PLAIN}{name}"]
+    for name in ("null", "bool", "str", "seq", "map")
+} | {
+    f"{_PLAIN}int": _Loader.json_int,
+    f"{_PLAIN}float": _Loader.json_float,
+    None: yaml.SafeLoader.yaml_constructors[None],  # any other tag is an error that names it
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _count(root: yaml.Node) -> None:
+    """Refuse a document that refers to itself, or whose aliases stand for too much."""
+    sizes: dict[int, int] = {}
+    under_way: set[int] = set()
+
+    def size(node: yaml.Node) -> int:  # no deeper than MAX_DEPTH, unless it refers to itself
+        if id(node) in sizes:
+            return sizes[id(node)]
+        _refuse(id(node) in under_way, "refers to itself by an alias")
+        under_way.add(id(node))
+        total = 1
+        if isinstance(node, yaml.SequenceNode):
+            total += sum(map(size, node.value))
+        elif isinstance(node, yaml.MappingNode):
+            total += sum(size(key) + size(value) for key, value in node.value)
+        _refuse(total > MAX_NODES, _TOO_MANY)
+        sizes[id(node)] = total
+        return total
+
+    size(root)
