@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
+
 Rating = Literal["delta_return", "over_control", "group"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -31,7 +33,7 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class TaskCounts(Section):
@@ -435,12 +437,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: naming the file, the key, what is wrong with it and the nearest right key.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"config {path}: no such file")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path}: not YAML: {error}") from error
+        tree = read_yaml(path) or {}
+    except UnreadableError as error:
+        raise ConfigError(f"config {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path}: the top level must be a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
@@ -484,9 +486,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
     try:
-        tree[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+        tree[leaf] = parse_yaml(text)
+    except UnreadableError as error:
+        raise ConfigError(f"override {cut(override)!r}: the value is {error}") from None
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -500,7 +502,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"  {key}: unknown key; {hint}"
         else:
             whole = problem["type"] == "value_error" and isinstance(problem["input"], dict)  # the check of a section
-            got = "" if whole else f" (got {problem['input']!r})"
+            got = "" if whole else f" (got {cut(repr(problem['input']))})"
             yield f"  {key or 'config'}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retro.artifacts import digest_path, finite, git_revision, versions, write_atomically, write_json
 from retro.config import ConfigError, RunConfig
 from retro.envs import deciding_options
+from retro.reading import DATA_BYTES, UnreadableError, parse_json, read_json, read_lines
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANIFEST = "stage.json"
+_MAPPINGS = ("config", "inputs", "outputs")
+"""What a manifest holds mappings of."""
 FOLDERS = {"evaluate": "evaluation"}
 """Stages whose folder is not called as they are."""
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard"}
@@ -113,9 +116,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        logger.warning("%s is not JSON: the stage counts as not run", path)
+        manifest = read_json(path, DATA_BYTES)
+    except UnreadableError as error:
+        logger.warning("%s: the stage counts as not run", error)
+        return None
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key, {}), dict) for key in _MAPPINGS):
+        logger.warning("%s: no manifest of a stage, which counts as not run", path)
         return None
     return manifest
 
@@ -243,9 +249,12 @@ def _processes(config: RunConfig) -> PartialState:
     from accelerate import PartialState  # here: the CLI imports this module, and torch takes seconds
 
     from retro.models.loading import resolve_device
+    from retro.models.threads import limit_threads
 
+    device = resolve_device(config.device)
+    limit_threads(config, device)
     # accelerate joins CPU processes only if told that they are: with cpu=False each would take itself for rank 0
-    return PartialState(cpu=resolve_device(config.device).type == "cpu")
+    return PartialState(cpu=device.type == "cpu")
 
 
 def _set_aside(config: RunConfig, folder: Path) -> None:
@@ -269,10 +278,10 @@ def _seconds_so_far(stage: Stage) -> float:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in read_lines(path):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # a kill in the middle of a write: the resumed stage logs that step again
+            lines.append(parse_json(text))
+        except UnreadableError:  # a kill in the middle of a write: the resumed stage logs that step again
             logger.warning("%s: line %d is incomplete and is dropped", path, number)
     return lines
 

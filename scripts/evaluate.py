@@ -38,8 +38,11 @@ def evaluate(
     from retro.evaluation.report import Paths, read_results
     from retro.evaluation.stage import evaluate_into, run_evaluate, with_checkpoints
     from retro.evaluation.table import results_table
+    from retro.models.loading import resolve_device
+    from retro.models.threads import limit_threads
 
     resolved = load_config(config, overrides or ())
+    limit_threads(resolved, resolve_device(resolved.device))
     if checkpoint:
         paths = Paths(resolved.run_dir, resolved.run_dir / "evaluation-checkpoints")
         results = evaluate_into(with_checkpoints(resolved, checkpoint, best_of or ()), paths)

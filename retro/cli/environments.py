@@ -79,9 +79,8 @@ def play(
 
 def _options(environment: str, config: str | None, overrides: list[str], given: list[str]) -> dict[str, Any]:
     """The environment's options: the config's, and on top what ``-o`` gives."""
-    import yaml
-
     from retro.config import ConfigError, load_config
+    from retro.reading import UnreadableError, cut, parse_yaml
 
     options: dict[str, Any] = {}
     if config is not None:
@@ -96,9 +95,9 @@ def _options(environment: str, config: str | None, overrides: list[str], given: 
         if not equals or not key:
             raise ConfigError(f"-o {entry}: write it as -o key=value")
         try:
-            options[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"-o {entry}: the value is not YAML: {error}") from error
+            options[key] = parse_yaml(text)
+        except UnreadableError as error:
+            raise ConfigError(f"-o {cut(entry)}: the value is {error}") from None
     return options
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from retro.reading import parse_json, problems, read_lines
 from retro.types import Episode, Reflection, from_json, to_json
 
 
@@ -84,14 +87,12 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         RecordFileError: naming the line that is not a record.
     """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield from_json(Record, json.loads(line))
-            except ValueError as error:
-                raise RecordFileError(
-                    f"{path}, line {number}: not an evaluation record ({error}); delete the line"
-                ) from None
+    for number, line in read_lines(path):
+        try:
+            yield from_json(Record, parse_json(line))
+        except ValueError as error:
+            why = problems(error) if isinstance(error, ValidationError) else error
+            raise RecordFileError(f"{path}, line {number}: not an evaluation record ({why}); delete the line") from None
 
 
 def chains(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -26,6 +26,7 @@ from retro.evaluation.figures import (
 from retro.evaluation.records import Record, chains, read_records
 from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
+from retro.reading import UnreadableError, parse_json, read_json, read_lines
 from retro.types import Reflection, to_json
 
 logger = logging.getLogger(__name__)
@@ -80,17 +81,25 @@ def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
     return paths.page
 
 
+_RESULTS_BYTES = 2**28
+"""``results.json`` has a line a task, an arm and a seed."""
+
+
 def read_results(path: Path) -> Results:
     """``results.json`` as it was written.
 
     Raises:
-        NothingMeasuredError: if there is none.
+        NothingMeasuredError: if there is none, or something else.
+        UnreadableError: if it is damaged.
     """
     if not path.is_file():
         raise NothingMeasuredError(
             f"{path}: no such file; evaluate the run first: retro evaluate {path.parent.parent}/config.yaml"
         )
-    return cast(Results, json.loads(path.read_text(encoding="utf-8")))
+    results = read_json(path, _RESULTS_BYTES)
+    if not isinstance(results, dict) or not isinstance(results.get("arms"), dict):
+        raise NothingMeasuredError(f"{path}: no results of an evaluation; evaluate the run again")
+    return cast(Results, results)
 
 
 def render(paths: Paths, results: Results, records: list[Record]) -> str:
@@ -210,10 +219,10 @@ def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     if not path.is_file():
         return found
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for _, line in read_lines(path):
         try:
-            logged = json.loads(line)
-        except json.JSONDecodeError:  # a kill in the middle of a write: only the last line of a stage can be torn
+            logged = parse_json(line)
+        except UnreadableError:  # a kill in the middle of a write: only the last line of a stage can be torn
             logger.warning("%s: a torn line is left out of the learning curves", path)
             continue
         series = found.setdefault(logged["stage"], {})
@@ -241,7 +250,7 @@ def _json_object(path: Path) -> Mapping[str, Any]:
     """The JSON object that a stage wrote to ``path``; empty if the file does not exist."""
     if not path.is_file():
         return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = read_json(path)
     return value if isinstance(value, dict) else {}
 
 

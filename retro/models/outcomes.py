@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from importlib.metadata import version
@@ -14,6 +13,8 @@ from transformers import PreTrainedModel
 
 from retro.artifacts import write_json
 from retro.models.bases import Use
+from retro.reading import read_json
+from retro.types import from_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,9 @@ def outcome_file(model: PreTrainedModel, purpose: str) -> Path:
 def read_outcome(path: Path) -> Outcome | None:
     """The outcome of an earlier test; None if there is none, or it cannot be read."""
     try:
-        kept: Outcome = json.loads(path.read_text(encoding="utf-8"))
+        return from_json(Outcome, read_json(path))
     except (OSError, ValueError):  # not there, or not whole: the test is made again
         return None
-    return kept
 
 
 def keep_outcome(path: Path, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from retro.artifacts import finite, write_atomically
 from retro.buffer.views import Context
+from retro.reading import parse_json, read_lines
 from retro.training.ppo_rewards import Response, Worth
 
 SAMPLES_FILE = "samples.jsonl"
@@ -71,9 +72,8 @@ def cut_samples(folder: Path, step: int) -> None:
     """Drop the samples after ``step``, as resuming from its checkpoint needs."""
     path = folder / SAMPLES_FILE
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
-        write_atomically(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        whole = [line for _, line in read_lines(path) if line.endswith(b"\n")]  # a kill may leave half a line
+        write_atomically(path, b"".join(line for line in whole if parse_json(line)["step"] <= step).decode())
 
 
 def show_samples(
