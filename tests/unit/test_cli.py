@@ -57,13 +57,12 @@ def test_every_command_helps_with_an_example(retro: Retro, command: list[str]) -
     assert f"  retro {' '.join(command)}" in out
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
+def test_help_loads_no_torch() -> None:
     code = (
-        "import sys, time; sys.argv = ['retro', '--help']\n"
+        "import sys; sys.argv = ['retro', '--help']\n"
         "from retro.cli import main\n"
         "try:\n    main()\nfinally:\n"
-        "    assert not {'torch', 'transformers', 'rich'} & sys.modules.keys()\n"
-        "    assert time.process_time() < 2"
+        "    assert not {'torch', 'transformers', 'rich'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

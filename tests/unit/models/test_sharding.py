@@ -90,7 +90,7 @@ def process(rank: int, model: Path, folder: Path, checkpointing: bool) -> None:
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=PROCESSES,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),
     )
     base = make_base(model, checkpointing)
     base.shard(CPU)
