@@ -67,6 +67,15 @@ def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
         ("collect: {attempts: 1}", "collect.attempts:"),
         ("- a list", "the top level must be a mapping"),
         ("a: [", "not YAML"),
+        ("seed: 2024-99-99", "seed: Input should be a valid integer"),
+        ("ppo: {mix: 2024-01-01}", "ppo.mix: Input should be a valid number"),
+        (f"seed: {'9' * 5000}", "an integer beyond 64 bits"),
+        ("seed: 9223372036854775808", "an integer beyond 64 bits"),
+        ("ppo: {learning_rate: .inf}", "not a finite number"),
+        ("[" * 20_000, "nested deeper"),
+        ("environment: &e {options: {a: *e}}", "refers to itself"),
+        (f"name: {'x' * 5000}\nseed: {'y' * 5000}", "yyy…"),
+        (r'name: "\ud800"', "half of a surrogate pair"),
     ],
 )
 def test_a_bad_config_names_the_file_the_key_and_the_remedy(tmp_path: Path, text: str, says: str) -> None:
@@ -75,6 +84,21 @@ def test_a_bad_config_names_the_file_the_key_and_the_remedy(tmp_path: Path, text
         load_config(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_an_alias_bomb_costs_nothing(tmp_path: Path) -> None:
+    levels = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(30))
+    with pytest.raises(ConfigError, match="aliases counted as what they stand for"):
+        load_config(write(tmp_path, f"a0: &a0 [x]\n{levels}"))
+
+
+def test_a_config_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes("name: café".encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"config {path}: not UTF-8 at byte 9"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=f"config {tmp_path}: a folder or a device, not a file"):
+        load_config(tmp_path)
 
 
 def test_a_missing_config_is_named() -> None:
@@ -109,6 +133,10 @@ def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
         ("name.sub=3", "'name' is a value, not a section"),
         ("ppo.steps=[", "not YAML"),
         ("ppo.step=3", "did you mean 'steps'?"),
+        ("seed=2024-99-99", "seed: Input should be a valid integer"),
+        (f"seed={'9' * 5000}", "an integer beyond 64 bits"),
+        ("environment.options.x=&a [*a]", "refers to itself"),
+        ("name=\udcff", "not YAML"),
     ],
 )
 def test_a_bad_override_says_how_to_write_it(tmp_path: Path, override: str, says: str) -> None:
