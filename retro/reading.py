@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from pydantic import ValidationError
@@ -27,6 +27,7 @@ MAX_NODES = 20_000
 MAX_INTEGER = 2**63 - 1
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHARS = 200
+_CHUNK_CHARS = 2**22
 _INTEGER_CHARS = 100
 """Python's own limit is 4,300 digits, in quadratic time."""
 
@@ -85,6 +86,37 @@ def read_lines(path: Path, limit: int = DATA_BYTES) -> Iterator[tuple[int, bytes
                 rest = file.readline(limit + 1)
             if line.strip():
                 yield number, line
+
+
+def read_array(path: Path, limit: int = DATA_BYTES) -> Iterator[Any]:
+    """The entries of a file that is one JSON array, however long: only a few are in memory at once.
+
+    Args:
+        path: the file.
+        limit: the longest entry, in characters.
+
+    Raises:
+        UnreadableError: if it is not UTF-8 or not an array, ends too early, or has an entry that :func:`parse_json`
+            would refuse.
+        OSError: if it cannot be opened.
+    """
+    if path.exists() and not path.is_file():
+        raise UnreadableError(f"{path}: a folder or a device, not a file")
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for entry in _entries(file, limit):
+                _check(entry)
+                yield entry
+                number += 1
+    except UnicodeDecodeError:
+        raise UnreadableError(f"{path}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"{path}: entry {number} is not JSON ({error.msg})") from None
+    except RecursionError:
+        raise UnreadableError(f"{path}: entry {number}: {_TOO_DEEP}") from None
+    except UnreadableError as error:
+        raise UnreadableError(f"{path}: entry {number}: {error}") from None
 
 
 def parse_json(text: str | bytes, origin: str = "", limit: int = DATA_BYTES, half_surrogates: bool = False) -> Any:
@@ -187,6 +219,28 @@ def _number(text: str) -> float:
     value = float(text)
     _refuse(not math.isfinite(value), f"{cut(text, 20)}: not a finite number")
     return value
+
+
+def _entries(file: TextIO, limit: int) -> Iterator[Any]:
+    decode = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_number).raw_decode
+    text, place, ended = file.read(_CHUNK_CHARS), 0, False
+    _refuse(not text.lstrip().startswith("["), "not a JSON array")
+    place = text.index("[") + 1
+    while True:
+        while place < len(text) and (text[place].isspace() or text[place] == ","):
+            place += 1
+        if text[place : place + 1] == "]":
+            return
+        try:
+            entry, end = decode(text, place)
+        except json.JSONDecodeError:
+            if ended or len(text) - place > limit:
+                raise
+            chunk = file.read(_CHUNK_CHARS)
+            text, place, ended = text[place:] + chunk, 0, not chunk
+        else:
+            yield entry
+            place = end
 
 
 def _check(tree: Any, half_surrogates: bool = False) -> None:

@@ -14,6 +14,10 @@ from typing import Any
 from retro.config import ConfigError, EnvironmentSection
 from retro.envs.base import TaskSet
 from retro.envs.mixture import mixed_names
+from retro.reading import cut
+
+_MOST_SAID_CHARS = 2_000
+"""Of what is wrong with options; ScienceWorld's 30 kinds take half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ def make_taskset(name: str, options: Mapping[str, Any] | None = None) -> TaskSet
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"environment.options of {name}: {str(error).removeprefix(f'{name}: ')}") from error
+        problem = " ".join(str(error).removeprefix(f"{name}: ").split())
+        raise ConfigError(f"environment.options of {name}: {cut(problem, _MOST_SAID_CHARS)}") from error
     if ":" in name and taskset.name in ENVIRONMENTS:  # its prompts and its tasks would be taken for the other's
         raise ConfigError(f"environment {name!r}: its name is {taskset.name!r}, as one that ships is called; change it")
     return taskset

@@ -332,10 +332,11 @@ class HouseholdTasks(TaskSet):
     name = "household"
 
     def __init__(self, places: int = 11, slack: int = 2) -> None:
-        if not 4 <= places <= sum(PLACES.values()):
-            raise ValueError(f"household: places must be in 4..{sum(PLACES.values())}, not {places}")
-        if slack < 0:
-            raise ValueError(f"household: slack must not be negative, not {slack}")
+        most = sum(PLACES.values())
+        if not isinstance(places, int) or not 4 <= places <= most:
+            raise ValueError(f"household: places must be a whole number in 4..{most}, not {places!r}")
+        if not isinstance(slack, int) or slack < 0:
+            raise ValueError(f"household: slack must be a whole number from 0 on, not {slack!r}")
         self._places = places
         self._slack = slack
 

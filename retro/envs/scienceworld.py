@@ -192,7 +192,7 @@ def _split(engine: Engine, kind: str) -> dict[Split, list[int]]:
 def _chosen(kinds: Sequence[str] | None, known: list[str]) -> list[str]:
     if kinds is None:
         return known
-    if isinstance(kinds, str) or not kinds:
+    if not isinstance(kinds, (list, tuple)) or not kinds:
         raise ValueError(f"scienceworld: kinds must be a list of names, not {kinds!r}")
     unknown = [kind for kind in kinds if kind not in known]
     if unknown:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from retro.reading import cut
 from retro.types import Split, derive_seed
 
 SHARES = {Split.TRAIN: 8, Split.VALIDATION: 1, Split.TEST: 1}
@@ -19,11 +20,16 @@ def sources_by_split(data: str | Mapping[str, str], environment: str) -> dict[Sp
     """``data`` as a source for each split; one name stands for all three.
 
     Raises:
-        ValueError: for a key that is no split.
+        ValueError: for a key that is no split, or what is not the name of a source.
     """
     if isinstance(data, str):
         return dict.fromkeys(Split, data)
-    unknown = sorted(set(data) - {split.value for split in Split})
+    if not isinstance(data, Mapping) or not all(isinstance(source, str) for source in data.values()):
+        raise ValueError(
+            f"{environment}: data: name a file or a folder, or one for each of train, validation and test, not "
+            f"{cut(repr(data), 100)}"
+        )
+    unknown = sorted(map(str, set(data) - {split.value for split in Split}))
     if unknown:
         raise ValueError(f"{environment}: data: {unknown[0]!r} is no split; there are train, validation and test")
     return {split: data[split.value] for split in Split if split.value in data}
@@ -46,6 +52,10 @@ def existing(source: str, environment: str, remedy: str) -> Path:
         ValueError: if it is not there; says how to get it.
     """
     path = Path(source)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # too long a name
+        raise ValueError(f"{environment}: data: {cut(source)}: {error.strerror}; {remedy}") from None
+    if not exists:
         raise ValueError(f"{environment}: data: there is no {source}; {remedy}")
     return path

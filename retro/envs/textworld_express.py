@@ -229,7 +229,7 @@ def load(engine: Engine, kind: str, parameters: str) -> None:
 def _chosen(games: Any) -> list[str]:
     if isinstance(games, str) or not isinstance(games, Sequence) or not games:
         raise ValueError(f"textworld-express: games must be a list of names, not {games!r}")
-    unknown = [game for game in games if game not in GAMES]
+    unknown = [game for game in games if game not in list(GAMES)]
     if unknown:
         raise ValueError(f"textworld-express: games: there is no {unknown[0]!r}; there are: {', '.join(GAMES)}")
     return [game for game in GAMES if game in games]

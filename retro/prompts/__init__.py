@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
-import yaml
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from retro.artifacts import digest_path
 from retro.config import ConfigError, EnvironmentSection
+from retro.prompts.template import PromptTemplate
+from retro.reading import UnreadableError, problems, read_yaml
 from retro.types import Step, TokenLimit, Trajectory
 
 FOLDER = Path(__file__).parent
@@ -35,6 +34,9 @@ _ACTION = re.compile(r"(?:\A|\s)Action(?: \d+)?:")
 _THOUGHT = re.compile(r"\A\s*Thought(?: \d+)?:")
 
 
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 class PromptTooLongError(ValueError):
     """A trajectory that does not fit, even with every observation left out."""
 
@@ -45,8 +47,8 @@ class PromptSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal["line", "react"] = "line"
     """``line``: the answer is the action. ``react``: a thought, then ``Action: …`` (Yao et al. 2022)."""
-    stop: tuple[str, ...] = ("\n",)
-    """Where the actor's answer ends."""
+    stop: Annotated[tuple[StopText, ...], Field(max_length=16)] = ("\n",)
+    """Where the actor's answer ends: at most 16 texts of 1 to 200 characters."""
 
 
 class Prompts(Protocol):
@@ -65,23 +67,20 @@ class PromptSet:
     """One environment's prompts.
 
     Raises:
-        ConfigError: for a folder without templates, a template that is none or includes others, a ``prompts.yaml``
-            with unknown keys.
+        ConfigError: for a folder without templates, a template that is none or uses what it may not
+            (:mod:`retro.prompts.template`), a ``prompts.yaml`` with unknown keys.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         if not any((folder / file).is_file() for file in FILES[:2]):
             raise ConfigError(f"prompts {folder}: there is neither actor.jinja nor reflection.jinja")
-        templates = ImmutableSandboxedEnvironment(  # an export brings its prompts: text from outside, not code
-            loader=FileSystemLoader(folder), undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False
-        )
         self.name = name
         self.folder = folder
         settings = _settings(folder / "prompts.yaml")
         self.actor_stop = settings.stop
         self._reasons = settings.format == "react"
-        self._actor = _template(templates, folder, "actor.jinja")
-        self._reflection = _template(templates, folder, "reflection.jinja")
+        self._actor = _template(folder / "actor.jinja")
+        self._reflection = _template(folder / "reflection.jinja")
 
     def of(self, environment: str) -> PromptSet:
         """Itself: one set is a library that has the same for every environment."""
@@ -99,6 +98,7 @@ class PromptSet:
 
         Raises:
             PromptTooLongError: if it does not fit even then.
+            ConfigError: if there is no template for it, or the template fails.
         """
         if self._actor is None:
             raise ConfigError(f"environment {self.name!r} has no actor prompt: it can be trained on, not played")
@@ -120,6 +120,7 @@ class PromptSet:
 
         Raises:
             PromptTooLongError: if it does not fit even then.
+            ConfigError: if there is no template for it, or the template fails.
         """
         if self._reflection is None:
             raise ConfigError(f"environment {self.name!r} has no reflection prompt")
@@ -254,18 +255,13 @@ def _settings(path: Path) -> PromptSettings:
     if not path.is_file():
         return PromptSettings()
     try:
-        return PromptSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        content = read_yaml(path)
+        return PromptSettings() if content is None else PromptSettings.model_validate(content)
+    except UnreadableError as error:
+        raise ConfigError(str(error)) from None
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {problems(error)}") from None
 
 
-def _template(templates: ImmutableSandboxedEnvironment, folder: Path, name: str) -> Template | None:
-    if not (folder / name).is_file():
-        return None
-    try:
-        tree = templates.parse((folder / name).read_text(encoding="utf-8"))
-        if list(meta.find_referenced_templates(tree)):
-            raise ConfigError(f"{folder / name}: it includes another file, which no digest and no export would hold")
-        return templates.get_template(name)
-    except TemplateError as error:
-        raise ConfigError(f"{folder / name}: {error}") from None
+def _template(path: Path) -> PromptTemplate | None:
+    return PromptTemplate(path) if path.is_file() else None

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retro import reading
 from retro.reading import (
     DOCUMENT_BYTES,
     MAX_DEPTH,
@@ -19,6 +20,7 @@ from retro.reading import (
     UnreadableError,
     parse_json,
     parse_yaml,
+    read_array,
     read_json,
     read_lines,
     read_text,
@@ -178,3 +180,48 @@ def test_a_line_that_is_too_long_is_refused_alone(tmp_path: Path) -> None:
     for number in (3, 5):
         with pytest.raises(UnreadableError, match="longer than 10 bytes"):
             parse_json(lines[number], limit=10)
+
+
+@given(entries=st.lists(st.dictionaries(TEXTS, TREES, max_size=3), max_size=6), chunk=st.integers(1, 9))
+def test_an_array_is_read_whatever_the_chunks(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[object], chunk: int
+) -> None:
+    path = tmp_path_factory.mktemp("array") / "array.json"
+    path.write_bytes(json.dumps(entries, ensure_ascii=False).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_CHUNK_CHARS", chunk)
+        assert list(read_array(path)) == entries
+
+
+def test_garbage_in_a_long_array_is_noticed_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_CHUNK_CHARS", 10)
+    path = tmp_path / "array.json"
+    path.write_bytes(b'[{"a": 1}, {"b": "' + b"x" * 100_000 + b"\xff")
+    with pytest.raises(UnreadableError, match=r"array\.json: entry 1 is not JSON"):
+        list(read_array(path, limit=50))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "not a JSON array"),
+        (b"{}", "not a JSON array"),
+        (b"[1, 2", "entry 2 is not JSON"),
+        (b"[1, " + b"[" * 100_000, "entry 1: nested deeper"),
+        (b"[1, " + b"[" * 150 + b"]" * 150 + b"]", "entry 1: nested deeper"),
+        (b"[1, NaN]", "entry 1: NaN: not a finite number"),
+        (b"[1, " + b"9" * 5_000 + b"]", "entry 1: .*beyond 64 bits"),
+        (b'[1, "\\ud800"]', "entry 1: .*half of a surrogate"),
+        (b'[1, "\xff"]', "not UTF-8"),
+    ],
+)
+def test_what_an_array_may_not_hold_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "array.json"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match=rf"array\.json: .*{problem}"):
+        list(read_array(path))
+
+
+def test_a_folder_is_not_an_array(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="a folder or a device"):
+        list(read_array(tmp_path))

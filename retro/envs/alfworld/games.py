@@ -6,10 +6,9 @@ objects, games without ``traj_data.json``, of another kind than the six, and gam
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 from retro.envs.alfworld.goal import MILESTONES
 from retro.envs.sources import existing
+from retro.reading import DATA_BYTES, UnreadableError, read_json, read_text
 
 REMEDY = "the official games come by `alfworld-download` (docs/environments/alfworld.md)"
 RELEASE_FOLDERS = {"train": "train", "validation": "valid_seen", "test": "valid_unseen"}
@@ -118,12 +118,11 @@ class GameFolder:
         missing = [key for key in ("pddl_domain", "grammar", "pddl_problem") if not isinstance(game.get(key), str)]
         if missing:
             raise ValueError(f"alfworld: {self._folder / id / _GAME_FILE} has no {missing[0]}: it is not a game")
+        walkthrough = game.get("walkthrough") or []
+        if not isinstance(walkthrough, list):
+            raise ValueError(f"alfworld: {self._folder / id / _GAME_FILE}: walkthrough is not a list of commands")
         return GameData(
-            self._kind(id),
-            game["pddl_domain"],
-            game["grammar"],
-            game["pddl_problem"],
-            tuple(map(str, game.get("walkthrough") or ())),
+            self._kind(id), game["pddl_domain"], game["grammar"], game["pddl_problem"], tuple(map(str, walkthrough))
         )
 
     def _kind(self, id: str) -> str:
@@ -132,9 +131,9 @@ class GameFolder:
     def _read(self, id: str, name: str) -> dict[str, Any]:
         file = self._folder / id / name
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"alfworld: {file}: not readable as JSON: {error}") from error
+            content = read_json(file, DATA_BYTES)
+        except (OSError, UnreadableError) as error:
+            raise ValueError(f"alfworld: {error}; {REMEDY}") from error
         if not isinstance(content, dict):
             raise ValueError(f"alfworld: {file}: an object is expected, not a {type(content).__name__}")
         return content
@@ -171,13 +170,13 @@ class GameTable:
         with self._lock:  # many plays start at once, and the first one reads the file
             games = self._games
         goal, problem, walkthrough = (games[name][place].as_py() for name in _GAME_COLUMNS)
+        if not isinstance(goal, str) or not isinstance(problem, str):
+            raise ValueError(f"alfworld: data: {self._file}: the game {id} has no goal or no problem")
         return GameData(kind, self._domain, self._grammar.replace(GOAL_MARK, goal), problem, tuple(walkthrough or ()))
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, str]]:
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(self._file, columns=list(_LIST_COLUMNS)).to_pylist()
+        rows = self._read(_LIST_COLUMNS).to_pylist()
         found = {
             f"{row['task']}/{row['trial']}": (place, str(row["task_type"]))
             for place, row in enumerate(rows)
@@ -187,13 +186,24 @@ class GameTable:
 
     @cached_property
     def _games(self) -> Any:
+        return self._read(_GAME_COLUMNS)
+
+    def _read(self, columns: Sequence[str]) -> Any:
+        import pyarrow
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(self._file, columns=list(_GAME_COLUMNS))
+        try:
+            return pyarrow.parquet.read_table(self._file, columns=list(columns))
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"alfworld: data: {self._file} is damaged: {reason}; {REMEDY}") from error
 
 
 def _beside(file: Path, name: str) -> str:
     path = file.parent / name
     if not path.is_file():
         raise ValueError(f"alfworld: data: {file} needs {name} beside it: the domain and the grammar of its games")
-    return path.read_text(encoding="utf-8")
+    try:
+        return read_text(path)
+    except UnreadableError as error:
+        raise ValueError(f"alfworld: data: {error}; {REMEDY}") from error

@@ -9,8 +9,9 @@ import json
 import math
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from retro import __version__
 from retro.envs.base import EnvironmentFailedError
+from retro.reading import DATA_BYTES, UnreadableError, cut, parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +29,9 @@ RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 RETRIED_ERRORS = ("maxlag", "ratelimited", "readonly", "internal_api_error")
 """Beginnings of the error codes that say: later."""
 LONGEST_PAUSE_SECONDS = 120.0
-MAX_ANSWER_BYTES = 32 * 2**20
+MAX_ANSWER_BYTES = DATA_BYTES
+"""As it is sent, and once more as it is unpacked."""
+MAX_REDIRECTS = 5
 
 _COMMON = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5"}
 
@@ -122,12 +126,10 @@ class MediaWiki:
         import httpx
 
         if self._client is None:
-            self._client = httpx.Client(
-                headers={"User-Agent": self.user_agent}, timeout=self._timeout_seconds, follow_redirects=True
-            )
+            headers = {"User-Agent": self.user_agent, "Accept-Encoding": "gzip"}
+            self._client = httpx.Client(headers=headers, timeout=self._timeout_seconds)
         try:
-            with self._client.stream("GET", self._base_url, params=dict(parameters)) as response:
-                body = self._body(response)
+            response, body = self._sent(self._client, parameters)
         except httpx.HTTPError as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from None
         pause = _seconds_asked_for(response.headers.get("Retry-After"))
@@ -139,32 +141,66 @@ class MediaWiki:
             raise self._failed(f"HTTP status {response.status_code}; is base_url the address of its api.php?")
         return self._understood(body, pause)
 
+    def _sent(self, client: httpx.Client, parameters: Mapping[str, str]) -> tuple[httpx.Response, bytes]:
+        """The response and its body, after redirects to other pages of the same host."""
+        request = client.build_request("GET", self._base_url, params=dict(parameters))
+        for _ in range(MAX_REDIRECTS + 1):
+            with closing(client.send(request, stream=True)) as response:
+                onward = response.next_request
+                if onward is None:
+                    return response, self._body(response)
+            if onward.url.host != request.url.host:
+                raise self._failed(
+                    f"it redirects to {cut(onward.url.host)}: if you trust that host, name it in base_url"
+                )
+            request = onward
+        raise self._failed(f"more than {MAX_REDIRECTS} redirects; is base_url the address of its api.php?")
+
     def _body(self, response: httpx.Response) -> bytes:
         """Read by parts: a server that sends a byte now and then would never run into a timeout."""
         until = time.monotonic() + 2 * self._timeout_seconds
         body = bytearray()
-        for part in response.iter_bytes():
+        for part in response.iter_raw():
             body += part
             if time.monotonic() > until:
                 raise _TryAgain(f"no whole answer within {2 * self._timeout_seconds:g} s")
-            if len(body) > MAX_ANSWER_BYTES:
-                raise self._failed(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
-        return bytes(body)
+            self._check_size(len(body))
+        return self._unpacked(bytes(body), response.headers.get("Content-Encoding", "identity").strip().lower())
+
+    def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        """Unpacked here, where a limit can be set: a few kilobytes of gzip can hold gigabytes."""
+        if encoding in ("", "identity"):
+            return body
+        if encoding not in ("gzip", "x-gzip"):
+            raise self._failed(f"its answer is packed by {cut(encoding, 40)!r}, and gzip was asked for")
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            unpacked = unpacking.decompress(body, MAX_ANSWER_BYTES + 1)
+        except zlib.error as error:
+            raise _TryAgain(f"an answer that cannot be unpacked: {error}") from None
+        self._check_size(len(unpacked))
+        if not unpacking.eof:
+            raise _TryAgain("an answer that ends too early")
+        return unpacked
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_ANSWER_BYTES:
+            raise self._failed(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
 
     def _understood(self, body: bytes, pause: float | None) -> dict[str, Any]:
         try:
-            answer = json.loads(body)
-        except ValueError:
-            answer = None
+            answer = parse_json(body, limit=MAX_ANSWER_BYTES)
+        except UnreadableError as unreadable:
+            raise self._failed(f"its answer is {unreadable}; is base_url the address of its api.php?") from None
         if not isinstance(answer, dict):
-            raise self._failed("its answer is no JSON object; is base_url the address of its api.php?")
+            raise self._failed("its answer is not a JSON object; is base_url the address of its api.php?")
         error = answer.get("error")
         if not isinstance(error, dict):
             return answer
         code = str(error.get("code"))
         if code.startswith(RETRIED_ERRORS):
             raise _TryAgain(f"error {code}", pause)
-        raise self._failed(f"error {code}: {str(error.get('info'))[:200]}")
+        raise self._failed(f"error {cut(code)}: {cut(str(error.get('info')))}")
 
     def _failed(self, why: str) -> EnvironmentFailedError:
         return EnvironmentFailedError(f"wikipedia: {self._base_url}: {why}")
@@ -179,7 +215,7 @@ def _seconds_asked_for(header: str | None) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
@@ -203,7 +239,14 @@ class _Answers:
     def get(self, request: str) -> dict[str, Any] | None:
         with self._open() as database:
             row = database.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
-        answer: dict[str, Any] | None = json.loads(row[0]) if row else None
+        if row is None:
+            return None
+        try:
+            answer = parse_json(str(row[0]), limit=2 * MAX_ANSWER_BYTES)  # JSON may have been written longer
+        except UnreadableError as error:
+            raise self._damaged(str(error)) from None
+        if not isinstance(answer, dict):
+            raise self._damaged("not a JSON object")
         return answer
 
     def put(self, request: str, answer: Mapping[str, Any]) -> None:
@@ -213,6 +256,9 @@ class _Answers:
     def close(self) -> None:
         with self._lock:
             self._database.close()
+
+    def _damaged(self, why: str) -> EnvironmentFailedError:
+        return EnvironmentFailedError(f"wikipedia: cache: {self._name}: an answer in it is {why}; delete the file")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

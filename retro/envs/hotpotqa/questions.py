@@ -7,13 +7,13 @@ JSON), ``[{"title": …, "sentences": […]}, …]``, and ``{"title": […], "se
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retro.envs.hotpotqa.documents import Page
+from retro.reading import UnreadableError, read_array
 
 SUFFIXES = (".json", ".parquet")
 UNKNOWN_KIND = "question"
@@ -123,14 +123,13 @@ def read_entries(path: Path) -> Iterator[Entry]:
         yield Entry(str(path), number, fields)
 
 
-def _json(path: Path) -> list[Any]:
+def _json(path: Path) -> Iterator[Any]:
     try:
-        entries = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"hotpotqa: {path} is no JSON file: {error}; download it again") from error
-    if not isinstance(entries, list):
-        raise ValueError(f"hotpotqa: {path} holds no list of questions, as hotpot_dev_distractor_v1.json does")
-    return entries
+        yield from read_array(path)
+    except (UnreadableError, OSError) as error:
+        raise ValueError(
+            f"hotpotqa: {error}; a list of questions is expected, as hotpot_dev_distractor_v1.json: download it again"
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[Any]:
@@ -140,5 +139,6 @@ def _parquet(path: Path) -> Iterator[Any]:
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"hotpotqa: {path} is no parquet file: {error}; download it again") from error
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"hotpotqa: {path} is not a Parquet file: {reason}; download it again") from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from retro.envs.base import EnvironmentFailedError
 from retro.envs.hotpotqa.documents import MOST_SIMILAR, DocumentStore, Page, title_key
@@ -15,6 +15,7 @@ from retro.envs.hotpotqa.mediawiki import MediaWiki
 
 _NOT_IN_TITLES = re.compile(r"[#<>\[\]{}|]")
 _MAX_TITLE_BYTES = 255
+_MAX_FOUND = 10
 _MAX_QUERY_CHARS = 250
 """CirrusSearch refuses queries of more than 300."""
 _HEADING = re.compile(r"=+ .* =+")
@@ -55,8 +56,8 @@ def wikipedia_options(given: Mapping[str, Any]) -> WikipediaOptions:
 
 
 def _check(options: WikipediaOptions) -> None:
-    address = urlsplit(options.base_url) if isinstance(options.base_url, str) else None
-    if address is None or address.scheme not in ("http", "https") or not address.hostname:
+    address = _address(options.base_url)
+    if address is None:
         raise ValueError("wikipedia: base_url must be the http(s) address of an api.php")
     if address.username or address.password:
         raise ValueError("wikipedia: base_url must hold no user name and no password: it is written to logs")
@@ -70,6 +71,17 @@ def _check(options: WikipediaOptions) -> None:
     retries = options.max_retries
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         raise ValueError(f"wikipedia: max_retries must be a whole number from 0 on, not {retries!r}")
+
+
+def _address(url: object) -> SplitResult | None:
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        return None
+    try:
+        address = urlsplit(url)
+        known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # a port or an IPv6 address that is not one
+        return None
+    return address if known else None
 
 
 class Wikipedia(DocumentStore):
@@ -118,12 +130,13 @@ class Wikipedia(DocumentStore):
             "pages",
         )
         page = found[0] if found else {}
-        if page.get("ns") != 0 or not isinstance(page.get("title"), str):
+        titles = _titles(found[:1])
+        if page.get("ns") != 0 or not titles:
             return None
-        if "disambiguation" in page.get("pageprops", {}):
-            return str(page["title"])
+        if isinstance(page.get("pageprops"), dict) and "disambiguation" in page["pageprops"]:
+            return titles[0]
         sentences = split_sentences(str(page.get("extract") or ""))
-        return Page(page["title"], tuple(sentences)) if sentences else None
+        return Page(titles[0], tuple(sentences)) if sentences else None
 
     def _similar(self, entity: str) -> list[str]:
         """By full text, as the search field of a wiki does; where that finds nothing, by the titles' letters."""
@@ -132,12 +145,12 @@ class Wikipedia(DocumentStore):
         ]  # no sign that the search takes for an order
         if not words:
             return []
-        by_text = {"list": "search", "srsearch": words, "srlimit": "10", "srprop": "", "srinfo": ""}
-        titles = [str(found["title"]) for found in self._asked(by_text, "search") if "title" in found]
+        by_text = {"list": "search", "srsearch": words, "srlimit": str(_MAX_FOUND), "srprop": "", "srinfo": ""}
+        titles = _titles(self._asked(by_text, "search"))
         if not titles:
-            by_letters = {"list": "prefixsearch", "pssearch": words, "pslimit": "10", "psprofile": "fuzzy"}
-            titles = [str(found["title"]) for found in self._asked(by_letters, "prefixsearch") if "title" in found]
-        return titles
+            by_letters = {"list": "prefixsearch", "pssearch": words, "pslimit": str(_MAX_FOUND), "psprofile": "fuzzy"}
+            titles = _titles(self._asked(by_letters, "prefixsearch"))
+        return titles[:_MAX_FOUND]
 
     def _asked(self, parameters: Mapping[str, str], name: str) -> list[dict[str, Any]]:
         found = self.wiki.query(parameters).get("query", {})
@@ -145,6 +158,12 @@ class Wikipedia(DocumentStore):
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise EnvironmentFailedError(f"wikipedia: query.{name} of an answer is no list of objects")
         return rows
+
+
+def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What can be the title of a page among those of an answer."""
+    titles = (row.get("title") for row in rows)
+    return [title for title in titles if isinstance(title, str) and 0 < len(title.encode()) <= _MAX_TITLE_BYTES]
 
 
 def split_sentences(extract: str) -> list[str]:
@@ -159,7 +178,8 @@ def split_sentences(extract: str) -> list[str]:
 def _split_line(line: str) -> list[str]:
     sentences, begin = [], 0
     for match in _SENTENCE_END.finditer(line):
-        last_word = line[begin : match.start()].rpartition(" ")[2].lstrip('"“‘([')
+        word_begin = max(begin, line.rfind(" ", begin, match.start()) + 1)
+        last_word = line[word_begin : match.start()].lstrip('"“‘([')
         if match[0].startswith(".") and _ABBREVIATION.fullmatch(last_word):
             continue
         sentences.append(line[begin : match.end()].strip())

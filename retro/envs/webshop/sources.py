@@ -10,8 +10,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
+
+from retro.reading import UnreadableError, cut, parse_json, read_array, read_json
 
 REMEDY = (
     "get items_shuffle.json and items_ins_v2.json (or items_shuffle_1000.json and items_ins_v2_1000.json) and "
@@ -20,11 +23,18 @@ REMEDY = (
 UNPRICED = 100.0
 """Dollars that a product without a price costs, as upstream has it."""
 MAX_ASIN_CHARACTERS = 10
-CHUNK_CHARACTERS = 4 * 2**20
-MAX_ENTRY_CHARACTERS = 64 * 2**20
+MAX_MAPPING_BYTES = 2**32
+"""Of ``items_ins_v2.json`` and ``items_human_ins.json``, which are read whole."""
+
+MAX_COMBINATIONS = 1_000_000
+"""Of one product's options: each has a synthetic instruction."""
 
 Row = dict[str, Any]
 """One product as ``catalogue.SCHEMA`` has it."""
+
+
+_NOT_IN_LAYOUT = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading an entry raises that is not as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +96,26 @@ def read_rows(files: SourceFiles) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
     import pyarrow.parquet as parquet
 
+    number = 0
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
-                yield from map(_row_of_parquet, batch.to_pylist())
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ValueError(f"webshop: data: {path} is no table of WebShop's products: {error}") from error
+                for record in batch.to_pylist():
+                    yield _row_of_parquet(record)
+                    number += 1
+    except (*_NOT_IN_LAYOUT, pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"webshop: data: {path} is not a table of WebShop's products: row {number}: {_reason(error)}"
+        ) from error
 
 
 def _row_of_parquet(record: dict[str, Any]) -> Row:
-    human = [_human(entry) for entry in json.loads(record["human_instructions"] or "[]")]
+    human = [_human(entry) for entry in parse_json(record["human_instructions"] or "[]")]
     return {
-        "asin": record["asin"],
+        "asin": _texts([record["asin"]])[0],
         "name": _one_line(record["name"]),
         "category": record["category"],
         "query": record["query"].lower().strip(),
@@ -108,7 +124,7 @@ def _row_of_parquet(record: dict[str, Any]) -> Row:
         "features": [_one_line(text) for text in record["bullet_points"]],
         "prices": record["pricing"] or [UNPRICED],
         "price_tag": record["price_tag"],
-        "options": record["options"],
+        "options": _options(parse_json(record["options"])),
         "attributes": record["attributes"],
         "instruction": record["instruction"],
         "instruction_attributes": record["instruction_attributes"],
@@ -120,14 +136,21 @@ def _read_json(files: SourceFiles) -> Iterator[Row]:
     assert files.attributes is not None
     attributes = _read_mapping(files.attributes)
     human = _read_mapping(files.human) if files.human is not None else {}
-    for number, record in enumerate(read_array(files.products)):
+    for number, record in enumerate(_read_products(files.products)):
         try:
             yield _row_of_json(record, attributes.get(record["asin"], {}), human.get(record["asin"], []))
-        except (KeyError, TypeError, AttributeError) as error:
+        except _NOT_IN_LAYOUT as error:
             raise ValueError(
                 f"webshop: data: {files.products}: product {number} is not in WebShop's layout "
-                f"({type(error).__name__}: {error}); {REMEDY}"
+                f"({_reason(error)}); {REMEDY}"
             ) from error
+
+
+def _read_products(path: Path) -> Iterator[Any]:
+    try:
+        yield from read_array(path)
+    except (UnreadableError, OSError) as error:
+        raise ValueError(f"webshop: data: {error}; an array of products is expected: cut short? {REMEDY}") from error
 
 
 def _row_of_json(record: dict[str, Any], about: dict[str, Any], human: list[dict[str, Any]]) -> Row:
@@ -139,7 +162,7 @@ def _row_of_json(record: dict[str, Any], about: dict[str, Any], human: list[dict
         if entries is not None
     }
     return {
-        "asin": record["asin"],
+        "asin": _texts([record["asin"]])[0],
         "name": _one_line(record["name"]),
         "category": record["category"],
         "query": record["query"].lower().strip(),
@@ -148,7 +171,7 @@ def _row_of_json(record: dict[str, Any], about: dict[str, Any], human: list[dict
         "features": [_one_line(text) for text in (features if isinstance(features, list) else [features])],
         "prices": prices,
         "price_tag": " to ".join(f"${price}" for price in prices),
-        "options": json.dumps(options),
+        "options": _options(options),
         "attributes": about.get("attributes") or [],
         "instruction": about.get("instruction"),
         "instruction_attributes": about.get("instruction_attributes") or [],
@@ -156,13 +179,32 @@ def _row_of_json(record: dict[str, Any], about: dict[str, Any], human: list[dict
     }
 
 
+def _options(options: dict[str, list[str]]) -> str:
+    """Name → values, as JSON."""
+    combinations = prod(len(_texts(values)) for values in options.values())
+    if combinations > MAX_COMBINATIONS:
+        raise ValueError(f"its options have more than {MAX_COMBINATIONS:,} combinations")
+    return json.dumps(options)
+
+
 def _human(entry: dict[str, Any]) -> dict[str, Any]:
     options = entry["instruction_options"]
+    instruction, attributes = entry["instruction"], entry["instruction_attributes"]
     return {
-        "instruction": entry["instruction"],
-        "attributes": entry["instruction_attributes"],
-        "options": list(options.values()) if isinstance(options, dict) else options,
+        "instruction": _texts([instruction])[0],
+        "attributes": _texts(attributes),
+        "options": _texts(list(options.values()) if isinstance(options, dict) else options),
     }
+
+
+def _texts(values: list[str]) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"a list of texts is expected, not {cut(repr(values), 40)}")
+    return values
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {cut(' '.join(str(error).split()))}"
 
 
 def _prices(text: str | None) -> list[float]:
@@ -177,46 +219,11 @@ def _one_line(text: str | None) -> str:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            value = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"webshop: data: {path} is not JSON ({error}): cut short? {REMEDY}") from error
+        value = read_json(path, MAX_MAPPING_BYTES)
+    except (UnreadableError, OSError) as error:
+        raise ValueError(f"webshop: data: {error}; cut short? {REMEDY}") from error
     if not isinstance(value, dict):
         raise ValueError(
             f"webshop: data: {path} holds a {type(value).__name__}, not a mapping of product ids; {REMEDY}"
         )
     return value
-
-
-def read_array(path: Path) -> Iterator[Any]:
-    """The entries of a file that is one JSON array, without holding more than a few of them in memory.
-
-    Raises:
-        ValueError: if it is no array, or ends before its end.
-    """
-    decode = json.JSONDecoder().raw_decode
-    with path.open(encoding="utf-8") as file:
-        text, ended, place, number = "", False, 0, 0
-        opened = False
-        while True:
-            while place < len(text) and (text[place].isspace() or (text[place] == "," and opened)):
-                place += 1
-            if not opened and place < len(text):
-                if text[place] != "[":
-                    raise ValueError(f"webshop: data: {path} is no JSON array of products; {REMEDY}")
-                opened, place = True, place + 1
-                continue
-            if opened and place < len(text) and text[place] == "]":
-                return
-            try:
-                entry, end = decode(text, place)
-            except json.JSONDecodeError as error:
-                if ended or len(text) - place > MAX_ENTRY_CHARACTERS:
-                    raise ValueError(
-                        f"webshop: data: {path}: entry {number} is not JSON ({error.msg}): cut short? {REMEDY}"
-                    ) from error
-                chunk = file.read(CHUNK_CHARACTERS)
-                text, place, ended = text[place:] + chunk, 0, not chunk
-                continue
-            yield entry
-            place, number = end, number + 1

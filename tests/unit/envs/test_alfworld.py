@@ -357,7 +357,7 @@ def test_a_broken_game_fails_the_play_by_name(make: MakeTasks, tmp_path: Path) -
     tasks = make(str(tmp_path))
     environment = tasks.make(task_of(READ_BOOK))
     (tmp_path / task_of(READ_BOOK).id / "game.tw-pddl").write_text("{")
-    with pytest.raises(EnvironmentFailedError, match=r"trial_A/game\.tw-pddl: not readable as JSON"):
+    with pytest.raises(EnvironmentFailedError, match=r"trial_A/game\.tw-pddl: not JSON"):
         environment.reset()
     environment.close()
 

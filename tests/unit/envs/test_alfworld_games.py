@@ -76,10 +76,15 @@ def test_a_folder_has_no_other_games(tmp_path: Path, id: str) -> None:
     assert not games.has(id)
 
 
+GAME = '{"solvable": true, "pddl_domain": "", "grammar": "", "pddl_problem": "", '
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested deeper than 100 levels"),
+        (GAME + '"walkthrough": 5}', "walkthrough is not a list of commands"),
         ("[]", "an object is expected, not a list"),
         ('{"solvable": true, "grammar": ""}', "has no pddl_domain"),
     ],
@@ -125,6 +130,18 @@ def test_a_table_that_is_none_is_said(tmp_path: Path) -> None:
         open_games(str(file))
     file.write_text("no parquet")
     with pytest.raises(ValueError, match="neither a folder nor a parquet file"):
+        open_games(str(file))
+
+
+def test_a_damaged_table_is_said(tmp_path: Path) -> None:
+    file = write_table(tmp_path, [row("a", "b", COOL_MUG)])
+    content = file.read_bytes()
+    file.write_bytes(content[:4] + b"\xff" * (len(content) // 3) + content[4 + len(content) // 3 :])
+    with pytest.raises(ValueError, match=r"games\.parquet is damaged: "):
+        _ = open_games(str(file)).kinds
+    file = write_table(tmp_path, [row("a", "b", COOL_MUG)])
+    (tmp_path / "alfred.pddl").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"alfred\.pddl: not UTF-8"):
         open_games(str(file))
 
 

@@ -294,7 +294,7 @@ def test_the_contract(tmp_path: Path) -> None:
         ({"data": ""}, r"data: name a file of questions"),
         ({"data": "gone.json"}, r"data: there is no gone\.json; get hotpot_train_v1\.1\.json"),
         ({"data": {"train": "FILE", "dev": "FILE"}}, r"data: 'dev' is no split"),
-        ({"data": {"train": 5}}, r"5 is no file name"),
+        ({"data": {"train": 5}}, r"name a file or a folder, or one for each of train"),
         ({"data": "TEXT"}, r"notes\.txt: a file of questions ends in \.json or \.parquet"),
         ({"documents": "FILE"}, r"documents must be a list of files"),
         ({"documents": ["gone.json"]}, r"there is no gone\.json"),

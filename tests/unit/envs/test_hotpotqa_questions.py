@@ -105,12 +105,14 @@ def test_a_wrong_entry_is_named(change: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("cut.json", b'[{"_id": "q1"', r"cut\.json is no JSON file: .*line 1.*download it again"),
-        ("latin.json", b'["caf\xe9"]', r"latin\.json is no JSON file"),
-        ("object.json", b'{"data": []}', r"object\.json holds no list of questions"),
+        ("cut.json", b'[{"_id": "q1"', r"cut\.json: entry 0 is not JSON .*download it again"),
+        ("latin.json", b'["caf\xe9"]', r"latin\.json: not UTF-8"),
+        ("object.json", b'{"data": []}', r"object\.json: .*not a JSON array; a list of questions is expected"),
         ("words.json", b'["q1"]', r"words\.json: entry 0 is no object"),
-        ("cut.parquet", b"PAR1", r"cut\.parquet is no parquet file: .*download it again"),
-        ("empty.parquet", b"", r"empty\.parquet is no parquet file"),
+        ("deep.json", b"[" * 100_000, r"deep\.json: entry 0: nested deeper than 100 levels"),
+        ("long.json", b"[" + b"9" * 5_000 + b"]", r"long\.json: entry 0: .*an integer beyond 64 bits"),
+        ("cut.parquet", b"PAR1", r"cut\.parquet is not a Parquet file: .*download it again"),
+        ("empty.parquet", b"", r"empty\.parquet is not a Parquet file"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:

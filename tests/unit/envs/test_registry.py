@@ -195,9 +195,17 @@ def test_options_reach_the_environment() -> None:
     [
         ("hosehold", {}, r"'hosehold' is not known; there are: .*household"),
         ("household", {"palces": 3}, r"environment\.options of household: .*palces"),
-        ("household", {"places": 3}, r"environment\.options of household: .*places must be in"),
+        ("household", {"places": 3}, r"environment\.options of household: .*places must be a whole number in"),
+        ("household", {"places": "many"}, r"places must be a whole number in 4\.\.\d+, not 'many'"),
+        ("household", {"slack": [2]}, r"slack must be a whole number from 0 on, not \[2\]"),
+        ("household", {"slack": "many\n" * 9_000}, r"slack must be .*…$"),
+        ("webshop", {"data": {"train": 5}}, r"data: name a file or a folder, or one for each"),
+        ("webshop", {"data": [5]}, r"data: name a file or a folder, or one for each"),
+        ("webshop", {"data": "a" * 5_000}, r"data: a+…: File name too long"),
     ],
 )
-def test_a_mistake_is_named(name: str, options: dict[str, int], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_a_mistake_is_named(name: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
         make_taskset(name, options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 3_000

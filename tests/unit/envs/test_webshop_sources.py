@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from webshop_products import COTTON_SOCKS, MUG, OAT_CREAM, PRODUCTS, WOOL_SOCKS, write_shop
 
-from retro.envs.webshop import sources as webshop_sources
-from retro.envs.webshop.sources import find_files, read_array, read_rows
+from retro.envs.webshop.sources import find_files, read_rows
+
+MANY_OPTIONS = {"customization_options": {name: [{"value": str(n)} for n in range(99)] for name in "abcd"}}
+NOTHING_ASKED: dict[str, Any] = {"instruction_attributes": [], "instruction_options": []}
 
 
 def rows(source: Path) -> dict[str, dict[str, Any]]:
@@ -108,19 +108,50 @@ def test_another_parquet_file_is_named(tmp_path: Path, content: str | None) -> N
         pq.write_table(pa.Table.from_pylist([{"asin": "B0LAMP0001"}]), path)
     else:
         path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"products\.parquet is no table of WebShop's products"):
+    with pytest.raises(ValueError, match=r"products\.parquet is not a table of WebShop's products"):
         rows(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"options": "{"}, "not JSON"),
+        ({"options": "[1]"}, "AttributeError"),
+        ({"options": '{"color": "white"}'}, "a list of texts is expected"),
+        ({"human_instructions": "[" * 100_000}, "nested deeper"),
+        ({"human_instructions": "[1]"}, "TypeError"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    table = pa.Table.from_pylist([parquet_row(), parquet_row() | change])
+    pq.write_table(table, tmp_path / "products.parquet")
+    with pytest.raises(ValueError, match=rf"products\.parquet is not a table .*: row 1: .*{says}"):
+        rows(tmp_path / "products.parquet")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("items_shuffle.json", "{}", "is no JSON array of products"),
+        ("items_shuffle.json", "{}", "items_shuffle.json: entry 0: not a JSON array; an array of products is expected"),
         ("items_shuffle.json", '[{"asin": "B0"', "entry 0 is not JSON .*cut short"),
-        ("items_shuffle.json", "", "entry 0 is not JSON"),
+        ("items_shuffle.json", "", "entry 0: not a JSON array"),
+        ("items_shuffle.json", "[" * 100_000, "entry 0: nested deeper than 100 levels"),
+        ("items_shuffle.json", '[{"asin": ' + "9" * 5_000, "entry 0: 9+…: an integer beyond 64 bits"),
+        (
+            "items_shuffle.json",
+            json.dumps([PRODUCTS[0] | {"asin": 5}]),
+            "product 0 .*a list of texts is expected, not .5",
+        ),
+        ("items_shuffle.json", json.dumps([PRODUCTS[0] | MANY_OPTIONS]), "more than 1,000,000 combinations"),
+        ("items_ins_v2.json", "[" * 100_000, "items_ins_v2.json: nested deeper"),
+        (
+            "items_human_ins.json",
+            json.dumps({MUG: [{"instruction": 5, **NOTHING_ASKED}]}),
+            "a list of texts is expected",
+        ),
         ("items_shuffle.json", '[{"asin": "B0"}]', "product 0 is not in WebShop's layout .*'small_description'"),
         ("items_shuffle.json", "[3]", "product 0 is not in WebShop's layout"),
-        ("items_ins_v2.json", "{", "items_ins_v2.json is not JSON"),
+        ("items_ins_v2.json", "{", "items_ins_v2.json: not JSON"),
         ("items_human_ins.json", "[]", "holds a list, not a mapping"),
     ],
 )
@@ -137,29 +168,3 @@ def test_missing_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
     (tmp_path / "items_ins_v2.json").unlink()
     with pytest.raises(ValueError, match=r"there is no items_ins_v2\.json"):
         find_files(tmp_path)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=4
-)
-ENTRIES = st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=6)
-
-
-@given(entries=ENTRIES, indent=st.sampled_from([None, 1]), chunk=st.integers(1, 9))
-def test_an_array_is_read_whatever_the_chunks(
-    tmp_path_factory: pytest.TempPathFactory, entries: list[Any], indent: int | None, chunk: int
-) -> None:
-    path = tmp_path_factory.mktemp("array") / "array.json"
-    path.write_text(json.dumps(entries, indent=indent, ensure_ascii=False), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(webshop_sources, "CHUNK_CHARACTERS", chunk)
-        assert list(read_array(path)) == entries
-
-
-def test_garbage_in_a_large_file_is_noticed_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webshop_sources, "CHUNK_CHARACTERS", 10)
-    monkeypatch.setattr(webshop_sources, "MAX_ENTRY_CHARACTERS", 50)
-    path = tmp_path / "array.json"
-    path.write_text('[{"a": 1}, {"b": ' + "x" * 1000, encoding="utf-8")
-    with pytest.raises(ValueError, match="entry 1 is not JSON"):
-        list(read_array(path))

@@ -1,0 +1,138 @@
+"""One template file of a prompt folder: read, checked, and rendered in bounded time and memory."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.visitor import NodeTransformer
+
+from retro.config import ConfigError
+from retro.prompts.sandbox import MAX_INTEGER, NODE_COST, BoundedEnvironment
+from retro.reading import UnreadableError, cut, read_text
+
+_NAMES = (
+    "Template Output TemplateData For If Assign AssignBlock With Name NSRef Const List Tuple CondExpr Filter Test Call "
+    "Getattr Getitem Slice Keyword Concat Compare Operand Not And Or Neg Pos Add Sub Mul Div FloorDiv Mod"
+)
+CONSTRUCTS = frozenset(_NAMES.split())
+"""The nodes of Jinja's syntax that a template may be made of."""
+MAX_NODES = 10_000
+MAX_DEPTH = 50
+_INCLUDING = (nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)
+
+
+class PromptTemplate:
+    """One template file.
+
+    Raises:
+        ConfigError: names the file, if it cannot be read, is not a template, or uses more of Jinja than it may.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _named(path):
+            environment = BoundedEnvironment()
+            tree = environment.parse(read_text(path))
+            _check(tree)
+            self._template = environment.from_string(_Charging().visit(tree))
+
+    def render(self, **variables: Any) -> str:
+        """The text.
+
+        Raises:
+            ConfigError: names the file, if the template fails or spends more than ``BUDGET``.
+        """
+        with _named(self._path):
+            return self._template.render(variables)
+
+
+def _check(tree: nodes.Template) -> None:
+    """Refuse what is no part of a template: the rest can be walked by recursion and compiled.
+
+    Raises:
+        TemplateSyntaxError: names the line.
+    """
+    level: list[nodes.Node] = [tree]
+    count = depth = 0
+    while level:
+        count, depth = count + len(level), depth + 1
+        for node in level:
+            name = type(node).__name__
+            if isinstance(node, _INCLUDING):
+                raise TemplateSyntaxError(
+                    "it includes another file, which no digest and no export would hold", node.lineno
+                )
+            if name not in CONSTRUCTS or (isinstance(node, nodes.For) and node.recursive):
+                raise TemplateSyntaxError(
+                    f"{name.lower()}: not among what a prompt may use (docs/your-own-environment.md)", node.lineno
+                )
+            if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value > MAX_INTEGER:
+                raise TemplateSyntaxError(f"a number beyond {MAX_INTEGER:,}", node.lineno)
+        if count > MAX_NODES or depth > MAX_DEPTH:
+            raise TemplateSyntaxError(
+                f"more than {MAX_NODES:,} expressions, or nested deeper than {MAX_DEPTH}: make it simpler", node.lineno
+            )
+        level = [child for node in level for child in node.iter_child_nodes()]
+
+
+class _Charging(NodeTransformer):
+    """Put a charge before every operation of the generated code that the environment is not asked about."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        parts = [part for child in node.iter_child_nodes(exclude=("iter",)) for part in _parts(child)]
+        written = sum(len(part.data) for part in parts if isinstance(part, nodes.TemplateData))
+        cost = nodes.Const(written + NODE_COST * len(parts))
+        self.generic_visit(node)
+        node.iter = _filtered("loop items", node.iter, cost)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered("concatenated", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filtered("charged", node.expr)
+        for operand in node.ops:
+            operand.expr = _filtered("charged", operand.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filtered("charged", node.node)
+        return node
+
+
+def _parts(node: nodes.Node) -> Iterator[nodes.Node]:
+    yield node
+    yield from node.find_all(nodes.Node)
+
+
+def _filtered(name: str, node: nodes.Node, *args: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever a template does wrong becomes one line that names its file."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise ConfigError(str(error)) from None
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"{path}: line {error.lineno}: {_line(error.message)}") from None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise ConfigError(f"{path}: {where}{type(error).__name__}: {_line(str(error))}") from error
+
+
+def _line(text: str | None) -> str:
+    return cut(" ".join((text or "").split()))
