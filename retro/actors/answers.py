@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from retro.actors.redaction import redacted, shown
+from retro.actors.silence import Silence
+from retro.reading import UnreadableError, parse_json
 from retro.types import Usage
 
-_MAX_SHOWN = 200
+MOST_TOKENS = 2**31 - 1
+"""Of one answer's usage: sums of more do not fit a database's integers."""
+_LONGEST_TOKEN_CHARS = 128
+"""Of any tokenizer in use: 128 spaces."""
+_LOOKED_AT = 2**16
+"""Bytes of a malformed answer that are looked at for its message."""
 
 
 class MalformedAnswerError(ValueError):
@@ -26,6 +33,8 @@ class Answer:
     text: str
     finish_reason: Literal["stop", "length"]
     usage: Usage | None
+    silence: Silence
+    """The reason, if nothing is left of the text."""
 
 
 def read_answer(content: bytes, endpoint: Literal["chat", "completions"]) -> Answer:
@@ -35,21 +44,33 @@ def read_answer(content: bytes, endpoint: Literal["chat", "completions"]) -> Ans
         MalformedAnswerError: if it is not JSON, or lacks what the protocol promises, or has it in another type.
     """
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(content, half_surrogates=True)
+    except UnreadableError as error:
         if content.lstrip().startswith(b"<"):
-            raise WebPageError(f"a web page: {_shown(content)}") from None
-        raise MalformedAnswerError(f"not JSON ({_reason(error)}): {_shown(content)}") from None
+            raise WebPageError(f"a web page: {excerpt(content)}") from None
+        raise MalformedAnswerError(f"{error}: {excerpt(content)}") from None
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise MalformedAnswerError(f"no choices: {_shown(content)}")
+        raise MalformedAnswerError(f"no choices: {excerpt(content)}")
     choice = choices[0]
-    text = _chat_text(choice) if endpoint == "chat" else choice.get("text")
+    message = choice.get("message") if endpoint == "chat" else None
+    text = _said(message) if endpoint == "chat" else choice.get("text")
     finish_reason = choice.get("finish_reason")
     if not isinstance(text, str) or not isinstance(finish_reason, str | None):
-        raise MalformedAnswerError(f"its choice has no text: {_shown(content)}")
-    readable = text.encode("utf-8", "replace").decode()  # JSON can say half a surrogate pair, no file of ours can
-    return Answer(readable, "length" if finish_reason == "length" else "stop", _usage(body.get("usage"), content))
+        raise MalformedAnswerError(f"its choice has no text: {excerpt(content)}")
+    return Answer(
+        readable(text),
+        "length" if finish_reason == "length" else "stop",
+        _usage(body.get("usage"), content),
+        Silence.of(message, finish_reason),
+    )
+
+
+def readable(text: str) -> str:
+    """``text`` without keys, and with question marks for what JSON can say and files and databases cannot hold: half a
+    surrogate pair, and the zero character."""
+    text = redacted(text)
+    return text if text.isascii() and "\0" not in text else text.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def cut(text: str, stop: tuple[str, ...]) -> str:
@@ -57,12 +78,23 @@ def cut(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((place for item in stop if (place := text.find(item)) >= 0), default=len(text))]
 
 
-def _chat_text(choice: dict[str, Any]) -> Any:
-    """The message's text; a model that only thought, or refused, has said nothing."""
-    message = choice.get("message")
-    if not isinstance(message, dict) or "content" not in message:
+def most_chars(max_tokens: int) -> int:
+    """The longest text of so many tokens; a longer one is from a server that ignores the limit."""
+    return max_tokens * _LONGEST_TOKEN_CHARS
+
+
+def excerpt(content: bytes) -> str:
+    """The beginning of a malformed answer, in quotes."""
+    return repr(shown(content[:_LOOKED_AT].decode("utf-8", "replace")))
+
+
+def _said(message: Any) -> Any:
+    """The message's text; a model that only thought, refused, or called a tool has said nothing."""
+    if not isinstance(message, dict):
         return None
-    return "" if message["content"] is None else message["content"]
+    if message.get("content") is None and ("content" in message or Silence.of(message, None) is not Silence.EMPTY):
+        return ""
+    return message.get("content")
 
 
 def _usage(usage: Any, content: bytes) -> Usage | None:
@@ -71,15 +103,6 @@ def _usage(usage: Any, content: bytes) -> Usage | None:
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else ["?"]
     if None in counts:
         return None
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise MalformedAnswerError(f"its usage is not two numbers: {_shown(content)}")
+    if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):
+        raise MalformedAnswerError(f"its usage is not two numbers of tokens: {excerpt(content)}")
     return Usage(*counts)
-
-
-def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-
-
-def _shown(content: bytes) -> str:
-    text = " ".join(content[: 4 * _MAX_SHOWN].decode("utf-8", "replace").split())
-    return repr(text[:_MAX_SHOWN]) + ("…" if len(text) > _MAX_SHOWN or len(content) > 4 * _MAX_SHOWN else "")

@@ -7,12 +7,19 @@ import json
 import time
 from pathlib import Path
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from retro.config import BudgetSection, ConfigError
+from retro.reading import UnreadableError, parse_json, problems, read_lines
 from retro.types import Usage, from_json, to_json
 
 _MILLION = 1_000_000
 _KEPT_EVERY_SECONDS = 1.0
 """What a killed process spent since its last line is not counted."""
+
+
+_LONGEST_LINE = 1_000
+_COUNTS = TypeAdapter(tuple[NonNegativeInt, NonNegativeInt])
 
 
 class BudgetExceededError(RuntimeError):
@@ -120,8 +127,15 @@ class Budget:
 
 
 def _read(ledger: Path) -> Usage:
-    try:
-        lines = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
-        return sum((from_json(Usage, line) for line in lines), Usage())
-    except ValueError as error:
-        raise ConfigError(f"{ledger}: not what an actor spent ({error}); correct its lines, or delete it") from None
+    spent = Usage()
+    for number, line in read_lines(ledger, _LONGEST_LINE):
+        try:
+            usage = from_json(Usage, parse_json(line, limit=_LONGEST_LINE))
+            _COUNTS.validate_python((usage.prompt_tokens, usage.completion_tokens))
+        except (UnreadableError, ValidationError) as error:
+            reason = problems(error) if isinstance(error, ValidationError) else str(error)
+            raise ConfigError(
+                f"{ledger}: not what an actor spent (line {number}: {reason}); correct the line, or delete it"
+            ) from None
+        spent += usage
+    return spent

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from retro.actors.answers import MalformedAnswerError, WebPageError
 from retro.actors.credentials import KEY
-from retro.actors.redaction import redacted
-from retro.actors.retrying import LONGEST_WAIT_SECONDS, retry_after_seconds
+from retro.actors.redaction import shown
+from retro.actors.retrying import LONGEST_WAIT_SECONDS, described_wait, retry_after_seconds
 from retro.config import ConfigError
 from retro.types import ActorError
 
@@ -31,6 +31,10 @@ _TOO_LONG = re.compile(
 _MAX_CHARS = 500
 
 
+class QuotaError(RuntimeError):
+    """The server asks every caller to wait for longer than a run waits, as after a daily quota: the run stops."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One request that was not answered."""
@@ -50,16 +54,10 @@ class Failures:
 
     Args:
         name: What messages call the actor.
-        timeout_seconds: Of one request.
     """
 
-    def __init__(self, name: str, timeout_seconds: float) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._timeout_seconds = timeout_seconds
-
-    def timed_out(self) -> Failure:
-        """No whole answer in time, however slowly it came."""
-        return self._of_call(f"no whole answer within {self._timeout_seconds:g} s (actor.timeout_seconds)")
 
     def malformed(self, error: MalformedAnswerError, answered_before: bool) -> Failure:
         """An answer that is none; where nothing but web pages ever came, the URL is not an API's."""
@@ -77,16 +75,20 @@ class Failures:
         cause = error.__cause__
         return self._of_call(_quoted(error) + (f" ({_quoted(cause)})" if cause else ""))
 
-    def asked_to_wait_too_long(self, failure: Failure) -> ActorError:
-        """The server's word is kept up to a limit."""
-        return ActorError(
-            f"{failure.error}; it asks to wait {failure.wait_seconds:.0f} s, more than {LONGEST_WAIT_SECONDS:.0f} s"
-        )
+    def asked_to_wait_too_long(self, failure: Failure, seconds: float) -> ActorError | QuotaError:
+        """The server's word is kept up to a limit: the call is given up, and the run if every call has to wait."""
+        if failure.for_all:
+            return quota_error(str(failure.error), seconds)
+        text = f"{failure.error}; {described_wait(seconds)}, more than {LONGEST_WAIT_SECONDS:.0f} s"
+        return ActorError(text)
 
     def _of_status(self, error: APIStatusError) -> Failure:
-        status, codes, text = error.status_code, {str(error.code), str(error.type)}, _quoted(error)
+        status, text = error.status_code, _quoted(error)
+        codes = {code for code in (error.code, error.type) if isinstance(code, str)}
         if codes & _UNPAID or status == 402:
             return self._of_run(f"nothing is left to pay with on the account of the key in {KEY}: {text}")
+        if 300 <= status < 400:
+            return self._of_run(f"{redirection(error)}: set actor.base_url to the address that answers by itself")
         if status in _MISTAKES:
             return self._of_run(f"{_MISTAKES[status]} (HTTP {status})")
         if codes & _TOO_LONG_CODES or (status < 500 and status != 429 and _TOO_LONG.search(str(error))):
@@ -109,8 +111,20 @@ class Failures:
         return Failure(ConfigError(f"{self._name}: {text}"), again=False)
 
 
+def quota_error(said: str, seconds: float) -> QuotaError:
+    """The server's words, and when to go on."""
+    return QuotaError(
+        f"{said}; {described_wait(seconds)}; what was played is kept: run the same command again then, and it goes on"
+    )
+
+
+def redirection(error: APIStatusError) -> str:
+    """Where an answer of status 3xx points to."""
+    target = shown(error.response.headers.get("location", ""))
+    return f"redirects to {target!r} (HTTP {error.status_code}), and redirects are not followed"
+
+
 def _quoted(error: BaseException) -> str:
-    """The error's class and words; keys go first, as half a key, cut off, would not be found."""
-    text = redacted(str(error))
-    shown = text[:_MAX_CHARS] + ("…" if len(text) > _MAX_CHARS else "")
-    return shown if isinstance(error, MalformedAnswerError) else f"{type(error).__name__}: {shown}"
+    """The error's class and words."""
+    text = shown(str(error), _MAX_CHARS)
+    return text if isinstance(error, MalformedAnswerError) else f"{type(error).__name__}: {text}"

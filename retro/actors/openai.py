@@ -8,20 +8,19 @@ import math
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from retro.actors.answers import Answer, MalformedAnswerError, cut, read_answer
+from retro.actors.answers import Answer, MalformedAnswerError, cut, most_chars, read_answer
 from retro.actors.budget import Budget
 from retro.actors.credentials import KEY, NO_KEY, read_key
 from retro.actors.failures import Failure, Failures
+from retro.actors.http import http_library, open_client
 from retro.actors.limits import RateLimiter
 from retro.actors.openai_request import RequestForm, estimated_tokens
-from retro.actors.redaction import redacted
 from retro.actors.response_cache import ResponseCache, request_key
 from retro.actors.retrying import LONGEST_WAIT_SECONDS, backoff_seconds, spread_seconds
+from retro.actors.silence import Silence, SilenceMonitor
 from retro.actors.token_count import prompt_limit
 from retro.config import ActorSection, ConfigError
 from retro.types import Completion, Prompt, Sampling, Usage
@@ -35,8 +34,6 @@ _URL = "OPENAI_BASE_URL"
 _CONNECT_SECONDS = 10.0
 _POOL_CONNECTIONS = 32
 """Of one client: at every request a pool looks at all connections that it has."""
-_LEAST_SECRET_CHARS = 16
-"""A shorter key is a word that a server of one's own is given (EMPTY, local), which an answer may well contain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,9 @@ class OpenAIActor:
         self._key = _key_of(section)
         self._section = section
         self._form = RequestForm(section)
-        self._failures = Failures(f"actor {section.model!r} at {self._form.base_url}", section.timeout_seconds)
+        name = f"actor {section.model!r} at {self._form.base_url}"
+        self._failures = Failures(name)
+        self._silences = SilenceMonitor(name)
         self._limiter = RateLimiter(section.requests_per_minute, section.tokens_per_minute)
         self.budget = Budget(section.budget, ledger)
         self.prompt_limit = prompt_limit(section)
@@ -85,7 +84,9 @@ class OpenAIActor:
 
         Raises:
             ActorError: if this call failed for good (after the retries), or was refused (a prompt too long, say).
-            ConfigError: if every call would fail: a refused key, an empty account, an unknown model or URL.
+            ConfigError: if every call would fail: a refused key, an empty account, an unknown model or URL, a redirect;
+                or if more than half of the answers say nothing.
+            QuotaError: if the server asks every caller to wait for more than two minutes.
             BudgetExceededError: if ``actor.budget`` is spent.
         """
         body = self._form.body(prompt, sampling)
@@ -95,7 +96,8 @@ class OpenAIActor:
         completion = await self._cache.get(key)
         if completion is None:
             completion = await self._asked(body, prompt, sampling)
-            await self._cache.put(key, completion)
+            if completion.text.strip():  # what made it silent may be mended at the server
+                await self._cache.put(key, completion)
         return completion
 
     async def check(self) -> None:
@@ -116,7 +118,7 @@ class OpenAIActor:
             if error.status_code == 401:
                 mistake = self._failures.of(error).error
         except APIConnectionError as error:
-            if isinstance(error.__cause__, _http_library().ConnectError):
+            if isinstance(error.__cause__, http_library().ConnectError):
                 mistake = ConfigError(
                     f"actor {self._section.model!r}: nobody listens at {self._form.base_url}: start the server, or "
                     "correct actor.base_url"
@@ -137,14 +139,14 @@ class OpenAIActor:
     async def _asked(self, body: dict[str, Any], prompt: Prompt, sampling: Sampling) -> Completion:
         estimate = self._form.estimate(prompt, sampling)
         attempt = 0
-        while isinstance(outcome := await self._once(body, estimate, sampling.stop), Failure):
+        while isinstance(outcome := await self._once(body, estimate, sampling), Failure):
             asked = outcome.wait_seconds
+            if asked is not None and asked > LONGEST_WAIT_SECONDS:
+                raise self._failures.asked_to_wait_too_long(outcome, asked)
             if asked is not None and outcome.for_all:
-                self._limiter.hold(min(asked, LONGEST_WAIT_SECONDS))
+                self._limiter.hold(asked)
             if not outcome.again or attempt == self._section.max_retries:
                 raise outcome.error
-            if asked is not None and asked > LONGEST_WAIT_SECONDS:
-                raise self._failures.asked_to_wait_too_long(outcome)
             key = (sampling.session, sampling.seed)
             await asyncio.sleep(
                 backoff_seconds(attempt, *key) if asked is None else spread_seconds(asked, attempt, *key)
@@ -152,19 +154,19 @@ class OpenAIActor:
             attempt += 1
         return outcome
 
-    async def _once(self, body: dict[str, Any], estimate: Usage, stop: tuple[str, ...]) -> Completion | Failure:
+    async def _once(self, body: dict[str, Any], estimate: Usage, sampling: Sampling) -> Completion | Failure:
         """One request, when it is its turn: within the concurrency, the budget and the rate limits."""
         connection = await self._connected()
         async with connection.slots:
             client = connection.free.pop()
             try:
                 await self.budget.reserve(estimate)
-                return await self._paid(client, body, estimate, stop)
+                return await self._paid(client, body, estimate, sampling)
             finally:
                 connection.free.append(client)
 
     async def _paid(
-        self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, stop: tuple[str, ...]
+        self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, sampling: Sampling
     ) -> Completion | Failure:
         used = Usage()
         try:
@@ -174,26 +176,25 @@ class OpenAIActor:
                 return outcome
             used = self._usage(outcome, estimate)
             self._limiter.correct(estimate.total, used.total)
-            return Completion(cut(outcome.text, stop), outcome.finish_reason, used)
         finally:
             self.budget.settle(estimate, used)
+        text = cut(outcome.text, sampling.stop)
+        silence = Silence.EMPTY if outcome.text.strip() else outcome.silence
+        self._silences.count(None if text.strip() else silence)
+        if len(text) > (most := most_chars(sampling.max_tokens)):
+            return Completion(text[:most], "length", used)
+        return Completion(text, outcome.finish_reason, used)
 
     async def _sent(self, client: AsyncOpenAI, body: dict[str, Any]) -> Answer | Failure:
         """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
         from openai import APIError, HttpxBinaryResponseContent
 
         try:
-            async with asyncio.timeout(self._section.timeout_seconds):  # a slow drip passes every read timeout
-                response = await client.post(self._form.path, cast_to=HttpxBinaryResponseContent, body=body)
-        except TimeoutError:
-            return self._failures.timed_out()
+            response = await client.post(self._form.path, cast_to=HttpxBinaryResponseContent, body=body)
         except APIError as error:
             return self._failures.of(error)
-        content = response.content
-        if len(self._key) >= _LEAST_SECRET_CHARS and self._key.encode() in content:
-            content = redacted(content.decode("utf-8", "replace")).encode()
         try:
-            answer = read_answer(content, self._section.endpoint)
+            answer = read_answer(response.content, self._section.endpoint)
         except MalformedAnswerError as error:
             return self._failures.malformed(error, self._answered)
         self._answered = True
@@ -218,18 +219,20 @@ class OpenAIActor:
         return self._connection
 
     async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+        from openai import AsyncOpenAI, Timeout
 
-        http = _http_library()
-        limits = http.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
-        timeout = Timeout(None, connect=min(_CONNECT_SECONDS, self._section.timeout_seconds))
-        certificates = http.create_ssl_context()
+        library, seconds = http_library(), self._section.timeout_seconds
+        limits = library.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
+        timeout = Timeout(None, connect=min(_CONNECT_SECONDS, seconds))
+        certificates = library.create_ssl_context()
         clients = [
             AsyncOpenAI(
                 api_key=self._key,
                 base_url=self._form.base_url,
                 max_retries=0,
-                http_client=DefaultAsyncHttpxClient(verify=certificates, limits=limits, timeout=timeout),
+                http_client=open_client(
+                    seconds, "actor.timeout_seconds", verify=certificates, limits=limits, timeout=timeout
+                ),
             )
             for _ in range(math.ceil(self._section.concurrency / _POOL_CONNECTIONS))
         ]
@@ -239,13 +242,6 @@ class OpenAIActor:
             self.budget.keep()
             for client in clients:
                 await client.close()
-
-
-def _http_library() -> ModuleType:
-    """The library that the SDK sends its requests with: httpx2, or httpx before openai 3."""
-    from openai import DEFAULT_CONNECTION_LIMITS
-
-    return import_module(type(DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
 
 
 def _key_of(section: ActorSection) -> str:

@@ -10,10 +10,15 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from retro.actors.answers import MOST_TOKENS, readable
 from retro.config import ConfigError
+from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Completion, from_json, to_json
 
 _LOCK_SECONDS = 60.0
@@ -47,6 +52,7 @@ class ResponseCache:
             raise ConfigError(
                 f"actor.cache {path}: {error}; name a file that a cache wrote, or one that is not there yet"
             ) from None
+        self._path = path
         self._connection = connection
         self._unwritten: deque[tuple[str, str]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="response-cache")
@@ -66,8 +72,15 @@ class ResponseCache:
         self._finalizer()
 
     def _read(self, key: str) -> Completion | None:
-        row = self._connection.execute("SELECT completion FROM completions WHERE key = ?", (key,)).fetchone()
-        return None if row is None else from_json(Completion, json.loads(row[0]))
+        try:
+            row = self._connection.execute("SELECT completion FROM completions WHERE key = ?", (key,)).fetchone()
+            return None if row is None else _completion(row[0])
+        except (sqlite3.Error, UnreadableError, ValidationError) as error:
+            reason = problems(error) if isinstance(error, ValidationError) else str(error)
+            raise ConfigError(
+                f"actor.cache {self._path}: damaged (answer {key[:8]}: {reason}); delete the file, and its answers are "
+                "asked for again"
+            ) from None
 
     def _write(self) -> None:
         """Write what is unwritten, if an earlier call has not done so: after it the caller's entry is there."""
@@ -78,6 +91,15 @@ class ResponseCache:
             with self._connection:  # commits, or rolls back
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?)", rows)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             self._unwritten.extendleft(reversed(rows))  # those who wait for them try again, or are told, too
-            raise
+            raise ConfigError(f"actor.cache {self._path}: {error}") from None
+
+
+def _completion(row: Any) -> Completion:
+    if not isinstance(row, str):
+        raise UnreadableError("not text")
+    kept = from_json(Completion, parse_json(row))
+    if not all(0 <= count <= MOST_TOKENS for count in (kept.usage.prompt_tokens, kept.usage.completion_tokens)):
+        raise UnreadableError("its usage is not two numbers of tokens")
+    return replace(kept, text=readable(kept.text))  # a version before this one may have kept what it hides

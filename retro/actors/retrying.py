@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 
 from retro.types import derive_seed
@@ -12,7 +13,10 @@ from retro.types import derive_seed
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 120.0
-"""What a server may ask for; longer, and the call is given up."""
+"""What a server may ask for; longer, and it is not waited for."""
+_LONGEST_HEADER = 100
+"""Characters of a ``Retry-After``: a date has 29."""
+_LONGEST_DATED_DAYS = 366
 _SPREAD = 0.25
 """Those told to wait for the same time come back over a quarter of it more."""
 
@@ -36,11 +40,19 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """What ``retry-after-ms`` or ``Retry-After`` (seconds, or an HTTP date; RFC 9110, section 10.2.3) ask for; None if
     they are not there, or say nothing that can be understood."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        seconds = _number(headers.get(name, ""))
+        seconds = _number(headers.get(name, "")[:_LONGEST_HEADER])
         if seconds is not None:
             return seconds * unit
-    date = parsedate_tz(headers.get("retry-after", ""))
+    date = parsedate_tz(headers.get("retry-after", "")[:_LONGEST_HEADER])
     return None if date is None else max(0.0, _timestamp(date) - time.time())
+
+
+def described_wait(seconds: float) -> str:
+    """How long a server asks to wait, for a message: the seconds, and the local time at which they are over."""
+    if seconds > timedelta(days=_LONGEST_DATED_DAYS).total_seconds():
+        return "it asks to wait for more than a year"
+    end = datetime.now().astimezone() + timedelta(seconds=math.ceil(seconds))
+    return f"it asks to wait {seconds:,.0f} s, until {end:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _number(text: str) -> float | None:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from retro.actors.answers import MOST_TOKENS, excerpt, most_chars, readable
 from retro.actors.credentials import KEY, read_key
+from retro.actors.failures import quota_error, redirection
+from retro.actors.http import open_client
 from retro.actors.openai_request import RequestForm
-from retro.actors.redaction import redacted
+from retro.actors.redaction import shown
+from retro.actors.retrying import LONGEST_WAIT_SECONDS, retry_after_seconds
 from retro.config import ActorSection, ConfigError
+from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Sampling, Usage
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 TIMEOUT_SECONDS = 600.0
-"""Of one try at a request: a server on a laptop's CPU writes a group of reflections slowly."""
+"""Of one try at a request, to the last byte of its answer: a server on a laptop's CPU writes a group of reflections
+slowly."""
 _CONNECT_SECONDS = 10.0
 _MAX_RETRIES = 5
 """Of one request, by the SDK: about 15 s of growing pauses, or what the server asks for."""
 _MAX_CHARS = 500
+_MAX_NAMES = 20
 
 
 class RefusedError(ConfigError):
@@ -44,6 +51,10 @@ class Choice:
 
     text: str
     finish_reason: Literal["stop", "length"]
+
+    def within(self, chars: int) -> Choice:
+        """The same text, cut where it is longer than its server was asked for."""
+        return self if len(self.text) <= chars else Choice(self.text[:chars], "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +109,14 @@ class ModelServer:
         Raises:
             RefusedError: if the server refuses the request itself: the prompt is too long, ``n`` is not known …
             ConfigError: if it cannot be asked at all, or answers something else than completions.
+            QuotaError: if it asks to wait for more than two minutes.
         """
         body = self._form.body(prompt, sampling) | ({"n": count} if count > 1 else {})
         outcome = await self._sent(body, retries)
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        most = most_chars(sampling.max_tokens)
+        return replace(outcome, choices=tuple(choice.within(most) for choice in outcome.choices[:count]))
 
     async def _sent(self, body: dict[str, object], retries: int) -> Answer | Exception:
         """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
@@ -117,27 +130,31 @@ class ModelServer:
         except APIStatusError as error:
             return await self._refusal(client, error)
         except APIConnectionError as error:  # timeouts included
-            return self._mistake(f"no answer ({_quoted(error.__cause__ or error)}). {self._start}")
+            cause = error.__cause__ or error
+            return self._mistake(f"no answer ({type(cause).__name__}: {shown(str(cause), _MAX_CHARS)}). {self._start}")
         return self._read(response.content)
 
     def _read(self, content: bytes) -> Answer | Exception:
         try:
-            body = _Body.model_validate_json(content)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the whole"
-            shown = redacted(content.decode("utf-8", "replace"))[:_MAX_CHARS]
-            return self._mistake(f"answers, but not with completions ({where}: {problem['msg']}): {shown!r}")
+            body = _Body.model_validate(parse_json(content, half_surrogates=True))
+        except (UnreadableError, ValidationError) as error:
+            problem = problems(error) if isinstance(error, ValidationError) else f"the whole: {error}"
+            return self._mistake(f"answers, but not with completions ({problem}): {excerpt(content)}")
         usage = body.usage.read() if body.usage else None
         return Answer(tuple(choice.read() for choice in body.choices), usage)
 
     async def _refusal(self, client: AsyncOpenAI, error: APIStatusError) -> Exception:
-        words = redacted(" ".join(error.response.text.split()))  # the SDK's text has OpenAI's kind of error alone
-        said = f"HTTP {error.status_code}: {words[:_MAX_CHARS]}"
+        words = shown(error.response.text, _MAX_CHARS)  # the SDK's text has OpenAI's kind of error alone
+        said = f"HTTP {error.status_code}: {words}"
+        if 300 <= error.status_code < 400:
+            return self._mistake(f"{redirection(error)}: give the URL that answers by itself")
         if error.status_code in (401, 403):
             return self._mistake(f"refuses the key in {KEY} ({said})")
         if error.status_code == 404:
             return self._mistake(await self._unknown_model(client))
+        wait = retry_after_seconds(error.response.headers)
+        if error.status_code in (429, 503) and wait is not None and wait > LONGEST_WAIT_SECONDS:
+            return quota_error(f"{self._name}: {said}", wait)
         if error.status_code >= 500 or error.status_code == 429:
             return self._mistake(said)
         if "context" in said:
@@ -151,12 +168,14 @@ class ModelServer:
 
         try:
             listed = await client.get("/models", cast_to=HttpxBinaryResponseContent)
-            names = [model.id for model in _Models.model_validate_json(listed.content).data]
-        except (APIError, ValidationError):
+            models = _Models.model_validate(parse_json(listed.content, half_surrogates=True)).data
+        except (APIError, UnreadableError, ValidationError):
             return "answers 404, and lists no models: does the URL end in /v1?"
+        names = ", ".join(shown(model.id) for model in models[:_MAX_NAMES]) or "none"
+        more = f" and {len(models) - _MAX_NAMES:,} more" if len(models) > _MAX_NAMES else ""
         return (
-            f"has no model {self._model!r}; it has: {', '.join(names) or 'none'}. Give server_model, one of these, or "
-            f"serve it. {self._start}"
+            f"has no model {self._model!r}; it has: {names}{more}. Give server_model, one of these, or serve it. "
+            f"{self._start}"
         )
 
     def _mistake(self, text: str) -> ConfigError:
@@ -174,7 +193,8 @@ class ModelServer:
         from openai import AsyncOpenAI, Timeout
 
         timeout = Timeout(TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
-        client = AsyncOpenAI(api_key=self._key, base_url=self._form.base_url, timeout=timeout)
+        http_client = open_client(TIMEOUT_SECONDS, timeout=timeout)
+        client = AsyncOpenAI(api_key=self._key, base_url=self._form.base_url, timeout=timeout, http_client=http_client)
         try:
             yield client
         finally:
@@ -202,12 +222,12 @@ class _Choice(_Strict):
 
     def read(self) -> Choice:
         text = self.message.content if self.message else self.text
-        return Choice(text or "", "length" if self.finish_reason == "length" else "stop")
+        return Choice(readable(text or ""), "length" if self.finish_reason == "length" else "stop")
 
 
 class _Usage(_Strict):
-    prompt_tokens: int | None = Field(default=None, ge=0)
-    completion_tokens: int | None = Field(default=None, ge=0)
+    prompt_tokens: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
+    completion_tokens: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
 
     def read(self) -> Usage | None:
         if self.prompt_tokens is None or self.completion_tokens is None:
@@ -226,7 +246,3 @@ class _Named(_Strict):
 
 class _Models(_Strict):
     data: list[_Named]
-
-
-def _quoted(error: BaseException) -> str:
-    return f"{type(error).__name__}: {redacted(str(error))[:_MAX_CHARS]}"

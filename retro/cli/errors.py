@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from retro.actors.budget import BudgetExceededError
+from retro.actors.failures import QuotaError
 from retro.envs.base import EnvironmentFailedError
 from retro.types import ActorError
 
 USER_ERROR = 2
-_STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError)
+_STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError)
 """What ends a run without being a mistake of the user's."""
 _BUGS = (KeyError, IndexError, UnicodeError)
 """Subclasses of what we raise by hand that Python raises by itself: never meant for a user when bare."""

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from retro.actors.budget import BudgetExceededError
+from retro.actors.failures import QuotaError
 from retro.cli import main
 from retro.cli.buffer import buffer_url
 from retro.cli.errors import is_for_the_user, one_line_errors
@@ -122,7 +123,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConfigError("shown where it was raised")
 
 
-@pytest.mark.parametrize("kind", [ActorError, EnvironmentFailedError, BudgetExceededError])
+@pytest.mark.parametrize("kind", [ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError])
 def test_what_stops_a_run_is_one_line(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped, one_line_errors():
         raise kind("what was played is kept")

@@ -33,6 +33,8 @@ class Reply:
     """Before each byte of the body."""
     cut: bool = False
     """Half of the body, and the connection is gone."""
+    endless: bool = False
+    """The body again and again, without a length."""
 
 
 class Server(ThreadingHTTPServer):
@@ -96,16 +98,27 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, reply: Reply, request: dict[str, Any]) -> None:
         payload = self.payload(reply, request)
         self.send_response(reply.status)
-        for name, value in (HEADERS | reply.headers | {"content-length": str(len(payload))}).items():
+        length = {} if reply.endless else {"content-length": str(len(payload))}
+        for name, value in (HEADERS | reply.headers | length).items():
             self.send_header(name, value)
         self.end_headers()
         if reply.cut:
             self.wfile.write(payload[: len(payload) // 2])
             self.close_connection = True
+        elif reply.endless:
+            self.repeat(payload)
         elif reply.drip_seconds:
             self.drip(payload, reply.drip_seconds)
         else:
             self.wfile.write(payload)
+
+    def repeat(self, payload: bytes) -> None:
+        self.close_connection = True
+        try:
+            while True:
+                self.wfile.write(payload)
+        except ConnectionError:  # the client has had enough
+            return
 
     def drip(self, payload: bytes, seconds: float) -> None:
         try:

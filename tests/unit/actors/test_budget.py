@@ -132,3 +132,31 @@ def test_a_ledger_that_is_none_is_named(tmp_path: Path) -> None:
     ledger.write_text('{"prompt_tokens": 1, "completion_tokens": 2}\n{"prompt')
     with pytest.raises(ConfigError, match=r"actor_usage\.jsonl: not what an actor spent"):
         Budget(BudgetSection(), ledger)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[" * 20_000, "line 2: .*longer than 1,000 bytes"),
+        ("[" * 400 + "]" * 400, "line 2: nested deeper"),
+        (
+            '{"prompt_tokens": 1, "completion_tokens": ' + "9" * 900 + "}",
+            "line 2: 99999999999999999999….*beyond 64 bits",
+        ),
+        (
+            '{"prompt_tokens": 1, "completion_tokens": 9223372036854775808}',
+            "line 2: 9223372036854775808: .*beyond 64 bits",
+        ),
+        ('{"prompt_tokens": -5, "completion_tokens": 1}', "line 2: 0: Input should be greater"),
+        ('{"prompt_tokens": "many"}', "line 2: prompt_tokens: Input should be a valid integer"),
+        ("[1, 2]", "line 2: the whole"),
+        ("\udcff", "line 2: not UTF-8"),
+    ],
+)
+def test_a_damaged_line_of_a_ledger_is_one_clear_line(tmp_path: Path, line: str, words: str) -> None:
+    ledger = tmp_path / "actor_usage.jsonl"
+    right = '{"prompt_tokens": 1, "completion_tokens": 2}\n'
+    ledger.write_bytes(f"{right}{line}\n{right}".encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=words) as caught:
+        Budget(ledger=ledger)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

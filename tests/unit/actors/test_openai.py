@@ -160,13 +160,6 @@ def test_a_server_is_kept_waiting_as_long_as_it_asks_and_so_are_all(server: Serv
     assert min(server.times[1:]) - server.times[0] >= 0.49
 
 
-def test_a_wait_that_is_too_long_ends_the_call(server: Server) -> None:
-    server.standing = Reply(429, headers={"retry-after": "3600"})
-    with pytest.raises(ActorError, match=r"RateLimitError.*asks to wait 3600 s, more than 120 s"):
-        ask(actor_at(server))
-    assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize(
     ("status", "name", "requests"),
     [(500, "InternalServerError", 3), (429, "RateLimitError", 3), (400, "BadRequestError", 1), (422, "Unproc", 1)],

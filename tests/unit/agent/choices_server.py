@@ -30,6 +30,9 @@ class Server(ThreadingHTTPServer):
         self.refuses_n = False
         self.usage = True
         self.reply: tuple[int, bytes] | None = None
+        self.headers: dict[str, str] = {}
+        """Of ``reply``."""
+        self.models = ["a-base", NAME]
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str] = []
@@ -51,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.path == "/v1/models"
-        self.write(200 if known else 404, {"data": [{"id": "a-base"}, {"id": NAME}]} if known else {"error": "?"})
+        self.write(
+            200 if known else 404, {"data": [{"id": name} for name in self.server.models]} if known else {"error": "?"}
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -86,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(payload)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from http.server import ThreadingHTTPServer
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retro import RetrospectiveModel
+from retro.actors.failures import QuotaError
 from retro.agent.records import ExportError, ExportRecord
 from retro.cli.app import app
 from retro.config import ConfigError
@@ -126,3 +128,66 @@ def test_the_key_is_sent_and_never_told(served_export, server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "two words")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         served(served_export, server)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_an_answer_is_not_read_beyond_its_limit(served_export, server, status, monkeypatch):
+    monkeypatch.setattr("retro.agent.server._MAX_RETRIES", 0)
+    for body, headers in ((b" " * 2**22, {}), (gzip.compress(b" " * 2**22), {"content-encoding": "gzip"})):
+        server.reply, server.headers = (status, body), headers
+        with pytest.raises(ConfigError, match=r"RemoteProtocolError: an answer longer than 2,097,152 bytes"):
+            served(served_export, server)
+
+
+def test_a_redirect_is_told_and_not_followed(served_export, server):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
+        target = f"http://127.0.0.1:{closed.server_address[1]}/v1"
+    server.reply, server.headers = (307, b""), {"location": target}
+    with pytest.raises(ConfigError, match=rf"redirects to '{target}' \(HTTP 307\).*give the URL that answers"):
+        served(served_export, server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_long_wait_stops_at_once_with_the_time_to_go_on(served_export, server, status):
+    server.reply, server.headers = (status, b'{"error": {"message": "daily quota"}}'), {"retry-after": "3600"}
+    with pytest.raises(QuotaError, match=r"daily quota.*asks to wait 3,600 s, until 20.*run the same command again"):
+        served(served_export, server)
+    assert len(server.requests) == 1
+
+
+def test_an_escaped_key_is_in_no_reflection_and_no_list(served_export, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    model = served(served_export, server, scores=False)
+    escaped = SECRET.replace("s", "\\u0073")
+    server.reply = (200, f'{{"choices": [{{"text": "you sent {escaped} \\ud83d\\u0000!"}}]}}'.encode())
+    assert model.reflect(DOCUMENT).text == "you sent *** ??!"
+    for body in (b'{"choices": "%s"}' % escaped.encode(), b'{"choices": "%s"}'.replace(b"%s", SECRET.encode("utf-16"))):
+        server.reply = (200, body)
+        with pytest.raises(ConfigError, match=r"not with completions.*\*\*\*"):
+            served(served_export, server)
+    server.reply, server.models = None, [f"a model of {SECRET}", *map(str, range(30))]
+    with pytest.raises(ConfigError, match=r"it has: a model of \*\*\*, 0, .*, 18 and 11 more\."):
+        served(served_export, server, server_model="mine")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"[" * 20_000, "nested deeper"),
+        (b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": 9223372036854775808}}', "beyond 64 bits"),
+        (b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": 2147483648}}', r"usage\.prompt_tokens"),
+        (b'{"choices": [{"text": "a"}], "x": 1e999}', "not a finite number"),
+    ],
+)
+def test_json_that_no_one_could_keep_is_refused(served_export, server, body, words):
+    server.reply = (200, body)
+    with pytest.raises(ConfigError, match=rf"not with completions \(.*{words}"):
+        served(served_export, server)
+
+
+def test_a_reflection_longer_than_its_tokens_can_be_is_cut(served_export, server):
+    model = served(served_export, server, scores=False)
+    server.reply = (200, json.dumps({"choices": [{"text": "x" * 100_000}]}).encode())
+    [reflection] = model.reflect(DOCUMENT).candidates
+    assert (len(reflection.text), reflection.finish_reason) == (8 * 128, "length")
