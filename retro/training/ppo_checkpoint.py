@@ -7,11 +7,11 @@ seeded by its step.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retro.artifacts import write_json
+from retro.reading import read_json
 
 STATE_FILE = "state.json"
 
@@ -40,6 +40,6 @@ def save_state(state: PpoState, folder: Path) -> None:
 
 def load_state(folder: Path) -> PpoState:
     """The inverse of :func:`save_state`; what an older version did not save has its default."""
-    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    values = read_json(folder / STATE_FILE)
     low_high = values.pop("best_interval", None)
     return PpoState(**values, best_interval=None if low_high is None else (low_high[0], low_high[1]))
