@@ -5,16 +5,18 @@ No weights are read and nothing is downloaded: a base that is not on this machin
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from retro.config import ActorSection, ModelSection, RunConfig
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from retro.config import ActorSection, ModelSection, NonNegativeInt, RunConfig
+from retro.reading import DATA_BYTES, UnreadableError, parse_json, problems, read_json
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _NF4_BYTES = 0.56
@@ -60,24 +62,62 @@ def episodes(config: RunConfig) -> Episodes:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """Parameter count and shapes from ``config.json`` and the safetensors headers; None where there are none."""
+    """Parameter count and shapes from ``config.json`` and the safetensors headers; None where there are none.
+
+    Raises:
+        UnreadableError: naming the file that is damaged.
+    """
     folder = Path(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         return None
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shapes |= _shapes(file)
+    path = folder / "config.json"
+    try:
+        settings = _Settings.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UnreadableError(f"{path}: {problems(error)}") from None
     return Checkpoint(
-        parameters=sum(_product(shape) for shape in shapes.values()),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
         shapes=shapes,
-        hidden=int(settings.get("hidden_size", 0)),
-        layers=int(settings.get("num_hidden_layers", 0)),
+        hidden=settings.hidden_size,
+        layers=settings.num_hidden_layers,
     )
+
+
+class _Settings(BaseModel):
+    """What the estimate reads of ``config.json``."""
+
+    hidden_size: NonNegativeInt = 0
+    num_hidden_layers: NonNegativeInt = 0
+
+
+class _Entry(BaseModel):
+    """What a safetensors header says of a tensor."""
+
+    shape: Annotated[tuple[NonNegativeInt, ...], Field(max_length=16)]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry])
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file's header: 8 bytes of length, then as many bytes of JSON."""
+    with file.open("rb") as stream:
+        start = stream.read(8).ljust(8, b"\xff")
+        (length,) = struct.unpack("<Q", start)
+        content = stream.read(min(length, DATA_BYTES + 1))
+    if len(content) < min(length, DATA_BYTES + 1):
+        raise UnreadableError(f"{file}: its header is cut off: copy the file again")
+    header = parse_json(content, f"{file}: its header")
+    if isinstance(header, dict):
+        header.pop("__metadata__", None)
+    try:
+        return {name: entry.shape for name, entry in _HEADER.validate_python(header).items()}
+    except ValidationError as error:
+        raise UnreadableError(f"{file}: its header: {problems(error)}") from None
 
 
 def parameters_by_name(name: str) -> int | None:
@@ -134,13 +174,6 @@ def _lora_parameters(checkpoint: Checkpoint, section: ModelSection) -> int:
         if len(shape) == 2 and name.removesuffix(".weight").endswith(wanted)
     ]
     return sum(section.lora.r * (rows + columns) for rows, columns in linear)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _unknown(what: str, model: str) -> str:

@@ -123,7 +123,7 @@ class SharedBase:
             raise AdapterMismatchError(f"{path} was trained on the base {trained_on}, not on {self.identity}: {remedy}")
         try:
             self._add(role, config, trainable)
-            self._fill(role, weights)
+            _fill(self._require(role), role, weights)
         except (ValueError, RuntimeError) as error:
             self._remove(role)
             raise AdapterMismatchError(
@@ -135,9 +135,9 @@ class SharedBase:
         there was supervised training.)"""
         peft = self._require(source)
         config = copy.deepcopy(peft.peft_config[source])
-        weights = {name: value.clone() for name, value in self._weights(source).items()}
+        weights = {name: value.clone() for name, value in _weights(peft, source).items()}
         self._add(target, config, trainable=False)
-        self._fill(target, weights)
+        _fill(peft, target, weights)
 
     def remove_role(self, role: str) -> None:
         """Take a role off the base."""
@@ -153,7 +153,8 @@ class SharedBase:
         path.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(path))
         part = path / f".{WEIGHTS}.part"
-        tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(self._weights(role).items())}
+        weights = _weights(self._require(role), role)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(weights.items())}
         save_file(tensors, part, metadata={"format": "pt"})
         part.replace(path / WEIGHTS)
         write_identity(path, self.identity)
@@ -266,28 +267,33 @@ class SharedBase:
             self._base = self._peft.unload()
             self._peft = None
 
-    def _weights(self, role: str) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = get_peft_model_state_dict(
-            self._require(role), adapter_name=role, save_embedding_layers=False
-        )
-        return weights
-
-    def _fill(self, role: str, weights: dict[str, Tensor]) -> None:
-        expected = {name: tuple(value.shape) for name, value in self._weights(role).items()}
-        found = {name: tuple(value.shape) for name, value in weights.items()}
-        if found != expected:
-            wrong = sorted({name for name, _ in expected.items() ^ found.items()})
-            example = wrong[0]
-            raise ValueError(
-                f"{len(wrong)} weights differ, {example} is {found.get(example, 'missing')} in the adapter and "
-                f"{expected.get(example, 'missing')} on the base"
-            )
-        set_peft_model_state_dict(self._require(role), weights, adapter_name=role)
-
     def _require(self, role: str) -> PeftModel:
         if self._peft is None or role not in self._peft.peft_config:
             raise RoleError(f"there is no role {role!r}; there are: {', '.join(self.roles) or 'none'}")
         return self._peft
+
+
+def _weights(peft: PeftModel, role: str) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = get_peft_model_state_dict(peft, adapter_name=role, save_embedding_layers=False)
+    return weights
+
+
+def _fill(peft: PeftModel, role: str, weights: dict[str, Tensor]) -> None:
+    """Put weights into an adapter that has room for exactly these.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    expected = {name: tuple(value.shape) for name, value in _weights(peft, role).items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        wrong = sorted({name for name, _ in expected.items() ^ found.items()})
+        example = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} weights differ, {example} is {found.get(example, 'missing')} in the adapter and "
+            f"{expected.get(example, 'missing')} on the base"
+        )
+    set_peft_model_state_dict(peft, weights, adapter_name=role)
 
 
 def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
@@ -296,9 +302,10 @@ def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
     Raises:
         AdapterError: if the folder holds no causal-LM LoRA in safetensors, or one that does not fit.
     """
-    read_adapter(Path(path))
+    config, weights = read_adapter(Path(path))
     try:
-        adapted = PeftModel.from_pretrained(model, str(path), use_safetensors=True)
+        adapted = get_peft_model(model, config, adapter_name="adapter")
+        _fill(adapted, "adapter", weights)
     except (ValueError, RuntimeError) as error:
         raise AdapterError(f"{path} does not fit the model {model.config.name_or_path!r}: {error}") from None
     quantised = getattr(model, "is_loaded_in_4bit", False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from retro.models.tensors import read_tensors
+from retro.reading import UnreadableError, cut
 
 
 class ScalarHead(nn.Module):
@@ -48,14 +50,11 @@ def load_head(path: Path) -> ScalarHead:
     """Read a head that :func:`save_head` wrote, on the CPU.
 
     Raises:
-        ValueError: naming the file, if it is missing or no head.
+        UnreadableError: naming the file, if it is missing, damaged or not a head.
     """
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: no head can be read from it: {error}") from error
-    if set(state) != {"weight", "bias"} or state["weight"].dim() != 1:
-        raise ValueError(f"{path}: holds {sorted(state)}, not a scalar head's weight (H,) and bias")
+    state = read_tensors(path)
+    if set(state) != {"weight", "bias"} or state["weight"].dim() != 1 or state["bias"].dim() != 0:
+        raise UnreadableError(f"{path}: holds {cut(str(sorted(state)))}, not a scalar head's weight (H,) and bias")
     head = ScalarHead(len(state["weight"]), zero=True)
     head.load_state_dict(state)
     return head

@@ -7,13 +7,14 @@ import hashlib
 import importlib.util
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,11 +25,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from retro.config import ActorSection, ConfigError, ModelSection
 from retro.models.text import unread_template_kwargs
+from retro.reading import cut
 
 logger = logging.getLogger(__name__)
+
+_MAX_LAYERS = 1_000
+"""Each is built as a module, whatever the weights hold."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -57,12 +63,10 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
         ConfigError: if it cannot be loaded, or its chat template does not read one of ``chat_template_kwargs``.
     """
     name, revision = _source(section)
-    try:
+    with _naming(f"the tokenizer of {name!r}"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=section.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the tokenizer of {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     unread = unread_template_kwargs(tokenizer, section.chat_template_kwargs)
@@ -94,12 +98,11 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
     if section.quantization == "nf4":
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": device}}
     config = load_model_config(section)
-    try:
+    _refuse_adapter(name, revision)
+    with _naming(f"model {name!r}"):
         model = _from_pretrained(
             name, config=config, revision=revision, trust_remote_code=section.trust_remote_code, **options
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model {name!r} cannot be loaded: {_in_a_line(error)}") from error
     if section.quantization == "nf4":
         _keep_differentiable(model)
     else:
@@ -124,15 +127,14 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
         ConfigError: if there is none, or its rotary parameters differ by layer.
     """
     name, revision = _source(section)
-    try:
+    needed = " (what is needed: a folder with config.json and model.safetensors, or a hub name)"
+    with _naming(f"model {name!r}", needed):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=section.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model {name!r} cannot be loaded: {_in_a_line(error)} (what is needed: a folder with config.json and "
-            "model.safetensors, or a hub name)"
-        ) from error
+        layers = config.get_text_config().num_hidden_layers
+    if not 0 < layers <= _MAX_LAYERS:
+        raise ConfigError(f"model {name!r}: its config.json says {layers:,} layers; at most {_MAX_LAYERS:,} are built")
     scaling = section.rope_scaling if isinstance(section, ModelSection) else None
     if scaling is not None:
         _scale_rotary(config, name, scaling)
@@ -209,19 +211,26 @@ def require_trainable(section: ModelSection) -> None:
         )
 
 
-def base_identity(model: PreTrainedModel | str | Path, revision: str | None = None) -> str:
+def base_identity(
+    model: PreTrainedModel | str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> str:
     """``name#digest`` of a base model, the digest over its kind, rotary parameters and the shapes of its weights.
 
     With the ``revision`` of a hub name it is ``name@revision#digest``. Quantisation and dtype do not count: an adapter
     trained on a 4-bit base fits the same base in 16 bits.
+
+    Raises:
+        ConfigError: if a name's ``config.json`` cannot be loaded, or needs code that is not trusted.
     """
     if isinstance(model, (str, Path)):
-        name, config = str(model), AutoConfig.from_pretrained(model, revision=revision)
-        kind = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+        name = str(model)
+        with _naming(f"model {name!r}"), torch.device("meta"):
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     else:
-        name, config, kind = str(model.config.name_or_path), copy.deepcopy(model.config), type(model)
-    with torch.device("meta"):
-        empty = kind(config)
+        name, config = str(model.config.name_or_path), copy.deepcopy(model.config)
+        with torch.device("meta"):
+            empty = type(model)(config)
     shapes = sorted((key, list(value.shape)) for key, value in empty.named_parameters())
     described = json.dumps([config.model_type, getattr(config, "rope_parameters", None), shapes], sort_keys=True)
     named = f"{name}@{revision}" if revision else name
@@ -233,10 +242,37 @@ def same_base(left: str, right: str) -> bool:
     return left.rpartition("#")[2] == right.rpartition("#")[2]
 
 
-def _in_a_line(error: Exception) -> str:
+@contextmanager
+def _naming(what: str, advice: str = "") -> Iterator[None]:
+    """Around calls of transformers and tokenizers, which raise all sorts of errors at files that they cannot read.
+
+    Raises:
+        ConfigError: for whatever they raise, naming the model.
+    """
+    try:
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # of Rust: not an Exception, and of no importable class
+        if not isinstance(error, Exception) and not panic:
+            raise
+        reason = cut(_in_a_line(error))
+        if "trust_remote_code" in str(error):
+            reason += "; set trust_remote_code (--trust-remote-code) if you trust that code with all your rights"
+        raise ConfigError(f"{what} cannot be loaded: {reason}{advice}") from error
+
+
+def _in_a_line(error: BaseException) -> str:
     """What transformers says, without the advice of its further lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _refuse_adapter(name: str, revision: str | None) -> None:
+    """transformers would load the adapter that lies in a base's folder, and for it whatever base it names."""
+    with _naming(f"model {name!r}"):
+        found = find_adapter_config_file(name, revision=revision)
+    if found is not None:
+        raise ConfigError(f"model {name!r} is an adapter, or holds one ({found}): name a base without it")
 
 
 def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:

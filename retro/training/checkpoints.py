@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from retro.config import ConfigError
+from retro.models.tensors import read_tensors
 
 OPTIMISER_FILE = "optimiser.safetensors"
 PREFIX = "checkpoint-"
@@ -45,8 +46,9 @@ def load_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.n
 
     Raises:
         ConfigError: if the file's parameters are not the optimiser's.
+        UnreadableError: if the file is damaged.
     """
-    tensors = load_file(folder / OPTIMISER_FILE)
+    tensors = read_tensors(folder / OPTIMISER_FILE)
     for key, value in tensors.items():
         name, _, state = key.partition("|")
         if name not in names:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from retro.artifacts import write_json
+from retro.models.tensors import read_tensors
+from retro.reading import UnreadableError, read_json
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
 
 PARAMETERS_FILE = "parameters.safetensors"
@@ -48,14 +49,20 @@ def save(
 def restore(
     path: Path, parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer | None
 ) -> RewardState:
-    """The inverse of :func:`save`: fills the parameters (and the optimiser) in place."""
-    tensors = load_file(path / PARAMETERS_FILE)
+    """The inverse of :func:`save`: fills the parameters (and the optimiser) in place.
+
+    Raises:
+        UnreadableError: if one of the files is missing or damaged.
+    """
+    tensors = read_tensors(path / PARAMETERS_FILE)
+    if missing := sorted(parameters.keys() - tensors.keys()):
+        raise UnreadableError(f"{path / PARAMETERS_FILE}: {missing[0]} is missing; start the stage anew")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
     if optimiser is not None:
         load_optimiser(optimiser, parameters, path)
-    value = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    value = read_json(path / STATE_FILE)
     best = value["best"]
     return RewardState(value["step"], None if best is None else (best[0], best[1]), value["best_step"])
 

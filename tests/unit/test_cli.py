@@ -24,6 +24,7 @@ from retro.cli.plan import READS, plan_run, plan_table
 from retro.cli.stages import stage_function, stage_range
 from retro.config import STAGES, ConfigError, parse_config
 from retro.envs.base import EnvironmentFailedError
+from retro.reading import UnreadableError
 from retro.types import ActorError
 
 ROOT = Path(__file__).parents[2]
@@ -333,3 +334,24 @@ def test_the_ways_on_are_those_that_are_there(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     commands = [command for _, command in next_commands(tmp_path / "run", "mine.yaml")]
     assert [command.split()[:3] for command in commands] == [["retro", "run", "mine.yaml"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", (2**63).to_bytes(8, "little") + b"{}"),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]"),
+        ("model.safetensors", (40_000).to_bytes(8, "little") + b"[" * 40_000),
+        ("model.safetensors", (20).to_bytes(8, "little") + b'{"a":{"shape":[-1]}}'),
+        ("config.json", b"\xff"),
+        ("config.json", b'{"hidden_size": "many"}'),
+        ("config.json", b'{"hidden_size": 1' + b"0" * 10_000 + b"}"),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_header_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableError, match=name):
+        read_checkpoint(tmp_path)
