@@ -82,8 +82,9 @@ class Player:
             control: A retry without a reflection of its own.
 
         Returns:
-            The episode. If the actor or the environment failed for good, what was played until then, with
-            ``StopReason.ACTOR_ERROR`` or ``ENVIRONMENT_ERROR`` and the error's text in ``info["error"]``.
+            The episode. If the actor or the environment failed for good, or the actor's prompt no longer fits its
+            context, what was played until then, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT``
+            and the error's text in ``info["error"]``.
         """
         identity = self.episode_id(task, trial, parent, index, control)
         draw = (*self.key, task.id, trial, parent or "", index)
@@ -109,7 +110,9 @@ class Player:
                 steps.append(Step(action, observation, reward, thought, completion.usage))
                 if terminated or truncated:
                     stop = _stop_reason(bool(answer["success"]), terminated)
-        except (ActorError, PromptTooLongError) as error:
+        except PromptTooLongError as error:
+            stop, info = StopReason.CONTEXT, {"error": str(error)}
+        except ActorError as error:
             stop, info = StopReason.ACTOR_ERROR, {"error": str(error)}
         except EnvironmentFailedError as error:
             stop, info = StopReason.ENVIRONMENT_ERROR, {"error": str(error)}
