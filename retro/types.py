@@ -32,6 +32,8 @@ class StopReason(StrEnum):
     """The environment terminated without success (a wrong answer, say)."""
     HORIZON = "horizon"
     """The step limit was reached."""
+    CONTEXT = "context"
+    """The actor's next prompt did not fit its context, even shortened: played as far as it goes, a failed play."""
     ACTOR_ERROR = "actor_error"
     """The actor could not be asked any more (its server failed for good): reported, but not counted as played."""
     ENVIRONMENT_ERROR = "environment_error"

@@ -17,7 +17,10 @@ from retro.models.generation import Engine
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.rounds import Rounds
 from retro.models.text import decode_response, encode_prompt
+from retro.prompts import PromptTooLongError
 from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
+
+_Refusal = PromptTooLongError | ActorError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class LocalActor:
                 lambda text: len(self._encode(text)), max_prompt_tokens, "actor.context_tokens"
             )
         self._engine = Engine(model, tokenizer, max_rows=rows)
-        self._rounds: Rounds[_Call, Completion | ActorError] = Rounds(self._answer)
+        self._rounds: Rounds[_Call, Completion | _Refusal] = Rounds(self._answer)
 
     @classmethod
     def from_section(cls, section: ActorSection, device: torch.device | str = "auto") -> LocalActor:
@@ -78,25 +81,26 @@ class LocalActor:
         """Answer ``prompt``; the text ends before the first stop string.
 
         Raises:
-            ActorError: if the prompt is longer than the model's context.
+            PromptTooLongError: if the prompt is longer than the model's context.
+            ActorError: if it is empty.
         """
         answer = await self._rounds.submit(_Call(prompt, sampling))
-        if isinstance(answer, ActorError):
+        if not isinstance(answer, Completion):
             raise answer
         return answer
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return encode_prompt(self._tokenizer, prompt, self._chat_template_kwargs)
 
-    def _answer(self, calls: list[_Call]) -> list[Completion | ActorError]:
-        answers: dict[int, Completion | ActorError] = {}
+    def _answer(self, calls: list[_Call]) -> list[Completion | _Refusal]:
+        answers: dict[int, Completion | _Refusal] = {}
         requests: dict[int, tuple[str, list[int], Sampling]] = {}
         for place, call in enumerate(calls):
             ids = self._encode(call.prompt)
             try:
                 self._engine.check_length(len(ids))
             except ValueError as error:
-                answers[place] = ActorError(str(error))
+                answers[place] = PromptTooLongError(str(error)) if ids else ActorError(str(error))
             else:
                 requests[place] = (call.sampling.session, ids, call.sampling)
         generated = self._engine.complete(list(requests.values()))

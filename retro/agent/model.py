@@ -116,7 +116,7 @@ class RetrospectiveModel:
 
         Raises:
             TrajectoryError: if the JSON is not a trajectory.
-            PromptTooLongError: if it does not fit the model, even without observations.
+            PromptTooLongError: if it does not fit the model, even shortened.
         """
         return run_sync(self.reflect_async(trajectory, n, memory, seed))
 

@@ -39,12 +39,12 @@ def reflection_text(
     Args:
         prompts: The prompts of the episode's environment.
         tokenizer: The base's.
-        section: Its ``max_prompt_tokens`` is kept to, by leaving out observations.
+        section: Its ``max_prompt_tokens`` is kept to, by shortening.
         episode: The failed one.
         memory: What its actor's memory held, oldest first.
 
     Raises:
-        PromptTooLongError: if it does not fit even without observations.
+        PromptTooLongError: if it does not fit even shortened.
     """
     limit = TokenLimit(
         lambda text: len(encode_prompt(tokenizer, text, section.chat_template_kwargs)),
@@ -73,6 +73,13 @@ def reflection_response(tokenizer: PreTrainedTokenizerBase, reflection: Reflecti
     return ids[:-1] if reflection.finish_reason == "length" and len(ids) > 1 else ids
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    prompt: list[int]
+    count: int
+    seed: int
+
+
 class LocalReflector:
     """Writes reflections with one role of a shared base; requests under way at once become one batch.
 
@@ -93,13 +100,18 @@ class LocalReflector:
         self._section = section
         self._source = source
         self._engine = Engine(base.model, base.tokenizer)
-        self._rounds: Rounds[ReflectionRequest, list[Reflection]] = Rounds(self._write)
+        self._rounds: Rounds[_Asked, list[Reflection]] = Rounds(self._write)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
-        """``request.count`` reflections behind one prefill of the prompt."""
-        return await self._rounds.submit(request)
+        """``request.count`` reflections behind one prefill of the prompt.
 
-    def _write(self, requests: list[ReflectionRequest]) -> list[list[Reflection]]:
+        Raises:
+            PromptTooLongError: if the episode does not fit: this request's alone, not that of others in its batch.
+        """
+        prompt = reflection_prompt(self._prompts, self._base.tokenizer, self._section, request.episode, request.memory)
+        return await self._rounds.submit(_Asked(prompt, request.count, request.seed))
+
+    def _write(self, requests: list[_Asked]) -> list[list[Reflection]]:
         """One batch for all requests of a count (one batch alone, as a rule: a run asks for groups of one size)."""
         answers: dict[int, list[Reflection]] = {}
         places = sorted(range(len(requests)), key=lambda place: requests[place].count)
@@ -110,15 +122,11 @@ class LocalReflector:
                 answers.update(zip(members, written, strict=True))
         return [answers[place] for place in range(len(requests))]
 
-    def _sample(self, requests: list[ReflectionRequest], count: int) -> list[list[Reflection]]:
+    def _sample(self, requests: list[_Asked], count: int) -> list[list[Reflection]]:
         section, tokenizer = self._section, self._base.tokenizer
-        asked = [
-            reflection_prompt(self._prompts, tokenizer, section, request.episode, request.memory)
-            for request in requests
-        ]
         sampling = Sampling(temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_new_tokens)
         seeds = [[derive_seed(request.seed, index) for index in range(count)] for request in requests]
-        drawn = self._engine.sample(asked, count, sampling, seeds)
+        drawn = self._engine.sample([request.prompt for request in requests], count, sampling, seeds)
         return [
             [
                 Reflection(
@@ -126,11 +134,11 @@ class LocalReflector:
                     source=self._source,
                     index=index,
                     finish_reason=generated.finish_reason,
-                    usage=Usage(len(prompt), len(generated.ids)),
+                    usage=Usage(len(request.prompt), len(generated.ids)),
                 )
                 for index, generated in enumerate(group)
             ]
-            for prompt, group in zip(asked, drawn, strict=True)
+            for request, group in zip(requests, drawn, strict=True)
         ]
 
 

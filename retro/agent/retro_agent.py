@@ -74,7 +74,8 @@ class RetroAgent:
             record: Called with every episode the moment it is over.
 
         Returns:
-            The episodes, one a trial; the reflection before each retry is in it.
+            The episodes, one a trial; the reflection before each retry is in it. A failed one that is too long to be
+            reflected on is the last, with a logged warning.
         """
         return self.run_all([task], attempts, record)[0]
 

@@ -51,7 +51,7 @@ class ServedReflector:
         """``request.count`` reflections from one request; what a server gives less than that is asked for one by one.
 
         Raises:
-            PromptTooLongError: if the trajectory does not fit, even without observations.
+            PromptTooLongError: if the trajectory does not fit, even shortened.
             ConfigError: if the server cannot be asked, or refuses.
         """
         text = reflection_text(self._prompts, self._tokenizer, self._section, request.episode, request.memory)

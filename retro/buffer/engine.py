@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from retro.reading import UnreadableError, parse_json
 
 BUSY_TIMEOUT_SECONDS = 60
 
@@ -16,6 +18,10 @@ WRITING = {"sqlite_begin": "IMMEDIATE"}
 
 class ReplayBufferError(ValueError):
     """The buffer can't be opened or an episode can't be added: the message names it, and the remedy."""
+
+
+class EpisodeRefusedError(ReplayBufferError):
+    """An episode that can't be added: it contradicts what is there, or no line of JSON could say it."""
 
 
 def open_engine(url: str, create: bool) -> Engine:
@@ -35,6 +41,7 @@ def open_engine(url: str, create: bool) -> Engine:
     if sqlite and not in_memory:
         _prepare_folder(parsed, create)
     arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}} if sqlite else {}
+    arguments["json_deserializer"] = _read_json
     if in_memory:
         arguments["poolclass"] = StaticPool
     try:
@@ -43,6 +50,7 @@ def open_engine(url: str, create: bool) -> Engine:
         raise ReplayBufferError(
             f"replay buffer {parsed.render_as_string()}: {error}; install the database's Python driver or use sqlite:///…"
         ) from None
+    event.listen(engine, "handle_error", _report)
     if sqlite:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
@@ -55,6 +63,26 @@ def _prepare_folder(url: URL, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise ReplayBufferError(f"replay buffer {path}: no such file; collect or import episodes into it first")
+
+
+def _read_json(text: str) -> Any:
+    """The value, or why it cannot be read: only whoever reads the row can say whose it is."""
+    try:
+        return parse_json(text)
+    except UnreadableError as error:
+        return error
+
+
+def _report(context: ExceptionContext) -> ReplayBufferError | None:
+    """What the database complains of (not a database, damaged, locked, full) as our own error. A violated constraint
+    stays what it is: two writers added the same row, and one of them tries again."""
+    error = context.sqlalchemy_exception
+    if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError) or context.engine is None:
+        return None
+    return ReplayBufferError(
+        f"replay buffer {context.engine.url.render_as_string()}: {context.original_exception}; check that it is a "
+        "replay buffer, that it is whole, and that you may write to it"
+    )
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from sqlalchemy import Connection, bindparam, insert, select
 
-from retro.buffer.engine import ReplayBufferError
+from retro.buffer.engine import EpisodeRefusedError
+from retro.buffer.lines import read_back
 from retro.buffer.schema import (
     content_digest,
     episode_row,
@@ -32,21 +31,23 @@ def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[t
     """Check, then write; False if the same episode is there already. ``known_tasks`` spares looking tasks up again.
 
     Raises:
-        ReplayBufferError: before anything is written.
+        EpisodeRefusedError: before anything is written.
     """
+    episode = read_back(episode)
     tree = to_json(episode)
     digest = content_digest(tree)
     present = connection.scalar(_DIGEST_OF, {"wanted": episode.id})
     if present == digest:
         return False
     if present is not None:
-        raise ReplayBufferError(f"episode {episode.id!r}: the buffer holds another one with this id; give each its own")
-    _check_values(episode)
+        raise EpisodeRefusedError(
+            f"episode {episode.id!r}: the buffer holds another one with this id; give each its own"
+        )
     task_is_new = _check_task(connection, episode, known_tasks)
     if episode.parent is not None:
         _check_parent(connection, episode, episode.parent)
     elif episode.reflection is not None:
-        raise ReplayBufferError(f"episode {episode.id!r}: it has a reflection but no parent; name the failed episode")
+        raise EpisodeRefusedError(f"episode {episode.id!r}: it has a reflection but no parent; name the failed episode")
 
     if task_is_new:
         connection.execute(_INSERT_TASK, task_row(episode.task))
@@ -61,13 +62,6 @@ def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[t
     return True
 
 
-def _check_values(episode: Episode) -> None:
-    if not (math.isfinite(episode.return_) and 0.0 <= episode.return_ <= 1.0):
-        raise ReplayBufferError(f"episode {episode.id!r}: return {episode.return_} is not in [0, 1]")
-    if episode.trial < 0:
-        raise ReplayBufferError(f"episode {episode.id!r}: trial {episode.trial} is negative; the first one is 0")
-
-
 def _check_task(connection: Connection, episode: Episode, known_tasks: dict[tuple[str, str], Task]) -> bool:
     task = episode.task
     known = known_tasks.get((task.environment, task.id))
@@ -77,7 +71,7 @@ def _check_task(connection: Connection, episode: Episode, known_tasks: dict[tupl
             return True
         known = Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
     if known != task:
-        raise ReplayBufferError(
+        raise EpisodeRefusedError(
             f"episode {episode.id!r}: task {task.id!r} of {task.environment} is in the buffer as {known.split.value} "
             f"(kind {known.kind!r}), not {task.split.value} (kind {task.kind!r}); a task has one split and one kind"
         )
@@ -87,14 +81,16 @@ def _check_task(connection: Connection, episode: Episode, known_tasks: dict[tupl
 def _check_parent(connection: Connection, episode: Episode, parent: str) -> None:
     row = connection.execute(_PARENT_OF, {"wanted": parent}).mappings().first()
     if row is None:
-        raise ReplayBufferError(f"episode {episode.id!r}: its parent {parent!r} is not in the buffer; add that first")
+        raise EpisodeRefusedError(f"episode {episode.id!r}: its parent {parent!r} is not in the buffer; add that first")
     if (row["environment"], row["task"]) != (episode.task.environment, episode.task.id):
-        raise ReplayBufferError(f"episode {episode.id!r}: its parent {parent!r} played another task ({row['task']!r})")
+        raise EpisodeRefusedError(
+            f"episode {episode.id!r}: its parent {parent!r} played another task ({row['task']!r})"
+        )
     if row["success"] or row["stop"] in (StopReason.ACTOR_ERROR, StopReason.ENVIRONMENT_ERROR):
-        raise ReplayBufferError(
+        raise EpisodeRefusedError(
             f"episode {episode.id!r}: its parent {parent!r} ended by {row['stop']}; only a failed episode is retried"
         )
     if row["trial"] >= episode.trial:
-        raise ReplayBufferError(
+        raise EpisodeRefusedError(
             f"episode {episode.id!r}: trial {episode.trial} must come after its parent's trial {row['trial']}"
         )

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from retro.buffer.engine import ReplayBufferError
+from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.jsonl import BadLine, BufferImportError, ImportReport
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
@@ -94,7 +94,7 @@ def import_reflexion_logs(
             for episode in _episodes(key, chains[key], key[1] in told, rule or SplitRule()):
                 try:
                     new = add(episode)
-                except ReplayBufferError as error:
+                except EpisodeRefusedError as error:
                     raise BufferImportError(
                         f"reflexion logs, {key[1]}, task {key[2]}: {error}. Nothing was imported; give all files of "
                         "the logs in one command, or use an empty buffer"
@@ -135,8 +135,9 @@ def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
 def _read(path: Path) -> Iterator[tuple[_Key, _Trial]]:
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BufferImportError(f"{path}: not a readable parquet file: {error}") from error
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BufferImportError(f"{path}: not a readable parquet file: {' '.join(str(error).split())}") from error
     columns = set(table.column_names)
     if columns >= TUPLES_COLUMNS:
         parse = _from_tuple
@@ -145,7 +146,7 @@ def _read(path: Path) -> Iterator[tuple[_Key, _Trial]]:
     else:
         missing = min((TUPLES_COLUMNS - columns, TRIALS_COLUMNS - columns), key=len)
         raise BufferImportError(f"{path}: not a Reflexion log, columns are missing: {', '.join(sorted(missing))}")
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             yield from parse(row)
         except (KeyError, TypeError, ValueError) as error:
@@ -154,14 +155,14 @@ def _read(path: Path) -> Iterator[tuple[_Key, _Trial]]:
 
 def _from_trial(row: Mapping[str, Any]) -> Iterator[tuple[_Key, _Trial]]:
     if not row["carried_over"]:
-        yield _key(row), _trial(row, int(row["trial"]) - 1, prompted=row["reflections_in_prompt"] or "")
+        yield _key(row), _trial(row, int(row["trial"]) - 1, prompted=_text(row, "reflections_in_prompt"))
 
 
 def _from_tuple(row: Mapping[str, Any]) -> Iterator[tuple[_Key, _Trial]]:
     number = int(row["trial"]) - 1
-    context = row["context"] or ""
-    prompted = row["prior_reflections"] or ""
-    told = {"context": context, "prompted": prompted, "reflection": row["reflection"], "followed": True}
+    context, prompted = _text(row, "context"), _text(row, "prior_reflections")
+    reflection = None if row["reflection"] is None else _text(row, "reflection")
+    told: dict[str, Any] = {"context": context, "prompted": prompted, "reflection": reflection, "followed": True}
     yield _key(row), _trial(row, number, **told)
     yield _key(row), _trial(row, number + 1, suffix="_next", context=context)
 
@@ -181,13 +182,20 @@ def _trial(row: Mapping[str, Any], number: int, suffix: str = "", **told: Any) -
         number=number,
         agent=str(row["agent"]),
         strategy=str(row["strategy"]),
-        question=row["question"] or "",
-        trajectory=row[f"trajectory{suffix}"] or "",
+        question=_text(row, "question"),
+        trajectory=_text(row, f"trajectory{suffix}"),
         return_=outcome if f1 is None else float(f1),
         stop=STOPS[status],
-        answer=row[f"answer{suffix}"] or "",
+        answer=_text(row, f"answer{suffix}"),
         **told,
     )
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{column} is {type(value).__name__}, not text")
+    return value or ""
 
 
 def _merge(path: Path, key: _Key, known: _Trial, other: _Trial) -> _Trial:

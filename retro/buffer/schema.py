@@ -26,6 +26,8 @@ from sqlalchemy import (
     select,
 )
 
+from retro.buffer.engine import ReplayBufferError
+from retro.reading import UnreadableError
 from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
 
 SCHEMA_VERSION = 1
@@ -149,7 +151,26 @@ def select_episodes() -> Select[Any]:
 
 
 def to_episode(row: RowMapping) -> Episode:
+    """The episode of a row of :func:`select_episodes`.
+
+    Raises:
+        ReplayBufferError: naming the episode, if its row holds what cannot be read: damaged, or written by an earlier
+            release that did not refuse it.
+    """
+    try:
+        return _to_episode(row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplayBufferError(
+            f"episode {row['id']!r}: its row in the replay buffer cannot be read: {error}; delete it from the table "
+            "episodes, after its retries, or use another buffer"
+        ) from None
+
+
+def _to_episode(row: RowMapping) -> Episode:
     trajectory = row["trajectory"]
+    for value in (trajectory, row["info"]):
+        if isinstance(value, UnreadableError):
+            raise value
     reflection = None
     if row["reflection"] is not None:
         reflection = Reflection(

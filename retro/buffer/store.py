@@ -18,7 +18,7 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from retro.buffer.engine import WRITING, ReplayBufferError, open_engine
 from retro.buffer.insertion import insert_episode
@@ -76,11 +76,6 @@ class ReplayBuffer:
         self._known_tasks: dict[tuple[str, str], Task] = {}
         try:
             self._prepare()
-        except DBAPIError as error:
-            self._engine.dispose()
-            raise ReplayBufferError(
-                f"replay buffer {self}: {error.orig}; check that it is a replay buffer, and that you may write to it"
-            ) from error
         except ReplayBufferError:
             self._engine.dispose()
             raise
@@ -89,8 +84,9 @@ class ReplayBuffer:
         """Store ``episode`` in one transaction; adding the same one again changes nothing.
 
         Raises:
-            ReplayBufferError: if another episode has this id, its parent is missing or did not fail, or its task is
-                in the buffer with another split or kind.
+            EpisodeRefusedError: if another episode has this id, its parent is missing or did not fail, its task is in
+                the buffer with another split or kind, or it holds what no line of JSON can say.
+            ReplayBufferError: if the database cannot be written.
         """
         try:
             with self.transaction() as add:
@@ -104,7 +100,7 @@ class ReplayBuffer:
     def transaction(self) -> Iterator[Callable[[Episode], bool]]:
         """Several episodes or none: yields ``add(episode) -> bool`` (False: it was there already).
 
-        ``add`` raises :class:`ReplayBufferError` before it writes anything of the episode, so a caller may catch
+        ``add`` raises :class:`EpisodeRefusedError` before it writes anything of the episode, so a caller may catch
         that and go on with the next one. Any error that leaves the ``with`` block takes everything back.
         """
         known = dict(self._known_tasks)
@@ -113,6 +109,11 @@ class ReplayBuffer:
         self._known_tasks = known
 
     def get(self, id: str) -> Episode | None:
+        """The episode of an id, if it is there.
+
+        Raises:
+            ReplayBufferError: if its row is damaged.
+        """
         with self._engine.connect() as connection:
             row = connection.execute(select_episodes().where(episodes.c.id == id)).mappings().first()
         return None if row is None else to_episode(row)

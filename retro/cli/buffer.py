@@ -94,7 +94,7 @@ def export(
     buffer: BufferArgument,
     path: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
     environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split: train, validation or test.")] = None,
+    split: Annotated[Literal["train", "validation", "test"] | None, typer.Option(help="Only this split.")] = None,
 ) -> None:
     """Write a buffer's episodes as JSON lines.
 

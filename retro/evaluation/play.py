@@ -16,6 +16,7 @@ from retro.prompts import Prompts
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
+from retro.rollout.trials import Unreflected
 from retro.types import (
     Actor,
     ActorError,
@@ -105,6 +106,7 @@ class ArmPlayer:
             kept = candidates.by_episode.pop(episode.parent or "", ()) if candidates else ()
             self.records.add(Record(arm.name, mark, episode, kept))
 
+        unreflected: list[Unreflected] = []
         played = await collect(
             player,
             tasks,
@@ -114,7 +116,11 @@ class ArmPlayer:
             record=record,
             concurrency=arm.actor.concurrency,
             progress=CollectionProgress(len(tasks), arm.name),
+            skip=unreflected.append,
         )
+        last = {record.episode.id: record for record in self.records.of(arm.name, mark)}
+        for skipped in unreflected:
+            self.records.add(replace(last[skipped.episode.id], unreflected=skipped.reason))
         errors = [e for chain in played for e in chain if e.broken]
         if errors:
             first = errors[0]
@@ -174,4 +180,7 @@ class ArmPlayer:
 
 
 def _complete(chain: Sequence[Record], attempts: int) -> bool:
-    return bool(chain) and (chain[-1].episode.success or chain[-1].episode.trial == attempts - 1)
+    if not chain:
+        return False
+    last = chain[-1]
+    return last.episode.success or last.episode.trial == attempts - 1 or bool(last.unreflected)

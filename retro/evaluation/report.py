@@ -23,7 +23,7 @@ from retro.evaluation.figures import (
     success_by_trial,
     to_svg,
 )
-from retro.evaluation.records import Record, chains, read_records
+from retro.evaluation.records import Record, chains, latest, read_records
 from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
 from retro.reading import UnreadableError, parse_json, read_json, read_lines
@@ -75,7 +75,7 @@ def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
     """
     paths = Paths(run_dir, evaluation or run_dir / "evaluation")
     results = read_results(paths.results)
-    records = list(read_records(paths.episodes)) if paths.episodes.is_file() else []
+    records = latest(read_records(paths.episodes)) if paths.episodes.is_file() else []
     save_png(success_by_trial(results), paths.plot)
     write_atomically(paths.page, render(paths, results, records))
     return paths.page

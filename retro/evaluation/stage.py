@@ -232,6 +232,12 @@ async def play_all(
             notes[-1] = f"{arm.name}: left out, {error}."
             continue
         chain_of = chains(played[arm.name])
+        unreflected = [record for record in played[arm.name] if record.unreflected]
+        if unreflected:
+            notes.append(
+                f"{arm.name}: {len(unreflected)} failed episodes could not be reflected on and were not retried, which "
+                f"counts as failure; first of task {unreflected[0].episode.task.id}: {unreflected[0].unreflected}."
+            )
         attempts = config.evaluate.attempts
         outcomes[arm.name] = {
             config.seed: {task: outcome([r.episode for r in chain], attempts) for task, chain in chain_of.items()}

@@ -38,8 +38,9 @@ class Outcome:
 def outcome(episodes: Sequence[Episode], attempts: int) -> Outcome:
     """The cumulative outcome of one task's chain of episodes, carried on after its last one.
 
-    A chain ends early when the task is solved, when the arm has fewer attempts (``one-shot``) or when the actor's
-    server failed: what was reached until then counts for the later attempts too.
+    A chain ends early when the task is solved, when the arm has fewer attempts (``one-shot``), when the actor's server
+    failed or when an episode was too long to be reflected on: what was reached until then counts for the later
+    attempts too.
 
     Raises:
         ValueError: if there is no episode, or if a trial is outside ``0 … attempts − 1``.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -29,7 +29,10 @@ LEFT_OUT = "[observation left out]"
 MAX_ACTION_CHARS = 1_000
 MAX_THOUGHT_CHARS = 4_000
 """What an actor writes beyond these is cut, and the text says so: it would stand in every later prompt."""
+SHORT_TURN_CHARS = 200
+"""What a shortened prompt keeps of a thought or an action where observations are not enough."""
 
+_CUT = re.compile(r" … \[cut: ([\d,]+) characters\]\Z")
 _ACTION = re.compile(r"(?:\A|\s)Action(?: \d+)?:")
 _THOUGHT = re.compile(r"\A\s*Thought(?: \d+)?:")
 
@@ -38,7 +41,7 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class PromptTooLongError(ValueError):
-    """A trajectory that does not fit, even with every observation left out."""
+    """A trajectory that does not fit, even without observations and with every long thought and action cut."""
 
 
 class PromptSettings(BaseModel):
@@ -115,8 +118,9 @@ class PromptSet:
     ) -> str:
         """The retrospective model's prompt about one episode.
 
-        A prompt longer than ``limit`` is shortened: observations are left out first, the oldest first, and the text
-        says so in their place.
+        A prompt longer than ``limit`` is shortened, and the text says so in each place: long observations are left out,
+        the oldest first; where that is not enough, thoughts and actions longer than ``SHORT_TURN_CHARS`` are cut, the
+        oldest first.
 
         Raises:
             PromptTooLongError: if it does not fit even then.
@@ -223,32 +227,51 @@ def _shortened(render: Callable[[Sequence[Step]], str], steps: Sequence[Step], l
     text = render(steps)
     if limit is None or limit.fits(text):
         return text
-    long = [place for place, step in enumerate(steps) if len(step.observation) > len(LEFT_OUT)]
+    changes = _changes(steps)
 
-    def without(count: int) -> str:
+    def shortened(count: int) -> str:
         some = list(steps)
-        for place in long[:count]:
-            some[place] = replace(some[place], observation=LEFT_OUT)
+        for index, change in changes[:count]:
+            some[index] = replace(some[index], **change)
         return render(some)
 
-    low, high = min(1, len(long)), len(long)
+    low, high = min(1, len(changes)), len(changes)
     while low < high:
         middle = (low + high) // 2
-        if limit.fits(without(middle)):
+        if limit.fits(shortened(middle)):
             high = middle
         else:
             low = middle + 1
-    text = without(low)
+    text = shortened(low)
     if not limit.fits(text):
         raise PromptTooLongError(
-            f"a trajectory of {len(steps)} steps takes {limit.count(text)} tokens with every long observation left "
-            f"out; raise {limit.key} (now {limit.max_tokens} for the prompt)"
+            f"a trajectory of {len(steps)} steps takes {limit.count(text)} tokens with every long observation left out "
+            "and every long thought and action cut (what is left: the task, the memory and short steps); raise "
+            f"{limit.key} (now {limit.max_tokens} for the prompt)"
         )
     return text
 
 
+def _changes(steps: Sequence[Step]) -> list[tuple[int, dict[str, Any]]]:
+    """What shortens a prompt, in the order in which it is done: (a step's index, its new texts)."""
+    changes: list[tuple[int, dict[str, Any]]] = [
+        (index, {"observation": LEFT_OUT}) for index, step in enumerate(steps) if len(step.observation) > len(LEFT_OUT)
+    ]
+    for index, step in enumerate(steps):
+        for field in ("thought", "action"):
+            text = getattr(step, field)
+            shorter = _cut(text, SHORT_TURN_CHARS)
+            if len(shorter) < len(text):
+                changes.append((index, {field: shorter}))
+    return changes
+
+
 def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else f"{text[:characters]} … [cut: {len(text):,} characters]"
+    """The beginning of a long text, and how long it was: also of one that was cut before."""
+    if len(text) <= characters:
+        return text
+    before = _CUT.search(text)
+    return f"{text[:characters]} … [cut: {before[1] if before else f'{len(text):,}'} characters]"
 
 
 def _settings(path: Path) -> PromptSettings:

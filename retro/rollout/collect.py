@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
-from retro.rollout.trials import Recall, Record, all_of, run_trials
+from retro.rollout.trials import Recall, Record, Skip, all_of, run_trials, warn
 from retro.types import Episode, Reflector, Task
 
 
@@ -23,6 +23,7 @@ async def collect(
     record: Record | None = None,
     concurrency: int = 256,
     progress: CollectionProgress | None = None,
+    skip: Skip = warn,
 ) -> list[list[Episode]]:
     """Run :func:`~retro.rollout.trials.run_trials` on every task, ``concurrency`` episodes at a time.
 
@@ -31,7 +32,7 @@ async def collect(
     the same call goes on from there.
 
     Args:
-        player, attempts, reflector, group, controls, recall, record: As in ``run_trials``.
+        player, attempts, reflector, group, controls, recall, record, skip: As in ``run_trials``.
         tasks: What is played; each task once.
         concurrency: Episodes under way at once; as many tasks are begun and not done.
         progress: Is told of every episode and task; entered and left here.
@@ -60,7 +61,7 @@ async def collect(
 
         async with begun:
             episodes = await run_trials(
-                player, task, attempts, reflector, group, controls, recall, keep, slots=under_way
+                player, task, attempts, reflector, group, controls, recall, keep, under_way, skip
             )
         if progress:
             progress.task(episodes, recalled=not played)

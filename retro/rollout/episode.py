@@ -82,8 +82,9 @@ class Player:
             control: A retry without a reflection of its own.
 
         Returns:
-            The episode. If the actor or the environment failed for good, what was played until then, with
-            ``StopReason.ACTOR_ERROR`` or ``ENVIRONMENT_ERROR`` and the error's text in ``info["error"]``.
+            The episode. If the actor or the environment failed for good, or the actor's prompt no longer fits its
+            context, what was played until then, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT``
+            and the error's text in ``info["error"]``.
         """
         identity = self.episode_id(task, trial, parent, index, control)
         draw = (*self.key, task.id, trial, parent or "", index)
@@ -96,7 +97,7 @@ class Player:
         info: dict[str, Any] = {}
         environment = _Played(self.taskset, task)
         try:
-            opening = await environment.reset(derive_seed(task.environment, task.id))
+            opening = _unicode(await environment.reset(derive_seed(task.environment, task.id)))
             while stop is None:
                 sampling = replace(
                     self.sampling, seed=derive_seed(*draw, len(steps)), session=identity, stop=prompts.actor_stop
@@ -104,15 +105,17 @@ class Player:
                 prompt = prompts.actor(opening, steps, memory, limit)
                 completion = await self.actor.complete(prompt, sampling)
                 usage += completion.usage
-                thought, action = prompts.parse(completion.text)
+                thought, action = prompts.parse(_unicode(completion.text))
                 observation, reward, terminated, truncated, answer = await environment.step(action)
-                steps.append(Step(action, observation, reward, thought, completion.usage))
+                steps.append(Step(action, _unicode(observation), reward, thought, completion.usage))
                 if terminated or truncated:
                     stop = _stop_reason(bool(answer["success"]), terminated)
-        except (ActorError, PromptTooLongError) as error:
-            stop, info = StopReason.ACTOR_ERROR, {"error": str(error)}
+        except PromptTooLongError as error:
+            stop, info = StopReason.CONTEXT, {"error": _unicode(str(error))}
+        except ActorError as error:
+            stop, info = StopReason.ACTOR_ERROR, {"error": _unicode(str(error))}
         except EnvironmentFailedError as error:
-            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": str(error)}
+            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": _unicode(str(error))}
         finally:
             await environment.close()
         return Episode(
@@ -129,6 +132,11 @@ class Player:
             usage=usage,
             info=info,
         )
+
+
+def _unicode(text: str) -> str:
+    """With a question mark for each half of a surrogate pair, which no file, tokenizer or server takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _stop_reason(success: bool, terminated: bool) -> StopReason:

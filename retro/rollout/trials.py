@@ -7,13 +7,17 @@ calls of :func:`run_trials` or :func:`retry`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from retro.prompts import PromptTooLongError
 from retro.rollout.episode import Player
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Task, derive_seed
+
+logger = logging.getLogger(__name__)
 
 Recall = Callable[[str], Episode | None]
 """The episode of an id, if it was played before."""
@@ -22,7 +26,25 @@ Record = Callable[[Episode], None]
 Slots = AbstractAsyncContextManager[object]
 """Entered for the length of each play: a semaphore bounds how many are under way."""
 
+
+@dataclass(frozen=True, slots=True)
+class Unreflected:
+    """A failed episode that no reflection could be written on, since its prompt is too long: its chain ends there."""
+
+    episode: Episode
+    reason: str
+
+
+Skip = Callable[[Unreflected], None]
+"""Is told of every episode that is not reflected on."""
+
 T = TypeVar("T")
+
+
+def warn(skipped: Unreflected) -> None:
+    """Log it."""
+    task = skipped.episode.task
+    logger.warning("%s, task %s: no reflection, so no further attempt: %s", task.environment, task.id, skipped.reason)
 
 
 async def run_trials(
@@ -35,6 +57,7 @@ async def run_trials(
     recall: Recall | None = None,
     record: Record | None = None,
     slots: Slots | None = None,
+    skip: Skip = warn,
 ) -> list[Episode]:
     """Play ``task``; while it fails and attempts are left, reflect on the failure and retry.
 
@@ -54,6 +77,7 @@ async def run_trials(
         record: Called with every episode that was played here. Not with one that an actor's error ended: it is
             returned, its chain stops there, and a resumed run plays it again.
         slots: Bounds the plays under way.
+        skip: Told of a failed episode that is too long to be reflected on, which ends the chain.
 
     Returns:
         All episodes, parents before children; a group's retries in order, then its controls.
@@ -73,7 +97,11 @@ async def run_trials(
             retries = [await ledger.retry(failed, (), None, 0)]
             episodes += retries
         else:
-            written = await ledger.reflections(failed, reflections, reflector, group)
+            try:
+                written = await ledger.reflections(failed, reflections, reflector, group)
+            except PromptTooLongError as error:
+                skip(Unreflected(failed, str(error)))
+                break
             plays = [ledger.retry(failed, reflections, reflection, index) for index, reflection in enumerate(written)]
             plays += [ledger.retry(failed, reflections, None, index) for index in range(controls)]
             played = await all_of(plays)

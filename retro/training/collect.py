@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from retro.prompts import PromptLibrary
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
+from retro.rollout.trials import Unreflected
 from retro.stage import Stage, config_part, open_stage, stage_folder
 from retro.training.examples import prompts_digest
-from retro.types import Episode, Sampling, Split, Task
+from retro.types import Episode, Sampling, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,9 @@ SECTIONS = (
 )
 COUNTS = ("environment.tasks", "collect")
 """Sections that say how much is played (tasks, attempts, group), beside the few keys of them that say what."""
+NOT_NAMING = (*COUNTS, "buffer.url", "model.max_prompt_tokens")
+"""What does not name an episode. A limit on prompts can be raised for the few that are too long: the rest stay."""
+SHOWN_UNREFLECTED = 5
 MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
 
@@ -115,6 +120,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
         role = "sft"
         base.load_role(role, _sft_adapter(config), trainable=False)
     reflector = LocalReflector(base, role, prompts, config.model, source=section.source)
+    unreflected: list[Unreflected] = []
     with closing(taskset), ReplayBuffer(config.buffer_url) as buffer:
         trees = asyncio.run(
             collect(
@@ -128,16 +134,18 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
                 record=buffer.add,
                 concurrency=config.actor.concurrency,
                 progress=CollectionProgress(len(tasks)),
+                skip=unreflected.append,
             )
         )
         held = buffer.counts().episodes
     episodes = [episode for tree in trees for episode in tree]
-    summary = summarise(trees)
+    summary = summarise(trees, unreflected)
     other = held - sum(not episode.broken for episode in episodes)
     if other:
         logger.info("the buffer also holds %d episodes from elsewhere: training reads them too", other)
     write_json(stage.output("summary", stage.folder / "collect.json"), summary | {"other_episodes": other})
-    stage.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict)})
+    stage.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)})
+    _warn_of_long_episodes(summary)
     refuse_a_failing_actor(trees)
     if config.buffer.url is None:
         stage.output("buffer", config.run_dir / "buffer.sqlite")
@@ -159,9 +167,12 @@ def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
     return tasks
 
 
-def summarise(trees: list[list[Episode]]) -> dict[str, Any]:
-    """What a collection amounts to: counts, and by split how the first attempts and the retries ended."""
+def summarise(trees: list[list[Episode]], unreflected: Sequence[Unreflected] = ()) -> dict[str, Any]:
+    """What a collection amounts to: counts, by split how the first attempts and the retries ended, and the first of
+    those that were too long to be reflected on."""
     episodes = [episode for tree in trees for episode in tree]
+    reasons = {skipped.episode.id: skipped.reason for skipped in unreflected}
+    skipped = [episode for episode in episodes if episode.id in reasons]  # in the order of the tasks
     by_split = {}
     for split in sorted({episode.task.split for episode in episodes}):
         own = [episode for episode in episodes if episode.task.split == split]
@@ -182,8 +193,30 @@ def summarise(trees: list[list[Episode]]) -> dict[str, Any]:
         "success_fraction": _mean([any(episode.success for episode in tree) for tree in trees]),
         "actor_tokens": sum(episode.usage.total for episode in episodes),
         "actor_errors": sum(episode.broken for episode in episodes),
+        "context_stops": sum(episode.stop is StopReason.CONTEXT for episode in episodes),
+        "unreflected": len(skipped),
         "splits": by_split,
+        "first_unreflected": [
+            {"task": episode.task.id, "episode": episode.id, "reason": reasons[episode.id]}
+            for episode in skipped[:SHOWN_UNREFLECTED]
+        ],
     }
+
+
+def _warn_of_long_episodes(summary: Mapping[str, Any]) -> None:
+    if summary["unreflected"]:
+        first = summary["first_unreflected"][0]
+        logger.warning(
+            "%d failed episodes could not be reflected on and were not retried, first of task %s: %s. To reflect on "
+            "them, raise model.max_prompt_tokens and run the same command again: nothing else is played again",
+            *(summary["unreflected"], first["task"], first["reason"]),
+        )
+    if summary["context_stops"]:
+        logger.warning(
+            "%d of %d episodes ended because the actor's prompt no longer fitted actor.context_tokens: they count as "
+            "failed",
+            *(summary["context_stops"], summary["episodes"]),
+        )
 
 
 def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
@@ -202,8 +235,8 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
 
 
 def _key(config: RunConfig, inputs: dict[str, str]) -> str:
-    """Names what decides an episode: everything that is read but how much is played."""
-    parts = config_part(config, [section for section in SECTIONS if section not in COUNTS and section != "buffer.url"])
+    """Names what decides an episode: everything that is read but ``NOT_NAMING``."""
+    parts = config_part(config, [section for section in SECTIONS if section not in NOT_NAMING])
     parts |= {"source": config.collect.source}
     return hashlib.sha256(json.dumps([parts, inputs], sort_keys=True).encode()).hexdigest()[:16]
 

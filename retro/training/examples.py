@@ -1,12 +1,14 @@
 """From the buffer's reflections to token ids: the same prompt and the same response as generation makes.
 
-Nothing is truncated here: a prompt is shortened by the prompts' own rule (observations, the oldest first), and what
-does not fit even so is an error, never a lost example.
+Nothing is truncated here: a prompt is shortened by the prompts' own rule (observations, the oldest first). A rated
+reflection whose prompt does not fit even so is an error, never a lost example. A context that is only sampled from is
+left out, and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +20,10 @@ from retro.buffer.views import Context
 from retro.config import ConfigError, RunConfig
 from retro.memory import make_memory
 from retro.models.loading import require_trainable
-from retro.prompts import PromptLibrary
+from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.types import Reflection
+
+logger = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -35,7 +39,7 @@ class Encoder:
         """What the retrospective model reads about a failed episode, in its environment's words.
 
         Raises:
-            PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` with every observation left out.
+            PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
         """
         episode = context.episode
         memory = self._memory.recall(context.memory)
@@ -44,6 +48,26 @@ class Encoder:
     def response(self, reflection: Reflection) -> list[int]:
         """The reflection with its end token; without it where it was cut: to end there is nothing to learn."""
         return reflection_response(self._tokenizer, reflection)
+
+
+def without_too_long(contexts: Sequence[Context], encoder: Encoder, what: str) -> list[Context]:
+    """The contexts whose prompt fits; a warning counts the others, and names the first.
+
+    Args:
+        what: what the contexts are, for the warning.
+    """
+    kept: list[Context] = []
+    reasons: list[str] = []
+    for context in contexts:
+        try:
+            encoder.prompt(context)
+        except PromptTooLongError as error:
+            reasons.append(f"episode {context.episode.id}: {error}")
+        else:
+            kept.append(context)
+    if reasons:
+        logger.warning("%d of %d %s are left out: %s", len(reasons), len(contexts), what, reasons[0])
+    return kept
 
 
 def training_inputs(config: RunConfig) -> dict[str, str]:

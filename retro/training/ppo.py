@@ -28,14 +28,14 @@ from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import ACTOR_KEYS, PPO_KEYS, ConfigError, PpoSection, RunConfig
-from retro.models.loading import resolve_device
+from retro.models.loading import load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
 from retro.rl.ppo import Trainable, build_experience, describe, update
 from retro.stage import Stage, open_stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
-from retro.training.examples import training_inputs
+from retro.training.examples import Encoder, training_inputs, without_too_long
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
@@ -94,8 +94,13 @@ def run_ppo(config: RunConfig) -> Path:
             with ReplayBuffer(config.buffer_url, create=False) as buffer:
                 train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
                 held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
+            encoder = Encoder(load_tokenizer(config.model), config)
+            train = without_too_long(train, encoder, "failed episodes of train tasks")
+            held_out = without_too_long(held_out, encoder, "failed episodes of validation tasks")
             if not train:
-                raise ConfigError(f"ppo: {buffer} has no failed episode of a train task to reflect on")
+                raise ConfigError(
+                    f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
+                )
             _learn(config, stage, train, held_out)
             stage.output("best", stage.folder / "best")
             stage.output("last", stage.folder / f"{PREFIX}{config.ppo.steps}")

@@ -17,7 +17,8 @@ from retro.actors.local import LocalActor
 from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
 from retro.models.adapter_files import AdapterError
 from retro.models.adapters import SharedBase
-from retro.types import Actor, ActorError, Completion, Sampling, derive_seed
+from retro.prompts import PromptTooLongError
+from retro.types import Actor, Completion, Sampling, derive_seed
 
 OPENING = "places: cabinet 1 cabinet 2 desk 1 drawer 1 drawer 2 shelf 1\ntask: put mug 1 in desk 1\n>"
 
@@ -77,7 +78,7 @@ def test_a_prompt_that_is_too_long_ends_its_own_episode_alone(actor: LocalActor)
 
     fine, long = asyncio.run(both())
     assert isinstance(fine, Completion)
-    assert isinstance(long, ActorError)
+    assert isinstance(long, PromptTooLongError)
     assert "2001 tokens" in str(long)
 
 

@@ -132,6 +132,20 @@ def test_a_cut_reflection_has_no_end_token(base):
     assert reflection_response(base.tokenizer, whole) == [*reflection_response(base.tokenizer, cut), end]
 
 
+def test_a_request_that_is_too_long_fails_alone(base, section):
+    episode = failed_episode(3)
+    long = replace(episode, trajectory=replace(episode.trajectory, opening="look . " * 600))
+    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+
+    async def together():
+        requests = [*REQUESTS, ReflectionRequest(long, (), 4, seed=9)]
+        return await asyncio.gather(*map(reflector.reflect, requests), return_exceptions=True)
+
+    *written, error = asyncio.run(together())
+    assert isinstance(error, PromptTooLongError)
+    assert written == reflect(LocalReflector(base, "policy", PROMPTS, section, "ppo"))
+
+
 def test_prompts_keep_to_the_limit_and_the_error_names_the_key(base, section):
     episode = failed_episode(0)
     steps = [replace(step, observation="you see mug 1 . " * 20) for step in episode.trajectory.steps]

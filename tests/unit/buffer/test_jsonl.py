@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro.buffer import ReplayBuffer
+from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.jsonl import BufferImportError, export_jsonl, import_jsonl
+from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
-from retro.types import Episode, Split, StopReason
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
 
 Make = Callable[..., Episode]
 
@@ -72,7 +76,14 @@ BAD = [
     (json.dumps({**ROOT, "id": "a", "return": 0.5}), "another one with this id"),
     (json.dumps({**RETRY, "id": "c", "parent": "nobody"}), "'nobody' is not in the buffer"),
     (json.dumps({**ROOT, "id": "c", "split": "train", "kind": "x"}), "one split and one kind"),
-    (json.dumps({**ROOT, "id": "c", "reflection": {"text": ""}}), "reflection.text: "),
+    (json.dumps({**RETRY, "id": "c", "reflection": {"text": 3}}), "reflection.text: "),
+    (json.dumps({**ROOT, "id": "c", "stop": "tired"}), "stop: Input should be 'success', 'failure'"),
+    (json.dumps({**ROOT, "id": "c", "task": "\ud800"}), "half of a surrogate pair"),
+    (json.dumps({**ROOT, "id": "c", "info": {"x": "infinite"}}).replace('"infinite"', "1e999"), "not a finite number"),
+    (json.dumps({**ROOT, "id": "c", "trial": 2**63}), "an integer beyond 64 bits"),
+    (json.dumps({**ROOT, "id": "c", "info": {"x": "digits"}}).replace('"digits"', "9" * 10**6), "beyond 64 bits"),
+    (json.dumps({**ROOT, "id": "c", "info": {"x": "deep"}}).replace('"deep"', "[" * 10**5), "nested deeper than 100"),
+    (json.dumps({**ROOT, "id": "c", "kind": "x" * 2**24}), "longer than 16,777,216 bytes"),
 ]
 
 
@@ -125,6 +136,71 @@ def test_an_export_is_read_back_equal(buffer: ReplayBuffer, make: Make, tmp_path
         assert other.digest() == buffer.digest()
         assert list(other.episodes()) == list(buffer.episodes())
     assert export_jsonl(buffer, path, split="test") == 0
+
+
+def test_an_empty_reflection_is_one(buffer: ReplayBuffer, make: Make, tmp_path: Path) -> None:
+    """A model may end its answer at once."""
+    root = make("root", 0.3)
+    for episode in (root, make("retry", 0.6, parent=root, text="")):
+        buffer.add(episode)
+    export_jsonl(buffer, tmp_path / "episodes.jsonl")
+    with ReplayBuffer("sqlite://") as other:
+        import_jsonl(other, tmp_path / "episodes.jsonl")
+        assert other.digest() == buffer.digest()
+
+
+_ODD_TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
+_TEXTS = st.text(max_size=8) | _ODD_TEXTS
+_SOME = st.integers(0, 9) | st.integers(0, 9) | st.integers(-(2**65), 2**65)
+_NUMBERS = st.floats() | _SOME | st.booleans()
+_JSON = st.recursive(
+    st.none() | _NUMBERS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3) | st.tuples(inner, inner),
+    max_leaves=6,
+)
+_USAGES = st.builds(Usage) | st.builds(Usage, _SOME, _SOME)
+_REWARDS = st.floats(-1, 1) | st.integers(-2, 2) | st.floats()
+_STEPS = st.builds(Step, _TEXTS, _TEXTS, _REWARDS, _TEXTS, _USAGES)
+_ANY_EPISODE = st.builds(
+    Episode,
+    id=st.text(max_size=8).map("id {}".format) | _ODD_TEXTS,
+    task=st.builds(Task, st.just("shop") | _TEXTS, st.just("lamp") | _TEXTS, st.sampled_from(Split), _TEXTS),
+    trial=_SOME,
+    trajectory=st.builds(Trajectory, _TEXTS, st.lists(_STEPS, max_size=3).map(tuple)),
+    return_=st.floats(0, 1) | st.sampled_from([0, 1]) | st.floats(),
+    success=st.booleans(),
+    stop=st.sampled_from(StopReason),
+    seed=_SOME,
+    usage=_USAGES,
+    info=st.dictionaries(_TEXTS, _JSON, max_size=3),
+)
+_REFLECTIONS = st.builds(
+    Reflection, _TEXTS, _TEXTS, _SOME, st.sampled_from(["stop", "length"]), _USAGES, st.none() | _SOME | st.floats()
+)
+
+
+@given(_ANY_EPISODE, _REFLECTIONS)
+@settings(max_examples=300, deadline=None)
+def test_what_the_buffer_takes_is_exported_and_imported_equal_and_the_rest_is_refused_by_id(
+    episode: Episode, reflection: Reflection
+) -> None:
+    retry = replace(episode, id=f"{episode.id}'", trial=episode.trial + 1, parent=episode.id, reflection=reflection)
+    with ReplayBuffer("sqlite://") as buffer, ReplayBuffer("sqlite://") as other, TemporaryDirectory() as folder:
+        for added in (episode, retry):
+            before = buffer.counts()
+            try:
+                buffer.add(added)
+            except EpisodeRefusedError as error:
+                assert str(error).startswith(f"episode {added.id!r}: ") and "\n" not in str(error)
+                assert buffer.counts() == before
+            else:
+                found = buffer.get(added.id)
+                assert found is not None
+                assert content_digest(to_json(found)) == content_digest(to_json(added))
+        export_jsonl(buffer, Path(folder) / "episodes.jsonl")
+        import_jsonl(other, Path(folder) / "episodes.jsonl")
+        assert other.digest() == buffer.digest()
+        assert list(other.episodes()) == list(buffer.episodes())
 
 
 @given(st.text(max_size=30), st.integers(0, 2**31))

@@ -56,6 +56,32 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"question": 3}, "question is int, not text"),
+        ({"status": "tired"}, "'tired': known are"),
+        ({"trial": None}, "int"),
+    ],
+)
+def test_a_row_of_another_type_is_named(
+    buffer: ReplayBuffer, tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
+    path = write(tmp_path / "trials.parquet", [TRIALS[0] | change])
+    with pytest.raises(BufferImportError, match=rf"trials\.parquet: line 1: .*{problem}"):
+        import_reflexion_logs(buffer, path)
+
+
+def test_text_that_is_not_utf8_is_named(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(TRIALS[:1])
+    broken = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(
+        table.set_column(table.column_names.index("question"), "question", broken), tmp_path / "t.parquet"
+    )
+    with pytest.raises(BufferImportError, match=r"t\.parquet: not a readable parquet file"):
+        import_reflexion_logs(buffer, tmp_path / "t.parquet")
+
+
 def test_both_layouts_tell_the_same_tree(tmp_path: Path) -> None:
     write(tmp_path / "trials.parquet", TRIALS)
     write(tmp_path / "tuples.parquet", TUPLES)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,10 +14,16 @@ from typing import Any
 import pytest
 
 from retro.buffer import ReplayBuffer, ReplayBufferError
-from retro.types import Episode, Split, StopReason, Task
+from retro.buffer.engine import EpisodeRefusedError
+from retro.types import Episode, Split, Step, StopReason, Task, Trajectory
 
 Make = Callable[..., Episode]
 ROOT = Path(__file__).resolve().parents[3]
+NESTED: dict[str, Any] = {}
+CIRCULAR: dict[str, Any] = {}
+CIRCULAR["self"] = CIRCULAR
+for _ in range(150):
+    NESTED = {"deeper": NESTED}
 
 
 def tree(make: Make) -> list[Episode]:
@@ -58,9 +65,21 @@ def test_whole_numbers_are_the_same_content_as_floats(buffer: ReplayBuffer, make
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"return_": 1.5}, "not in"),
-        ({"return_": float("nan")}, "not in"),
-        ({"trial": -1}, "negative"),
+        ({"return_": 1.5}, "'new': return: Input should be less than or equal to 1"),
+        ({"return_": float("nan")}, "'new': return: NaN: not a finite number"),
+        ({"trial": -1}, "'new': trial: Input should be greater than or equal to 0"),
+        ({"id": ""}, "'': id: String should have at least 1 character"),
+        ({"info": {"seen": {1}}}, "'new': info.seen: Object of type set is not JSON"),
+        ({"info": {"score": [0.0, float("-inf")]}}, "'new': info.score.1: -Infinity: not a finite number"),
+        ({"info": {"count": 2**63}}, "'new': info.count: 9223372036854775808: an integer beyond 64 bits"),
+        ({"info": {"\udc80": 1}}, "'new': info: .*half of a surrogate pair"),
+        ({"info": NESTED}, "'new': info.*nested deeper than 100 levels"),
+        ({"info": CIRCULAR}, "'new': info: nested too deeply, or holds itself"),
+        (
+            {"trajectory": Trajectory("?", (Step("a", "b\ud800"),))},
+            r"'new': trajectory\.steps\.0\.observation: .*half of a surrogate pair",
+        ),
+        ({"task": Task("household", "\ud800", Split.TRAIN)}, "'new': task: .*half of a surrogate pair"),
         ({"parent": "nobody", "trial": 1}, "'nobody' is not in the buffer"),
         ({"parent": "solved", "trial": 1}, "ended by success"),
         ({"parent": "crashed", "trial": 1}, "ended by actor_error"),
@@ -76,7 +95,7 @@ def test_what_contradicts_the_tree_is_refused(
     buffer.add(make("solved", 1.0))
     buffer.add(make("crashed", 0.0, stop=StopReason.ACTOR_ERROR))
     before = buffer.digest()
-    with pytest.raises(ReplayBufferError, match=message):
+    with pytest.raises(EpisodeRefusedError, match=message):
         buffer.add(replace(make("new", 0.3), **change))
     assert buffer.digest() == before
 
@@ -175,6 +194,62 @@ def test_a_missing_file_or_a_foreign_one_is_an_error(tmp_path: Path) -> None:
         ReplayBuffer(f"sqlite:///{foreign}")
 
 
+def test_a_database_that_is_damaged_or_has_other_tables_is_one_error(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "buffer.sqlite"
+    with ReplayBuffer(f"sqlite:///{path}") as store:
+        for number in range(200):
+            store.add(make(f"root-{number}", task=Task("household", f"{number}", Split.TRAIN)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff" * (len(whole) - len(whole) // 2))
+    with (
+        pytest.raises(
+            ReplayBufferError, match=r"buffer\.sqlite: .*; check that it is a replay buffer, that it is whole"
+        ),
+        ReplayBuffer(f"sqlite:///{path}", create=False) as store,
+    ):
+        list(store.episodes())
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("create table episodes (title text)")
+    says = r"foreign\.sqlite: no such column"
+    with pytest.raises(ReplayBufferError, match=says), ReplayBuffer(f"sqlite:///{foreign}") as store:
+        list(store.episodes())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("trajectory", '{"opening": "\\ud800", "steps": []}', "half of a surrogate pair"),
+        (
+            "trajectory",
+            '{"opening": "", "steps": [{"action": "a", "observation": "", "reward": Infinity}]}',
+            "Infinity",
+        ),
+        ("trajectory", '{"opening": ""}', "steps"),
+        ("trajectory", "[" * 5000, "nested deeper"),
+        ("info", '{"x": 1e999}', "not a finite number"),
+        ("info", "{", "not JSON"),
+        ("stop", "tired", "'tired' is not a valid StopReason"),
+    ],
+)
+def test_a_row_that_an_older_release_wrote_or_that_is_damaged_is_named(
+    tmp_path: Path, make: Make, column: str, value: str, problem: str
+) -> None:
+    path = tmp_path / "buffer.sqlite"
+    with ReplayBuffer(f"sqlite:///{path}") as store:
+        root = make("good")
+        store.add(root)
+        store.add(make("bad", parent=root, text="go"))
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"update episodes set {column} = ? where id = 'bad'", [value])
+    with ReplayBuffer(f"sqlite:///{path}", create=False) as store:
+        assert store.get("good") == root
+        for read in (lambda: store.get("bad"), lambda: list(store.episodes()), store.groups):
+            with pytest.raises(ReplayBufferError, match=rf"^episode 'bad': its row .*{problem}.*; delete it") as raised:
+                read()
+            assert "\n" not in str(raised.value)
+
+
 def test_a_password_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ReplayBufferError) as raised:
         ReplayBuffer("nosuchdb://user:secret@host/name")
@@ -210,13 +285,13 @@ def test_killed_writers_leave_whole_episodes_only(tmp_path: Path, make: Make) ->
         arguments = [sys.executable, "-c", WRITER, url, str(Path(__file__).parent)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         writers = [subprocess.Popen([*arguments, name], env=environment, stderr=subprocess.PIPE) for name in ("a", "b")]
-        deadline = time.monotonic() + 60
-        while buffer.counts().episodes < 40 and time.monotonic() < deadline:
+        while buffer.counts().episodes < 40 and all(writer.poll() is None for writer in writers):
             time.sleep(0.01)
+        ended = [writer.returncode for writer in writers]
         for writer in writers:
-            assert writer.poll() is None, writer.communicate()[1].decode()
             writer.send_signal(signal.SIGKILL)
-            writer.communicate()
+        said = [writer.communicate()[1].decode() for writer in writers]
+        assert ended == [None, None], said
     with ReplayBuffer(url, create=False) as buffer:
         episodes = list(buffer.episodes())
         assert len(episodes) >= 40

@@ -15,9 +15,10 @@ from retro.config import RunConfig
 from retro.envs.base import EnvironmentFailedError
 from retro.evaluation.arms import Arm, make_arm
 from retro.evaluation.play import ArmPlayer, Candidates
-from retro.evaluation.records import EpisodeRecords
+from retro.evaluation.records import EpisodeRecords, latest, read_records
 from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
+from retro.prompts import PromptTooLongError
 from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split, Task
 
 
@@ -128,6 +129,28 @@ def test_an_interrupted_arm_goes_on_to_the_same_outcomes(tmp_path: Path, config:
     assert evaluate(resumed, config, "reflexion", "retry-sampled")[0] == whole
     ids = [r.episode.id for r in resumed.records.all() if r.arm == "reflexion"]
     assert len(ids) == len(set(ids))
+
+
+def test_an_episode_too_long_to_reflect_on_counts_as_failed_and_is_said(tmp_path: Path, config: RunConfig) -> None:
+    class Short(Excluder):
+        async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+            if len(request.episode.trajectory.steps) == 3:
+                raise PromptTooLongError("3 steps are too many")
+            return await super().reflect(request)
+
+    first = World(tmp_path / "w")
+    first.excluder = Short()
+    before = outcomes, notes = evaluate(first, config, "reflexion", "one-shot")
+    skipped = [record for record in first.records.all() if record.unreflected]
+    assert skipped and {record.unreflected for record in skipped} == {"3 steps are too many"}
+    assert notes[0].startswith(f"reflexion: {len(skipped)} failed episodes could not be reflected on")
+    for record in skipped:
+        assert not outcomes["reflexion"][record.episode.task.id].success[-1]
+    first.records.close()
+    second = World(tmp_path / "w")
+    assert evaluate(second, config, "reflexion", "one-shot") == before
+    assert second.guesser.calls == 0 and second.excluder.requests == []
+    assert latest(read_records(second.records.path)) == second.records.all()
 
 
 def test_a_broken_environment_is_not_called_the_actors_failure(tmp_path: Path, config: RunConfig) -> None:

@@ -79,6 +79,33 @@ def test_observations_are_left_out_the_oldest_first_until_it_fits() -> None:
             assert text.rindex(LEFT_OUT) < text.index(LONG)
 
 
+SHOUT = "take " + "mug " * 800
+
+
+def test_long_thoughts_and_actions_are_cut_where_observations_are_not_enough_the_oldest_first() -> None:
+    _, said = HOUSEHOLD.parse(SHOUT + "!")
+    steps = (*[Step(said, "nothing happens")] * 3, Step("go", LONG))
+    whole = words(HOUSEHOLD.reflection(Trajectory("task: look", steps), 0.0, False, ()))
+    seen = []
+    for limit in range(whole, 0, -1):
+        try:
+            text = HOUSEHOLD.reflection(
+                Trajectory("task: look", steps), 0.0, False, (), TokenLimit(words, limit, "model.max_prompt_tokens")
+            )
+        except PromptTooLongError as error:
+            assert "every long thought and action cut" in str(error)
+            break
+        assert words(text) <= limit
+        lengths = [len(line) for line in text.splitlines() if line.startswith("> take")]
+        assert lengths == sorted(lengths)
+        cuts = sum(length < 300 for length in lengths)
+        assert not cuts or LONG not in text
+        assert text.count("… [cut: 3,206 characters]") == 3  # what the actor wrote, not what was left of it
+        seen.append(cuts)
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+    assert limit < 3 * 65
+
+
 def test_what_does_not_fit_even_so_is_an_error_with_the_remedy() -> None:
     trajectory = Trajectory("task: look", (Step("a", LONG), Step("b", LONG)))
     with pytest.raises(

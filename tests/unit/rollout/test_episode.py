@@ -124,6 +124,33 @@ def test_any_other_error_is_not_taken_for_the_actors(prompts):
         play(vault_player(prompts, Guesser()), Task("other", "x", Split.TRAIN))
 
 
+def test_half_a_surrogate_pair_becomes_a_question_mark_before_it_enters_the_episode(prompts):
+    class Odd(Guesser):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            str(prompt).encode()
+            return Completion("try \ud83d", "stop")
+
+    class Halves(Vaults):
+        def make(self, task):
+            return Half(0)
+
+    class Half(Vault):
+        def reset(self, seed=None, options=None):
+            return "Open \udc80 the vault.", {"success": False}
+
+        def step(self, action):
+            heard.append(action)
+            if len(heard) == 2:
+                raise EnvironmentFailedError("broke at \ud800")
+            return "\ud83dx", 0.0, False, False, {"success": False}
+
+    heard: list[str] = []
+    episode = play(replace(vault_player(prompts, Odd()), taskset=Halves()), TASKS[0])
+    assert heard == ["try ?", "try ?"]
+    assert (episode.trajectory.opening, episode.trajectory.steps[0].observation) == ("Open ? the vault.", "?x")
+    assert episode.info == {"error": "broke at ?"}
+
+
 def test_odd_actions_go_to_the_environment(prompts):
     class Odd(Guesser):
         async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
@@ -292,9 +319,10 @@ def test_a_prompt_beyond_the_actors_limit_is_shortened_or_ends_the_episode(promp
     episode = play(player, TASKS[0])
     assert LEFT_OUT in read[-1]
     assert all(len(prompt.split()) <= 12 for prompt in read)
-    assert episode.stop in (StopReason.HORIZON, StopReason.ACTOR_ERROR)
+    assert episode.stop in (StopReason.HORIZON, StopReason.CONTEXT)
     assert [step.usage for step in episode.trajectory.steps] == [Usage(3, 1)] * len(episode.trajectory.steps)
     Short.prompt_limit = TokenLimit(lambda text: len(text.split()), 2, "actor.context_tokens")
     failed = play(player, TASKS[0])
-    assert failed.stop is StopReason.ACTOR_ERROR
+    assert failed.stop is StopReason.CONTEXT
+    assert failed.failed and not failed.broken  # it would end so each time
     assert "raise actor.context_tokens" in failed.info["error"]

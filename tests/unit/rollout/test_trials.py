@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
 
+from retro.prompts import PromptTooLongError
 from retro.rollout.trials import all_of, retry, run_trials
 from retro.types import Episode, Reflection, ReflectionRequest, Split, StopReason
 
@@ -138,6 +139,40 @@ def test_an_actors_error_is_returned_not_recorded_and_ends_the_chain(prompts):
             known = {e.id: e for e in recorded}
             resumed = run(vault_player(prompts, Guesser()), task, 4, Excluder(), 3, 1, recall=known.get)
             assert resumed == run(vault_player(prompts, Guesser()), task, 4, Excluder(), 3, 1)
+
+
+class Short(Excluder):
+    """Cannot read an episode of three steps."""
+
+    async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+        if len(request.episode.trajectory.steps) == 3:
+            raise PromptTooLongError("3 steps are too many")
+        return await super().reflect(request)
+
+
+def test_an_episode_too_long_to_reflect_on_ends_its_chain_and_is_told(prompts):
+    told = 0
+    for task in TASKS:
+        recorded, skipped = [], []
+        episodes = run(
+            vault_player(prompts, Guesser()), task, 4, Short(), 2, 1, record=recorded.append, skip=skipped.append
+        )
+        assert sorted(e.id for e in episodes) == sorted(e.id for e in recorded)
+        children = {episode.parent for episode in episodes}
+        for unreflected in skipped:
+            assert unreflected.episode.failed and unreflected.episode.id not in children
+            assert unreflected.reason == "3 steps are too many"
+        told += len(skipped)
+        known = {e.id: e for e in recorded}
+        again = run(vault_player(prompts, Guesser()), task, 4, Excluder(), 2, 1, recall=known.get)
+        assert again == run(vault_player(prompts, Guesser()), task, 4, Excluder(), 2, 1)
+    assert told > 10
+
+
+def test_without_a_listener_an_unreflected_episode_is_logged(prompts, caplog):
+    for task in TASKS[:20]:
+        run(vault_player(prompts, Guesser()), task, 2, Short())
+    assert "no reflection, so no further attempt: 3 steps are too many" in caplog.text
 
 
 def test_a_reflector_that_returns_too_few_is_named(prompts):

@@ -106,6 +106,33 @@ def test_a_larger_collection_keeps_what_was_played(make_config: MakeConfig) -> N
     assert all(episode in after for episode in before)
 
 
+def test_episodes_that_cannot_be_reflected_on_are_recorded_and_a_higher_limit_reflects_on_those_alone(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_config(name="whole", model={"max_prompt_tokens": 900}, **FEW)
+    run_collect(whole)
+    short = make_config(model={"max_prompt_tokens": 20}, **FEW)
+    summary = json.loads((run_collect(short) / "collect.json").read_text())
+    roots = [episode for episode in episodes(whole) if episode.parent is None]
+    assert episodes(short) == roots
+    assert summary["unreflected"] == sum(episode.failed for episode in roots) > 0
+    first = summary["first_unreflected"][0]
+    assert first["episode"] in {episode.id for episode in roots} and "model.max_prompt_tokens" in first["reason"]
+    assert "raise model.max_prompt_tokens and run the same command again" in caplog.text
+
+    plays, play = [], Player.play
+
+    async def counted(self: Player, *arguments: object, **named: object) -> Episode:
+        plays.append(await play(self, *arguments, **named))  # type: ignore[arg-type]
+        return plays[-1]
+
+    monkeypatch.setattr(Player, "play", counted)
+    folder = run_collect(make_config(model={"max_prompt_tokens": 900}, **FEW))
+    assert json.loads((folder / "collect.json").read_text())["unreflected"] == 0
+    assert episodes(short) == episodes(whole)
+    assert {episode.id for episode in plays} == {e.id for e in episodes(whole)} - {e.id for e in roots}
+
+
 def test_a_second_round_by_the_sft_adapter_goes_to_the_same_buffer_under_other_draws(filled_config: MakeConfig) -> None:
     few = {"environment": {"tasks": {"train": 2, "validation": 0, "test": 0}}}
     first = filled_config(**few, collect={"attempts": 2, "group": 2}, sft={"epochs": 1, "batch_size": 8})

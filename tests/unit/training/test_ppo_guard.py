@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,16 @@ def test_a_measurement_that_lost_episodes_is_told_and_never_the_best(caplog: pyt
 def test_only_if_all_are_lost_the_run_stops() -> None:
     with pytest.raises(ValueError, match="failed in every validation episode: the server is gone"):
         guard_of(dict.fromkeys(range(4), 99))[0].measure(0, 1)
+
+
+def test_an_actor_whose_prompt_never_fits_has_failed_and_is_not_lost() -> None:
+    class Full(FlakyRetries):
+        def _one(self, key: tuple[Any, ...], play: Play) -> Episode:
+            return replace(super()._one(key, play), stop=StopReason.CONTEXT)
+
+    guard = Guard(RunConfig(), [context(index) for index in range(4)], Reflections(), Full({}))  # type: ignore[arg-type]
+    measured = guard.measure(0, 1)
+    assert (measured.lost, measured.whole) == (0, True)
 
 
 def two_processes(monkeypatch: pytest.MonkeyPatch, losses: dict[int, int]) -> list[Measurement]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro.buffer.views import Context
-from retro.config import ConfigError, PpoSection
+from retro.config import ConfigError, PpoSection, RunConfig
+from retro.models.loading import load_tokenizer
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
+from retro.training.examples import Encoder, without_too_long
 from retro.training.ppo import contexts_of_step, learning_rate_factor
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_records import cut_samples, mean_metrics, record, write_rollouts
 from retro.training.ppo_rewards import Response, ScoreTransform, Worth, combine
 from retro.training.ppo_sampler import SamplerGapError, require_small_gap
 from retro.types import Episode, Split, StopReason, Task, Trajectory
+
+
+def test_contexts_whose_prompt_does_not_fit_are_left_out_and_counted(
+    make_config: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(model={"max_prompt_tokens": 60})
+    encoder = Encoder(load_tokenizer(config.model), config)
+    short = Context(episode(0.3), ())
+    long = Context(replace(episode(0.3), id="long", trajectory=Trajectory("look . " * 100)), ())
+    assert without_too_long([long, short, long], encoder, "episodes") == [short]
+    assert "2 of 3 episodes are left out: episode long: " in caplog.text
+    assert "raise model.max_prompt_tokens (now 60" in caplog.text
+    assert without_too_long([long], encoder, "episodes") == []
 
 
 def episode(return_: float, stop: StopReason = StopReason.HORIZON) -> Episode:
