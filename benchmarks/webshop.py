@@ -17,8 +17,11 @@ from pathlib import Path
 from statistics import mean
 
 from retro.envs.webshop import WebshopTasks, finding_search, options_to_choose
+from retro.envs.webshop.catalogue import Product
+from retro.envs.webshop.goals import Goal
 from retro.envs.webshop.pages import BUY, NEXT
-from retro.types import Split, Task
+from retro.envs.webshop.reward import COLOURS, colour, same, score
+from retro.types import Split, Task, derive_seed
 
 STEP_LIMIT = 15
 
@@ -79,6 +82,35 @@ def measure_hasty(taskset: WebshopTasks, count: int) -> None:
         f"hasty buyer: mean return {mean(returns):.4f} over {count:,} training tasks, "
         f"{sum(return_ == 1 for return_ in returns) / count:.2%} perfect"
     )
+
+
+def measure_pairs(taskset: WebshopTasks, count: int) -> None:
+    """How many successes upstream would refuse: a synthetic instruction's options are pairs of name and value there."""
+    exact, drawn = [], []
+    for task in taskset.tasks(Split.TRAIN, count):
+        target, goal = taskset.product(task), taskset.goal(task)
+        draw = random.Random(derive_seed("benchmark", "any options", task.id))
+        exact += _refused(target, goal, options_to_choose(target, goal))
+        drawn += _refused(target, goal, [draw.choice(values) for values in target.options.values()])
+    for buyer, refused in (("the options asked for", exact), ("any options", drawn)):
+        print(
+            f"the right product with {buyer}: {len(refused):,} successes in {count:,} training tasks, of which "
+            f"upstream's pairs refuse {sum(refused):,}"
+        )
+
+
+def _refused(target: Product, goal: Goal, chosen: list[str]) -> list[bool]:
+    """Of a successful purchase, whether upstream would refuse it; else nothing."""
+    if score(target, chosen, goal, target).total < 1:
+        return []
+    pairs = zip(sorted(target.options), goal.options, strict=True)
+    return [not all(any(_same_pair(*pair, value) for value in chosen) for pair in pairs)]
+
+
+def _same_pair(name: str, value: str, chosen: str) -> bool:
+    """Upstream's comparison: a pair is compared as Python writes it, unless its name or value is just a colour."""
+    wanted = next((text for text in (name, value) if text in COLOURS.split()), str((name, value)))
+    return same(wanted, colour(chosen))
 
 
 def first_result(results: str) -> str:
@@ -161,6 +193,8 @@ def main() -> None:
         taskset = load(arguments.source, arguments.instructions)
         measure_buyer(taskset, None)
         measure_hasty(taskset, min(3000, taskset.count(Split.TRAIN)))
+        if arguments.instructions == "synthetic":
+            measure_pairs(taskset, min(3000, taskset.count(Split.TRAIN)))
         measure_steps(taskset, 500)
         return
     with tempfile.TemporaryDirectory() as name:

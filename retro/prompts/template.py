@@ -15,6 +15,7 @@ from jinja2.visitor import NodeTransformer
 from retro.config import ConfigError
 from retro.prompts.sandbox import MAX_INTEGER, NODE_COST, BoundedEnvironment
 from retro.reading import UnreadableError, cut, read_text
+from retro.types import Step
 
 _NAMES = (
     "Template Output TemplateData For If Assign AssignBlock With Name NSRef Const List Tuple CondExpr Filter Test Call "
@@ -24,6 +25,9 @@ CONSTRUCTS = frozenset(_NAMES.split())
 """The nodes of Jinja's syntax that a template may be made of."""
 MAX_NODES = 10_000
 MAX_DEPTH = 50
+MAX_TEXT = 2**20
+REPETITIONS = 4
+"""A text has at most ``MAX_TEXT`` characters, and the variables ``REPETITIONS`` times: it still has to be tokenized."""
 _INCLUDING = (nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)
 
 
@@ -46,10 +50,25 @@ class PromptTemplate:
         """The text.
 
         Raises:
-            ConfigError: names the file, if the template fails or spends more than ``BUDGET``.
+            ConfigError: names the file, if the template fails, spends more than its budget, or writes far more than it
+                was given.
         """
         with _named(self._path):
-            return self._template.render(variables)
+            text = self._template.render(variables)
+        if len(text) > MAX_TEXT and len(text) > MAX_TEXT + REPETITIONS * _characters(list(variables.values())):
+            raise ConfigError(
+                f"{self._path}: it writes {len(text):,} characters, more than {MAX_TEXT:,} and {REPETITIONS} times "
+                "what it was given: show less"
+            )
+        return text
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Step):
+        return len(value.thought) + len(value.action) + len(value.observation)
+    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _check(tree: nodes.Template) -> None:

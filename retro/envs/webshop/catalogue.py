@@ -250,6 +250,11 @@ def _publish(unfinished: Path, folder: Path) -> None:
 def _open(folder: Path) -> Catalogue:
     import pyarrow
 
-    reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(folder / "products.arrow")))
-    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    return Catalogue(batches, SearchIndex.load(folder / "index"))
+    try:
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(folder / "products.arrow")))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        return Catalogue(batches, SearchIndex.load(folder / "index"))
+    except (OSError, ValueError, LookupError, TypeError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"webshop: {folder} is damaged ({' '.join(str(error).split())}): delete it, and it is prepared anew"
+        ) from error

@@ -80,6 +80,8 @@ def written(path: Path, numbers: range) -> str:
         ("I do Search[a]", None),
         ("Search[]", None),
         ("Finish[ ]", None),
+        ("Finish[]", None),
+        ("think[I need the bridge]", None),
         ("Compare[a, b]", None),
         ("", None),
         ("x" * 10_000, None),

@@ -78,6 +78,22 @@ def test_a_prepared_shop_is_the_same_shop(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("large")
+def test_a_damaged_preparation_is_named(tmp_path: Path) -> None:
+    load(write_shop(tmp_path))
+    (folder,) = tmp_path.glob("retro-webshop-*")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=rf"{folder.name} is damaged .*: delete it, and it is prepared anew"):
+            load(tmp_path)
+        file.unlink()
+        with pytest.raises(ValueError, match=rf"{folder.name} is damaged"):
+            load(tmp_path)
+        file.write_bytes(content)
+    assert load(tmp_path).product(MUG).price == 18.5
+
+
+@pytest.mark.usefixtures("large")
 def test_changed_files_are_prepared_anew(tmp_path: Path) -> None:
     assert load(write_shop(tmp_path)).search("lantern") == []
     lantern = product("B0LANT0001", "Lantern", "garden", "lanterns", "Home › Lanterns", [""], None)

@@ -152,11 +152,17 @@ def test_too_large_a_template_is_refused_before_it_is_compiled(tmp_path: Path, s
         rendered(tmp_path, source)
 
 
+def test_a_text_is_no_longer_than_what_it_tells_of(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"actor\.jinja: it writes 1,200,000 characters, more than 1,048,576 and 4"):
+        rendered(tmp_path, "{% for a in range(60000) %}{{ opening }}{% endfor %}", opening="x" * 20)
+    assert len(rendered(tmp_path, "{{ opening }}{{ opening }}", opening="x" * 2_000_000)) == 4_000_000
+
+
 def test_one_rendering_leaves_the_next_its_budget(tmp_path: Path) -> None:
-    (tmp_path / "actor.jinja").write_text("{% for a in range(99) %}{{ opening }}{% endfor %}")
+    (tmp_path / "actor.jinja").write_text("{{ opening }}{{ opening }}")
     prompts = PromptSet("mine", tmp_path)
-    opening = "x" * (BUDGET // 200)
-    assert [len(prompts.actor(opening, (), ())) for _ in range(3)] == [99 * len(opening)] * 3
+    opening = "x" * (BUDGET // 3)
+    assert [len(prompts.actor(opening, (), ())) for _ in range(3)] == [2 * len(opening)] * 3
 
 
 @pytest.mark.parametrize(
