@@ -210,8 +210,12 @@ def test_ten_thousand_requests_of_which_a_fifth_fails(scripted: Served, tmp_path
         assert sum(done["faults"].values()) == pytest.approx(0.2 * done["requests"], rel=0.1)
         assert set(done["faults"]) == {fault.value for fault in A_FIFTH}
         assert set(map(int, done["asked"])) == {1, 2, 3, 4}  # no request is given up before its retries, or after them
-        assert steps <= done["passed"] <= 1.01 * steps  # an answer may come too late on a busy machine
-        assert 0 < len(failed) == done["unanswered"] < done["asked"]["4"]
+        assert steps <= done["passed"]
+        # Each failed episode is one request that was given up. On a busy machine an answer may also come too late: the
+        # proxy has passed it on, and the actor has hung up.
+        late = len(failed) - done["unanswered"]
+        assert 0 <= late <= sum("no whole answer within" in episode.info["error"] for episode in failed)
+        assert 0 < len(failed) < done["asked"]["4"]
         for tree in trees:
             for episode in tree:
                 memory = [] if episode.reflection is None else [episode.reflection.text]
