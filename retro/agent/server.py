@@ -31,6 +31,8 @@ _MAX_RETRIES = 5
 """Of one request, by the SDK: about 15 s of growing pauses, or what the server asks for."""
 _MAX_CHARS = 500
 _MAX_NAMES = 20
+_MAX_LISTED = 10_000
+"""Choices or models that are looked at: of more, every one that is wrong would cost an error's memory."""
 
 
 class RefusedError(ConfigError):
@@ -236,7 +238,7 @@ class _Usage(_Strict):
 
 
 class _Body(_Strict):
-    choices: list[_Choice] = Field(min_length=1)
+    choices: list[_Choice] = Field(min_length=1, max_length=_MAX_LISTED)
     usage: _Usage | None = None
 
 
@@ -245,4 +247,4 @@ class _Named(_Strict):
 
 
 class _Models(_Strict):
-    data: list[_Named]
+    data: list[_Named] = Field(max_length=_MAX_LISTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -98,34 +99,23 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, reply: Reply, request: dict[str, Any]) -> None:
         payload = self.payload(reply, request)
         self.send_response(reply.status)
-        length = {} if reply.endless else {"content-length": str(len(payload))}
+        length = {"connection": "close"} if reply.endless else {"content-length": str(len(payload))}
         for name, value in (HEADERS | reply.headers | length).items():
             self.send_header(name, value)
         self.end_headers()
         if reply.cut:
             self.wfile.write(payload[: len(payload) // 2])
             self.close_connection = True
-        elif reply.endless:
-            self.repeat(payload)
-        elif reply.drip_seconds:
-            self.drip(payload, reply.drip_seconds)
         else:
-            self.wfile.write(payload)
+            self.write(payload, reply)
 
-    def repeat(self, payload: bytes) -> None:
-        self.close_connection = True
+    def write(self, payload: bytes, reply: Reply) -> None:
+        size = 1 if reply.drip_seconds else max(1, len(payload))
+        pieces = [payload[place : place + size] for place in range(0, len(payload), size)]
         try:
-            while True:
-                self.wfile.write(payload)
-        except ConnectionError:  # the client has had enough
-            return
-
-    def drip(self, payload: bytes, seconds: float) -> None:
-        try:
-            for place in range(len(payload)):
-                time.sleep(seconds)
-                self.wfile.write(payload[place : place + 1])
-                self.wfile.flush()
+            for piece in itertools.cycle(pieces) if reply.endless else pieces:
+                time.sleep(reply.drip_seconds)
+                self.wfile.write(piece)
         except ConnectionError:  # the client has had enough
             self.close_connection = True
 

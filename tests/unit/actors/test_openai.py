@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +134,23 @@ def test_a_malformed_answer_is_asked_for_again(server: Server, reply: Reply) -> 
 
 def test_a_request_has_a_time_whole(server: Server) -> None:
     actor = actor_at(server, timeout_seconds=0.3, max_retries=1)
-    server.replies = [Reply(drip_seconds=0.05), Reply(delay_seconds=1.0)]
+    server.standing = Reply(drip_seconds=0.05, endless=True)  # no byte is late, and no end comes
     with pytest.raises(ActorError, match=r"0\.3 s \(actor\.timeout_seconds\)"):
         ask(actor)
-    assert server.times[1] - server.times[0] < 5  # the drip alone would have taken 8 s
+    assert len(server.requests) == 2
 
 
 def test_many_timeouts_take_no_connection_with_them(server: Server) -> None:
     actor = actor_at(server, timeout_seconds=0.2, max_retries=0, concurrency=4)
 
     async def both() -> Completion:
-        server.standing = Reply(drip_seconds=0.05)
+        server.standing = Reply(drip_seconds=0.05, endless=True)
         failed = await asyncio.gather(*(actor.complete("?", SAMPLING) for _ in range(24)), return_exceptions=True)
         assert all(isinstance(outcome, ActorError) for outcome in failed)
         server.standing = Reply()
-        return await actor.complete("?", SAMPLING)
+        while True:  # on a busy machine also a right answer may take longer
+            with suppress(ActorError):
+                return await actor.complete("?", SAMPLING)
 
     assert asyncio.run(both()).text == "go to desk 1"
 
