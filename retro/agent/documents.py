@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Episode, Split, Step, StopReason, Task, Trajectory, from_json
 
 
@@ -47,25 +50,42 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
             (empty) and ``environment`` (whose prompts are used; the export's own) may be left out.
 
     Raises:
-        TrajectoryError: naming the key that is missing, unknown or mistyped.
+        TrajectoryError: naming the key that is missing, unknown or mistyped; or if it holds what JSON cannot say, or a
+            number that is not finite.
     """
     if isinstance(value, Episode):
-        return value, ()
+        return _finite(value), ()
     if isinstance(value, Trajectory):
-        return _episode(value, None, False, ""), ()
+        return _finite(_episode(value, None, False, "")), ()
     if not isinstance(value, Mapping):
         raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
     try:
-        if "trajectory" in value:
-            return from_json(Episode, value), ()
-        document = _Document.model_validate(value)
+        tree = parse_json(json.dumps(dict(value), default=_number))  # from here on as if it were read from a file
+        if "trajectory" in tree:
+            return _finite(from_json(Episode, tree)), ()
+        document = _Document.model_validate(tree)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        raise TrajectoryError(f"not a trajectory: {'; '.join(problems)}") from None
+        raise TrajectoryError(f"not a trajectory: {problems(error)}") from None
+    except (UnreadableError, TypeError, RecursionError) as error:
+        raise TrajectoryError(f"not a trajectory: {error}") from None
     steps = tuple(Step(step.action, step.observation, step.reward, step.thought) for step in document.steps)
     trajectory = Trajectory(document.opening, steps)
     episode = _episode(trajectory, document.return_, document.success, document.environment)
-    return episode, tuple(document.memory)
+    return _finite(episode), tuple(document.memory)
+
+
+def _number(value: Any) -> Any:
+    """The number in a NumPy or PyTorch scalar."""
+    if not hasattr(value, "item"):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return value.item()
+
+
+def _finite(episode: Episode) -> Episode:
+    rewards = [step.reward for step in episode.trajectory.steps]
+    if not all(map(math.isfinite, [*rewards, episode.return_])):
+        raise TrajectoryError("not a trajectory: its rewards and its return must be finite")
+    return episode
 
 
 def _episode(trajectory: Trajectory, return_: float | None, success: bool, environment: str) -> Episode:

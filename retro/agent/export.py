@@ -8,13 +8,15 @@ prompts.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from retro.agent.integrity import digests
 from retro.agent.loading import HEAD, REWARD
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
@@ -26,6 +28,7 @@ from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.loading import base_identity, load_model_config, load_tokenizer
 from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary
+from retro.reading import UnreadableError, problems, read_json
 from retro.stage import Stage, open_stage, stage_folder
 
 logger = logging.getLogger(__name__)
@@ -99,8 +102,7 @@ def _export(config: RunConfig, stage: Stage) -> None:
         copied = stage.output(REWARD, stage.folder / REWARD)
         copy_adapter(reward / "adapter", copied)
         shutil.copyfile(reward / HEAD, copied / HEAD)
-        facts: dict[str, Any] = json.loads((reward / "reward.json").read_text(encoding="utf-8"))
-        record = RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
+        record = reward_record(reward / "reward.json")
     environments = exported_environments(config)
     copy_prompts(config, environments, stage.output(PROMPTS, stage.folder / PROMPTS))
     own = config.environment.name
@@ -108,7 +110,7 @@ def _export(config: RunConfig, stage: Stage) -> None:
         base=BaseRecord(
             name=config.model.base,
             revision=config.model.revision,
-            identity=base_identity(config.model.base, config.model.revision),
+            identity=base_identity(config.model.base, config.model.revision, config.model.trust_remote_code),
         ),
         prompts=own if own in environments else environments[0],
         environments=environments,
@@ -118,9 +120,25 @@ def _export(config: RunConfig, stage: Stage) -> None:
         model=config.model,
         memory=config.memory,
         reward=record,
+        files=digests(stage.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
         versions={**versions(), "git": git_revision()},
     )
     write_json(stage.output("record", stage.folder / EXPORT), export.model_dump(mode="json"))
+
+
+def reward_record(path: Path) -> RewardRecord:
+    """The scale of a reward model's scores, from its stage's ``reward.json``.
+
+    Raises:
+        ConfigError: if the file is damaged, or says that all scores are equal.
+    """
+    try:
+        facts = read_json(path)
+        return RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {problems(error)}; run the reward stage again") from None
+    except (UnreadableError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: no score_mean, score_std and loss ({error}); run the reward stage again") from None
 
 
 def config_overrides(section: ModelSection) -> dict[str, Any]:

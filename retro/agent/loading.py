@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retro.agent.best_of_n import Scorer
+from retro.agent.integrity import check_files
 from retro.agent.model import run_sync
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.agent.reflector import LocalReflector, LocalScorer
@@ -15,10 +17,11 @@ from retro.agent.served import ServedReflector
 from retro.agent.server import ModelServer, ServerAddress
 from retro.config import ConfigError, LoraSection, ModelSection
 from retro.memory import Memory, make_memory
+from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
-from retro.models.loading import base_identity, load_tokenizer, resolve_device, same_base
+from retro.models.loading import base_identity, in_hub_cache, load_tokenizer, resolve_device, same_base
 from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.types import Reflector
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 
 REWARD = "reward"
 HEAD = "head.safetensors"
-_PEFT_CONFIG = "adapter_config.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,14 @@ def load_export(
     prompts: str | PromptSet | None,
     server: ServerAddress | None = None,
     scores: bool = True,
+    trust_remote_code: bool = False,
 ) -> LoadedExport:
     """See :meth:`retro.agent.model.RetrospectiveModel.load`."""
     if (path / EXPORT).is_file():
-        return _load_record(path, ExportRecord.read(path), base, device, prompts, server, scores)
-    if (path / _PEFT_CONFIG).is_file():
-        return _load_adapter(path, base, device, prompts, server)
-    raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {_PEFT_CONFIG})")
+        return _load_record(path, ExportRecord.read(path), base, device, prompts, server, scores, trust_remote_code)
+    if (path / ADAPTER_CONFIG).is_file():
+        return _load_adapter(path, base, device, prompts, server, trust_remote_code)
+    raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {ADAPTER_CONFIG})")
 
 
 def _load_record(
@@ -65,10 +70,15 @@ def _load_record(
     prompts: str | PromptSet | None,
     server: ServerAddress | None,
     scores: bool,
+    trust_remote_code: bool,
 ) -> LoadedExport:
-    section = _on_base(record.model, base)
-    read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
     scored = scores and record.reward is not None
+    parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts}
+    check_files(path, record.files, [part for part, loaded in parts.items() if loaded])
+    read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
+    section = _trusted(_on_base(record.model, base), path, trust_remote_code)
+    if base is None:
+        _name_base(section, path, path / EXPORT)
     shared: SharedBase | None = None
     reflector: Reflector
     if server is None:
@@ -77,7 +87,7 @@ def _load_record(
         reflector = LocalReflector(shared, "policy", read, section, source=path.name)
     else:
         named = ServerAddress(server.url, server.model or record.served_name)
-        reflector = _served(path, section, read, named, record.chat, start=served_by(path))
+        reflector = _served(path, section, read, named, record.chat, start=served_by(path, trust_remote_code))
         if scored:
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
             shared = _recorded_base(path, record, section, device, remedy)
@@ -86,15 +96,22 @@ def _load_record(
 
 
 def _load_adapter(
-    path: Path, base: str | None, device: str, prompts: str | PromptSet | None, server: ServerAddress | None
+    path: Path,
+    base: str | None,
+    device: str,
+    prompts: str | PromptSet | None,
+    server: ServerAddress | None,
+    trust_remote_code: bool,
 ) -> LoadedExport:
     if prompts is None:
         raise ExportError(f"{path} is a plain adapter and names no prompts: give prompts, for example 'household'")
-    config = json.loads((path / _PEFT_CONFIG).read_text(encoding="utf-8"))
-    name = base or config.get("base_model_name_or_path")
+    config = AdapterConfig.read(path)
+    name = base or config.base_model_name_or_path
     if not name:
-        raise ExportError(f"{path / _PEFT_CONFIG} names no base model: give base")
-    section = ModelSection(base=name, lora=LoraSection(r=config.get("r") or LoraSection().r))
+        raise ExportError(f"{path / ADAPTER_CONFIG} names no base model: give base")
+    section = ModelSection(base=name, lora=LoraSection(r=config.r), trust_remote_code=trust_remote_code)
+    if base is None:
+        _name_base(section, path, path / ADAPTER_CONFIG)
     read = _prompts(prompts, path)
     if server is not None:
         start = serve_command(section, path, server.model or path.name)
@@ -110,7 +127,7 @@ def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, devi
         shared = SharedBase.load(section, resolve_device(device))
     except ConfigError as error:
         raise ExportError(f"{path} lives on the base {section.base}: {error}; {remedy}") from None
-    identity = base_identity(section.base, section.revision)
+    identity = base_identity(section.base, section.revision, section.trust_remote_code)
     if not same_base(identity, record.base.identity):
         raise AdapterMismatchError(
             f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"
@@ -162,6 +179,30 @@ def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:
 
 def _on_base(section: ModelSection, base: str | None) -> ModelSection:
     return section if base is None else section.model_copy(update={"base": base, "revision": None})
+
+
+def _trusted(section: ModelSection, path: Path, trust_remote_code: bool) -> ModelSection:
+    """``section`` with the user's word on the base's own code; the export's says only that the base needs it.
+
+    Raises:
+        ExportError: if the base needs it and the user has not allowed it.
+    """
+    if section.trust_remote_code and not trust_remote_code:
+        raise ExportError(
+            f"{path}: its base {section.base} needs code of its own, which would run with all your rights. Only you "
+            f"can allow that: retro reflect {shlex.quote(str(path))} --trust-remote-code (Python: trust_remote_code=True)"
+        )
+    return section.model_copy(update={"trust_remote_code": trust_remote_code})
+
+
+def _name_base(section: ModelSection, path: Path, file: Path) -> None:
+    """Say which base is loaded by an export's word, unless it lies in the export or in the hub's cache."""
+    local = Path(section.base)
+    if local.exists():
+        if not local.resolve().is_relative_to(path.resolve()):
+            logger.info("base: %s (named by %s)", local.resolve(), file)
+    elif not in_hub_cache(section.base, section.revision):
+        logger.info("base: %s of the Hugging Face Hub, to be downloaded (named by %s)", section.base, file)
 
 
 def _prompts(prompts: str | PromptSet, path: Path) -> PromptSet:

@@ -62,6 +62,7 @@ class RetrospectiveModel:
         server: str | None = None,
         server_model: str | None = None,
         scores: bool = True,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Load an export folder (with ``retro.json``) or a plain PEFT adapter; or have a server write its reflections.
 
@@ -74,6 +75,8 @@ class RetrospectiveModel:
                 Of the policy only the base's tokenizer is loaded here.
             server_model: What the server calls it; by default what the export is called there (``served_name``).
             scores: Whether to load the reward model, here in any case. Without it one reflection is drawn.
+            trust_remote_code: Whether the base may run Python code that lies beside its weights, with all your rights.
+                What the export says about it does not count.
 
         Raises:
             ExportError: if the folder is neither, or damaged, or its prompts are not known; if the base is not here.
@@ -86,7 +89,7 @@ class RetrospectiveModel:
         if server is None and server_model is not None:
             raise ValueError("server_model names a model of a server: give server, its URL")
         address = None if server is None else ServerAddress(server, server_model)
-        parts = load_export(Path(path), base, device, prompts, address, scores)
+        parts = load_export(Path(path), base, device, prompts, address, scores, trust_remote_code)
         return cls(parts.reflector, parts.prompts, parts.scorer, parts.memory)
 
     @property

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from retro.config import MemorySection, ModelSection
+from retro.reading import UnreadableError, problems, read_json
 
 EXPORT = "retro.json"
 PROMPTS = "prompts"
@@ -24,21 +25,46 @@ class ExportError(ValueError):
     """A folder that is no export of ours and no PEFT adapter, or one that is damaged."""
 
 
+def _word(value: str) -> str:
+    """Refuse what would be read as something else where it is printed: on a terminal, or in a command."""
+    if not value.isprintable() or value.startswith("-"):
+        raise ValueError("must be printable and must not start with -")
+    return value
+
+
+def _environment(value: str) -> str:
+    if "/" in value or "\\" in value or not value.strip(".:"):
+        raise ValueError("must name an environment, not a path")
+    return _word(value)
+
+
+def _file(value: str) -> str:
+    if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+        raise ValueError("must be the path of a file in the export")
+    return _word(value)
+
+
+Word = Annotated[str, Field(max_length=4096), AfterValidator(_word)]
+EnvironmentName = Annotated[str, Field(max_length=200), AfterValidator(_environment)]
+FileName = Annotated[str, Field(max_length=1000), AfterValidator(_file)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class BaseRecord(BaseModel):
     """The base that an export was trained on."""
 
-    name: str
-    revision: str | None = None
-    identity: str
+    name: Word
+    revision: Word | None = None
+    identity: Word
 
 
 class RewardRecord(BaseModel):
     """The reward model's scale, as measured on the train tasks."""
 
     model_config = ConfigDict(extra="allow")
-    mean: float
-    std: float
-    loss: str
+    mean: FiniteFloat
+    std: Annotated[FiniteFloat, Field(gt=0)]
+    loss: Literal["bradley_terry", "bce"]
 
 
 class ExportRecord(BaseModel):
@@ -46,11 +72,11 @@ class ExportRecord(BaseModel):
 
     format: Literal[1] = 1
     base: BaseRecord
-    prompts: str
+    prompts: EnvironmentName
     """The environment whose prompts are for trajectories that name none."""
-    environments: list[str] = []
+    environments: list[EnvironmentName] = []
     """Those that it was trained on; a folder of prompts each lies in ``prompts/``. Older exports have none."""
-    served_name: str = ""
+    served_name: Word = ""
     """What a server should call the adapter: new weights, new name (a server's prefix cache is keyed by it)."""
     chat: bool | None = None
     """Whether the base has a chat template. Older exports do not say; the base's tokenizer does."""
@@ -59,7 +85,17 @@ class ExportRecord(BaseModel):
     model: ModelSection
     memory: MemorySection = MemorySection()
     reward: RewardRecord | None = None
+    files: dict[FileName, Sha256] | None = None
+    """The SHA-256 of each file of the adapters, the head and the prompts. Older exports have none."""
     versions: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _named(self) -> ExportRecord:
+        for name in (self.model.base, self.model.revision or ""):
+            _word(name)
+        if strange := self.config_overrides.keys() - {"rope_parameters"}:
+            raise ValueError(f"config_overrides: {', '.join(sorted(strange))}: only rope_parameters are overridden")
+        return self
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord:
@@ -70,12 +106,11 @@ class ExportRecord(BaseModel):
         """
         path = folder / EXPORT
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_json(path))
         except ValidationError as error:
-            problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-            raise ExportError(f"{path}: {'; '.join(problems)}; export the run again") from None
-        except (OSError, json.JSONDecodeError) as error:
-            raise ExportError(f"{path}: {error}; export the run again") from None
+            raise ExportError(f"{path}: {problems(error)}; export the run again") from None
+        except (OSError, UnreadableError) as error:
+            raise ExportError(f"{error}; export the run again") from None
 
 
 def serve_command(
@@ -96,11 +131,15 @@ def serve_command(
     return shlex.join([*words, "--lora-modules", f"{served_name}={adapter}"])
 
 
-def served_by(export: Path) -> str:
+def served_by(export: Path, trust_remote_code: bool = False) -> str:
     """:func:`serve_command` of an export folder.
+
+    Args:
+        trust_remote_code: whether the command lets the base run code of its own: the user's word, never the export's.
 
     Raises:
         ExportError: if its ``retro.json`` is damaged.
     """
     record = ExportRecord.read(export)
-    return serve_command(record.model, export / ADAPTER, record.served_name or export.name, record.config_overrides)
+    section = record.model.model_copy(update={"trust_remote_code": trust_remote_code})
+    return serve_command(section, export / ADAPTER, record.served_name or export.name, record.config_overrides)

@@ -126,6 +126,10 @@ def reflect(
         str | None, typer.Option(help="What the server calls it; by default the name in retro.json.")
     ] = None,
     no_scores: Annotated[bool, typer.Option("--no-scores", help="Load no reward model; draw one reflection.")] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print text, score and all candidates as JSON.")] = False,
 ) -> None:
     """Print the Best-of-N reflection on a trajectory.
@@ -139,8 +143,11 @@ def reflect(
     """
     from retro.cli.reflecting import ReflectOptions, reflect_on
 
+    scores = not no_scores
     reflect_on(
-        ReflectOptions(adapter, trajectory, n, seed, base, prompts, as_json, server, server_model, not no_scores)
+        ReflectOptions(
+            *(adapter, trajectory, n, seed, base, prompts, as_json, server, server_model, scores, trust_remote_code)
+        )
     )
 
 

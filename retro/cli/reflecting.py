@@ -10,6 +10,7 @@ from typing import Any
 
 from retro.cli.logs import quieten
 from retro.config import ConfigError
+from retro.reading import DATA_BYTES, parse_json
 from retro.types import to_json
 
 
@@ -27,6 +28,7 @@ class ReflectOptions:
     server: str | None = None
     server_model: str | None = None
     scores: bool = True
+    trust_remote_code: bool = False
 
 
 def reflect_on(options: ReflectOptions) -> None:
@@ -43,6 +45,7 @@ def reflect_on(options: ReflectOptions) -> None:
         server=options.server,
         server_model=options.server_model,
         scores=options.scores,
+        trust_remote_code=options.trust_remote_code,
     )
     reflected = model.reflect(trajectory, n=options.n, seed=options.seed)
     print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if options.as_json else reflected.text)
@@ -58,10 +61,11 @@ def _read(path: Path | None) -> Any:
     origin = "standard input" if path is None else str(path)
     if path is None and sys.stdin.isatty():
         raise ConfigError("standard input: give the trajectory's JSON there, or name its file with --trajectory")
-    text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
-    if not text.strip():
+    if path is None:
+        content = sys.stdin.buffer.read(DATA_BYTES + 1)
+    else:
+        with path.open("rb") as file:  # may be a pipe: --trajectory <(…)
+            content = file.read(DATA_BYTES + 1)
+    if not content.strip():
         raise ConfigError(f"{origin}: empty; a trajectory is a JSON object with opening and steps (docs/agent.md)")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{origin}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    return parse_json(content, origin)

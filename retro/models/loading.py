@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -235,6 +237,14 @@ def base_identity(
     described = json.dumps([config.model_type, getattr(config, "rope_parameters", None), shapes], sort_keys=True)
     named = f"{name}@{revision}" if revision else name
     return f"{named}#{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+
+
+def in_hub_cache(name: str, revision: str | None = None) -> bool:
+    """Whether a hub name's ``config.json`` is on this machine already."""
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except HFValidationError:  # not a hub name: loading it says so
+        return False
 
 
 def same_base(left: str, right: str) -> bool:

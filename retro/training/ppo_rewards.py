@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from retro.config import ConfigError, PpoSection, RunConfig
 from retro.envs import make_taskset
 from retro.memory import make_memory
 from retro.prompts import PromptLibrary
+from retro.reading import read_json
 from retro.rollout.episode import Player
 from retro.rollout.trials import all_of, retry
 from retro.ties import minus
@@ -79,7 +79,7 @@ class ScoreTransform:
             return cls(kind)
         path = reward_folder / "reward.json"
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_json(path)
             mean, std = float(facts["score_mean"]), float(facts["score_std"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(

@@ -40,7 +40,7 @@ def retro(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["retro", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as exit:
             main()
         captured = capsys.readouterr()
@@ -105,6 +105,25 @@ def test_what_is_not_json_is_told(retro: Retro) -> None:
     code, _, err = retro("reflect", "export", stdin="{not json")
     assert code == 2
     assert "standard input: not JSON" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 20_000, "nested deeper"),
+        ('{"a": 1' + "0" * 5_000 + "}", "beyond 64 bits"),
+        ('{"opening": "\\ud800", "steps": []}', "half of a surrogate pair"),
+        ('{"return": NaN}', "not a finite number"),
+        ("[" + " " * 2**24 + "]", "longer than"),
+    ],
+)
+def test_a_hostile_trajectory_is_one_line(retro: Retro, text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "trajectory.json"
+    file.write_text(text)
+    for code, _, err in (retro("reflect", "x", stdin=text), retro("reflect", "x", "--trajectory", str(file))):
+        assert code == 2
+        assert says in err
+        assert err.count("\n") == 1
 
 
 def test_an_empty_standard_input_is_told(retro: Retro) -> None:

@@ -61,3 +61,36 @@ def test_what_the_document_says_is_taken():
 def test_anything_else_is_refused_by_its_key(value, words):
     with pytest.raises(TrajectoryError, match=words):
         read_trajectory(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {**DOCUMENT, "return": float("nan")},
+        {**DOCUMENT, "memory": ["\ud800"]},
+        {**DOCUMENT, "opening": "\udc00"},
+        {"opening": "?", "steps": [{"action": "a", "observation": "b", "reward": float("inf")}]},
+        {"opening": "?", "steps": [{"action": "a", "observation": "b", "reward": 1e308}] * 10},
+        {**DOCUMENT, "memory": [object()]},
+        {**to_json(EPISODE), "return_": float("inf")},
+        {**to_json(EPISODE), "info": {"a": 10**30}},
+        Trajectory("?", (Step("a", "b", float("nan")),)),
+    ],
+)
+def test_what_json_cannot_say_is_refused(value):
+    with pytest.raises(TrajectoryError, match="not a trajectory: "):
+        read_trajectory(value)
+
+
+def test_nesting_is_bounded():
+    info: dict = {}
+    for _ in range(20_000):
+        info = {"a": info}
+    with pytest.raises(TrajectoryError, match="not a trajectory: "):
+        read_trajectory({**to_json(EPISODE), "info": info})
+
+
+def test_numbers_of_numpy_are_numbers():
+    numpy = pytest.importorskip("numpy")
+    step = {"action": "a", "observation": "b", "reward": numpy.float32(0.5)}
+    assert read_trajectory({"opening": "?", "steps": [step]})[0].return_ == 0.5
