@@ -21,7 +21,15 @@ from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
-from retro.models.loading import base_identity, in_hub_cache, load_tokenizer, resolve_device, same_base
+from retro.models.limits import with_prompt_limit
+from retro.models.loading import (
+    base_identity,
+    in_hub_cache,
+    load_tokenizer,
+    local_context,
+    resolve_device,
+    same_base,
+)
 from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.types import Reflector
@@ -29,10 +37,10 @@ from retro.types import Reflector
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 REWARD = "reward"
 HEAD = "head.safetensors"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ def _load_record(
     section = _trusted(_on_base(record.model, base), path, trust_remote_code)
     if base is None:
         _name_base(section, path, path / EXPORT)
+    section = _within_base(path, section)
     shared: SharedBase | None = None
     reflector: Reflector
     if server is None:
@@ -135,6 +144,20 @@ def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, devi
     return shared
 
 
+def _within_base(path: Path, section: ModelSection) -> ModelSection:
+    """The recorded limit of prompts; what the base holds where that is less: earlier releases did not compare them."""
+    context = local_context(section)
+    if context is None or section.max_prompt_tokens is None or context <= section.max_new_tokens:
+        return section
+    room = context - section.max_new_tokens
+    if section.max_prompt_tokens > room:
+        logger.warning(
+            "%s records prompts of up to %d tokens; its base holds %d beside an answer, which is the limit here",
+            *(path, section.max_prompt_tokens, room),
+        )
+    return section.model_copy(update={"max_prompt_tokens": min(section.max_prompt_tokens, room)})
+
+
 def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSection) -> Scorer:
     shared.load_role("reward", path / REWARD, trainable=False)
     head = load_head(path / REWARD / HEAD).to(shared.device)
@@ -157,7 +180,8 @@ def _served(
     chat = bool(tokenizer.chat_template) if chat is None else chat
     server = ModelServer(address.url, address.model, chat, start, _extra_body(section, tokenizer, chat))
     run_sync(server.check())
-    return ServedReflector(server, tokenizer, prompts, section, path.name, chat)
+    limited = with_prompt_limit(section, local_context(section))
+    return ServedReflector(server, tokenizer, prompts, limited, path.name, chat)
 
 
 def _extra_body(section: ModelSection, tokenizer: PreTrainedTokenizerBase, chat: bool) -> dict[str, Any]:
