@@ -11,10 +11,10 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 DOCUMENT_BYTES = 2**20
 """The longest file of settings: a config, ``retro.json``, a template."""
@@ -182,9 +182,25 @@ def problems(error: ValidationError) -> str:
     return "; ".join([*(cut(item.removeprefix("Value error, ")) for item in shown), *rest])
 
 
+def word(value: str) -> str:
+    """Refuse what would be read as something else where it is printed: on a terminal, or in a command.
+
+    Raises:
+        ValueError: if ``value`` is not printable, or looks like an option.
+    """
+    if not value.isprintable() or value.startswith("-"):
+        raise ValueError("must be printable and must not start with -")
+    return value
+
+
+Word = Annotated[str, Field(max_length=4096), AfterValidator(word)]
+"""A name from outside that is shown, or passed on."""
+
+
 def cut(text: str, chars: int = _SHOWN_CHARS) -> str:
-    """``text`` for a message: one that is too long ends in an ellipsis."""
-    return text if len(text) <= chars else f"{text[:chars]}…"
+    """``text`` for a message: one that is too long ends in an ellipsis, and what is not printable is escaped."""
+    shown = text if len(text) <= chars else f"{text[:chars]}…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"

@@ -213,9 +213,8 @@ def _trusted(section: ModelSection, path: Path, trust_remote_code: bool) -> Mode
     """
     if section.trust_remote_code and not trust_remote_code:
         raise ExportError(
-            f"{path}: its base {section.base} needs code of its own, which would run with all your rights. Only you "
-            f"can allow that: retro reflect {shlex.quote(str(path))} --trust-remote-code (in Python: "
-            "trust_remote_code=True)"
+            f"{path}: its base {section.base} needs code of its own, which would run with your rights. Only you can "
+            f"allow that: retro reflect {shlex.quote(str(path))} --trust-remote-code (Python: trust_remote_code=True)"
         )
     return section.model_copy(update={"trust_remote_code": trust_remote_code})
 

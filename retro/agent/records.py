@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from retro.config import MemorySection, ModelSection
-from retro.reading import UnreadableError, problems, read_json
+from retro.reading import UnreadableError, Word, problems, read_json, word
 
 EXPORT = "retro.json"
 PROMPTS = "prompts"
@@ -25,26 +25,18 @@ class ExportError(ValueError):
     """A folder that is no export of ours and no PEFT adapter, or one that is damaged."""
 
 
-def _word(value: str) -> str:
-    """Refuse what would be read as something else where it is printed: on a terminal, or in a command."""
-    if not value.isprintable() or value.startswith("-"):
-        raise ValueError("must be printable and must not start with -")
-    return value
-
-
 def _environment(value: str) -> str:
     if "/" in value or "\\" in value or not value.strip(".:"):
         raise ValueError("must name an environment, not a path")
-    return _word(value)
+    return word(value)
 
 
 def _file(value: str) -> str:
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
         raise ValueError("must be the path of a file in the export")
-    return _word(value)
+    return word(value)
 
 
-Word = Annotated[str, Field(max_length=4096), AfterValidator(_word)]
 EnvironmentName = Annotated[str, Field(max_length=200), AfterValidator(_environment)]
 FileName = Annotated[str, Field(max_length=1000), AfterValidator(_file)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -92,7 +84,7 @@ class ExportRecord(BaseModel):
     @model_validator(mode="after")
     def _named(self) -> ExportRecord:
         for name in (self.model.base, self.model.revision or ""):
-            _word(name)
+            word(name)
         if strange := self.config_overrides.keys() - {"rope_parameters"}:
             raise ValueError(f"config_overrides: {', '.join(sorted(strange))}: only rope_parameters are overridden")
         return self

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from retro.reading import UnreadableError, cut, problems, read_json
+from retro.reading import UnreadableError, Word, cut, problems, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_RANK = 4096
@@ -46,7 +46,7 @@ class AdapterConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
     peft_type: Literal["LORA"]
     task_type: str | None = None
-    base_model_name_or_path: str | None = None
+    base_model_name_or_path: Word | None = None
     r: Rank = 8
     lora_alpha: Alpha = 8
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from retro.artifacts import write_json
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.tensors import read_tensors
-from retro.reading import UnreadableError, problems, read_json
+from retro.reading import UnreadableError, Word, problems, read_json
 
 WEIGHTS = "adapter_model.safetensors"
 IDENTITY = "base.json"
@@ -29,7 +29,7 @@ class AdapterMismatchError(AdapterError):
 class _Identity(BaseModel):
     """``base.json``."""
 
-    identity: str
+    identity: Word
 
 
 def write_identity(path: Path, identity: str) -> None:

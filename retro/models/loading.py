@@ -70,6 +70,8 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=section.trust_remote_code
         )
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise ConfigError("tokenizer_config.json: model_max_length is not a number")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     unread = unread_template_kwargs(tokenizer, section.chat_template_kwargs)
@@ -81,6 +83,21 @@ def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerB
             else f"{key}.chat_template_kwargs: the tokenizer of {name!r} has no chat template"
         )
     return tokenizer
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer whose begin or end token the model has no embedding of (padding is never read).
+
+    Raises:
+        ConfigError: naming the token.
+    """
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
+    for token, number in ((tokenizer.bos_token, tokenizer.bos_token_id), (tokenizer.eos_token, tokenizer.eos_token_id)):
+        if number is not None and number >= rows:
+            raise ConfigError(
+                f"the tokenizer of {model.config.name_or_path!r}: its token {cut(str(token), 40)!r} has the id "
+                f"{number}, and the model has {rows} tokens: take the tokenizer that belongs to it"
+            )
 
 
 def load_base(section: ModelSection | ActorSection, device: torch.device | str = "auto") -> PreTrainedModel:

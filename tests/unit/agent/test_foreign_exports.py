@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from retro import RetrospectiveModel
 from retro.agent.export import reward_record
 from retro.agent.integrity import digests
 from retro.agent.records import ExportError, ExportRecord, served_by
+from retro.cli import main
 from retro.config import ConfigError
 from tests.unit.agent.choices_server import Server
 
@@ -116,6 +118,34 @@ def test_the_user_can_allow_code(
     assert marker.exists()
 
 
+def test_the_command_line_allows_code_by_its_flag_alone(
+    served_export: Path,
+    edited: Edited,
+    base_with_code: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, marker = base_with_code
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(base.parent / "modules"))
+    folder = edited(model=on(served_export, base, trust_remote_code=True))
+    (tmp_path / "trajectory.json").write_text(json.dumps(DOCUMENT))
+    command = ["retro", "reflect", str(folder), "--trajectory", str(tmp_path / "trajectory.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"retro reflect {folder} --trust-remote-code" in said
+    assert not marker.exists()
+    monkeypatch.setattr(sys, "argv", [*command, "--trust-remote-code"])
+    with pytest.raises(SystemExit) as stopped:  # its code ran: a model of another kind than the adapter's
+        main()
+    assert "was trained on the base" in capsys.readouterr().err
+    assert marker.exists()
+
+
 def test_a_base_outside_of_the_export_is_named_before_it_is_read(
     served_export: Path, edited: Edited, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +223,7 @@ def test_an_older_export_loads_with_a_line(edited: Edited, caplog: pytest.LogCap
         ({"environments": [".:"]}, r"environments\.0"),
         ({"prompts": "/etc"}, "prompts"),
         ({"files": {"../x": "0" * 64}}, "files"),
+        ({"files": {"a\n\x1b[31m": "0" * 64}}, r"files\.a\\n\\x1b"),
         ({"files": {"/etc/passwd": "0" * 64}}, "files"),
         ({"files": {"adapter/x": "abc"}}, "files"),
         ({"served_name": "--trust-remote-code"}, "served_name"),

@@ -93,6 +93,8 @@ def test_what_peft_saves_computes_the_same_here(
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"peft_type": "PROMPT_TUNING"}, "peft_type"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+        ({"base_model_name_or_path": "a\nb"}, "base_model_name_or_path"),
+        ({"base_model_name_or_path": "--trust-remote-code"}, "base_model_name_or_path"),
         ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights"),

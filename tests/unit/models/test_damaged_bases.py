@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from retro.config import ConfigError, ModelSection
+from retro.models.adapters import SharedBase
 from retro.models.loading import base_identity, load_base, load_tokenizer
 
 
@@ -51,6 +52,20 @@ def test_absurd_sizes_end_in_one_line(copied: Path, changes: dict[str, Any]) -> 
     with pytest.raises(ConfigError, match="base") as caught:
         load_base(ModelSection(base=str(copied)), "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizers_length_is_a_number(copied: Path) -> None:
+    file = copied / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "../x"}))
+    with pytest.raises(ConfigError, match="model_max_length is not a number"):
+        load_tokenizer(ModelSection(base=str(copied)))
+
+
+def test_an_end_token_that_the_model_does_not_have_is_named(copied: Path) -> None:
+    file = copied / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": "<made up>"}))
+    with pytest.raises(ConfigError, match="its token '<made up>' has the id"):
+        SharedBase.load(ModelSection(base=str(copied)), "cpu")
 
 
 def test_an_adapter_in_a_bases_folder_is_refused(copied: Path) -> None:
