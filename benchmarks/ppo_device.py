@@ -23,6 +23,7 @@ from benchmarks.ppo_models import (
 from retro.config import ConfigError, RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
+from retro.models.limits import prompt_tokens
 from retro.models.loading import resolve_device
 from retro.training.ppo_rewards import Response
 from retro.types import derive_seed
@@ -97,7 +98,7 @@ class Bench:
 def build_bench(plan: GpuPlan, setting: Setting, device: torch.device) -> Bench:
     """Draw the weights on the device: nothing is read, nothing is downloaded."""
     config = run_settings(plan, setting)
-    length = config.model.max_prompt_tokens + config.model.max_new_tokens
+    length = prompt_tokens(config.model, context=None) + config.model.max_new_tokens
     torch.manual_seed(derive_seed(plan.seed, "benchmark", "base") % 2**63)
     described = llama_config(dict(plan.shape), plan.vocabulary, length)
     described._attn_implementation = "sdpa"

@@ -21,6 +21,7 @@ from retro.buffer.views import Context
 from retro.config import RunConfig, load_config
 from retro.models.adapters import SharedBase, with_adapter
 from retro.models.heads import load_head
+from retro.models.limits import prompt_tokens
 from retro.models.loading import load_base
 from retro.training.ppo_models import PpoModels
 from retro.types import Episode, Split, StopReason, Task, Trajectory, derive_seed
@@ -141,7 +142,7 @@ def write_models(config: RunConfig, shape: dict[str, int], vocabulary: int, fold
     Returns:
         Parameters of the base.
     """
-    length = config.model.max_prompt_tokens + config.model.max_new_tokens
+    length = prompt_tokens(config.model, context=None) + config.model.max_new_tokens
     torch.manual_seed(derive_seed(config.seed, "benchmark", "base") % 2**63)
     model = LlamaForCausalLM(llama_config(shape, vocabulary, length))
     model.save_pretrained(folder / "base")

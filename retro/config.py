@@ -162,8 +162,9 @@ class ModelSection(Section):
     chat_template_kwargs: dict[str, Any] = {}
     """What the base's chat template is rendered with beside the messages, such as ``{enable_thinking: false}``."""
     gradient_checkpointing: bool = False
-    max_prompt_tokens: PositiveInt = 2048
-    """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so. By default what
+    the base holds beside an answer of ``max_new_tokens``, at most 2,048."""
     max_new_tokens: PositiveInt = 128
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

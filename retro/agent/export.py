@@ -23,7 +23,8 @@ from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
 from retro.models.adapter_files import IDENTITY, WEIGHTS
-from retro.models.loading import base_identity, load_model_config, load_tokenizer
+from retro.models.limits import with_prompt_limit
+from retro.models.loading import base_context, base_identity, load_model_config, load_tokenizer
 from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary
 from retro.stage import Stage, open_stage, stage_folder
@@ -115,7 +116,7 @@ def _export(config: RunConfig, stage: Stage) -> None:
         served_name=f"{config.name}-{digest_path(stage.folder / ADAPTER / WEIGHTS)[:8]}",
         chat=bool(load_tokenizer(config.model).chat_template),
         config_overrides=config_overrides(config.model),
-        model=config.model,
+        model=with_prompt_limit(config.model, base_context(config.model)),
         memory=config.memory,
         reward=record,
         versions={**versions(), "git": git_revision()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,16 @@ from retro.memory import Memory, make_memory
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.heads import load_head
-from retro.models.loading import base_identity, load_tokenizer, resolve_device, same_base
+from retro.models.limits import with_prompt_limit
+from retro.models.loading import base_identity, load_tokenizer, local_context, resolve_device, same_base
 from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.types import Reflector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 REWARD = "reward"
 HEAD = "head.safetensors"
@@ -66,7 +70,7 @@ def _load_record(
     server: ServerAddress | None,
     scores: bool,
 ) -> LoadedExport:
-    section = _on_base(record.model, base)
+    section = _within_base(path, _on_base(record.model, base))
     read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
     scored = scores and record.reward is not None
     shared: SharedBase | None = None
@@ -118,6 +122,20 @@ def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, devi
     return shared
 
 
+def _within_base(path: Path, section: ModelSection) -> ModelSection:
+    """The recorded limit of prompts; what the base holds where that is less: earlier releases did not compare them."""
+    context = local_context(section)
+    if context is None or section.max_prompt_tokens is None or context <= section.max_new_tokens:
+        return section
+    room = context - section.max_new_tokens
+    if section.max_prompt_tokens > room:
+        logger.warning(
+            "%s records prompts of up to %d tokens; its base holds %d beside an answer, which is the limit here",
+            *(path, section.max_prompt_tokens, room),
+        )
+    return section.model_copy(update={"max_prompt_tokens": min(section.max_prompt_tokens, room)})
+
+
 def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSection) -> Scorer:
     shared.load_role("reward", path / REWARD, trainable=False)
     head = load_head(path / REWARD / HEAD).to(shared.device)
@@ -140,7 +158,8 @@ def _served(
     chat = bool(tokenizer.chat_template) if chat is None else chat
     server = ModelServer(address.url, address.model, chat, start, _extra_body(section, tokenizer, chat))
     run_sync(server.check())
-    return ServedReflector(server, tokenizer, prompts, section, path.name, chat)
+    limited = with_prompt_limit(section, local_context(section))
+    return ServedReflector(server, tokenizer, prompts, limited, path.name, chat)
 
 
 def _extra_body(section: ModelSection, tokenizer: PreTrainedTokenizerBase, chat: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from retro.config import ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
+from retro.models.limits import prompt_tokens, with_prompt_limit
 from retro.models.packing import last_token_scores, pack, plan, tree_tokens
 from retro.models.rounds import Rounds
 from retro.models.text import decode_response, encode_prompt, encode_response
@@ -39,7 +40,7 @@ def reflection_text(
     Args:
         prompts: The prompts of the episode's environment.
         tokenizer: The base's.
-        section: Its ``max_prompt_tokens`` is kept to, by shortening.
+        section: Its ``max_prompt_tokens`` is kept to, by shortening; filled in by whoever knows the base.
         episode: The failed one.
         memory: What its actor's memory held, oldest first.
 
@@ -48,7 +49,7 @@ def reflection_text(
     """
     limit = TokenLimit(
         lambda text: len(encode_prompt(tokenizer, text, section.chat_template_kwargs)),
-        section.max_prompt_tokens,
+        prompt_tokens(section, context=None),
         "model.max_prompt_tokens",
     )
     of_environment = prompts.of(episode.task.environment)
@@ -97,7 +98,7 @@ class LocalReflector:
         self._base = base
         self._role = role
         self._prompts = prompts
-        self._section = section
+        self._section = with_prompt_limit(section, base.context)
         self._source = source
         self._engine = Engine(base.model, base.tokenizer)
         self._rounds: Rounds[_Asked, list[Reflection]] = Rounds(self._write)
@@ -159,7 +160,7 @@ class LocalScorer:
         self._role = role
         self._head = head
         self._prompts = prompts
-        self._section = section
+        self._section = with_prompt_limit(section, base.context)
         self._rounds: Rounds[_Judged, list[float]] = Rounds(self._judge)
 
     async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:

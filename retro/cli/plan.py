@@ -9,7 +9,8 @@ from rich.table import Table
 
 from retro.cli.stages import HOMES
 from retro.config import STAGES, RunConfig
-from retro.models.loading import require_trainable
+from retro.models.limits import prompt_tokens
+from retro.models.loading import local_context, require_trainable
 from retro.stage import Plan, plan_stage
 
 READS: dict[str, tuple[str, ...]] = {
@@ -37,8 +38,10 @@ def plan_run(config: RunConfig, stages: tuple[str, ...]) -> list[PlannedStage]:
     """The plan of each stage in order; a stage behind one that is not up to date runs after it.
 
     Raises:
-        ConfigError: if a stage that trains is among them, and the model's dtype does not train.
+        ConfigError: if a stage that trains is among them, and the model's dtype does not train; if prompts and answers
+            together exceed what the base holds (of a hub name that is known only once it is loaded).
     """
+    prompt_tokens(config.model, local_context(config.model))
     if TRAINING & set(stages):
         require_trainable(config.model)
     planned: list[PlannedStage] = []

@@ -32,6 +32,7 @@ from retro.models.adapter_files import (
 )
 from retro.models.backbone import decoder_of
 from retro.models.exactness import check_base
+from retro.models.limits import context_tokens
 from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
 from retro.models.sharding import Lockstep, shard_decoder
 
@@ -83,6 +84,11 @@ class SharedBase:
     @property
     def device(self) -> torch.device:
         return self._base.device
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence (tokens) that the base takes; None where it names no limit."""
+        return context_tokens(self._base.config)
 
     @property
     def hidden_size(self) -> int:

@@ -23,6 +23,7 @@ from retro.models.bases import shares_prompts
 from retro.models.cache import RowCache
 from retro.models.draws import RowSamplings, draw
 from retro.models.grouped import SharedRows, attention_on_shared_rows, query_groups
+from retro.models.limits import context_tokens
 from retro.models.plain_generation import generate_plainly
 from retro.models.running import Generated, Running
 from retro.models.sessions import Ids, Sessions
@@ -281,7 +282,7 @@ def _prefill_groups(order: Sequence[int], tails: Sequence[Ids]) -> list[list[int
 
 def context_of(model: PreTrainedModel) -> int:
     """The longest sequence (tokens) that the model takes."""
-    return int(getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None) or 2**31)
+    return context_tokens(plain_model(model).config) or 2**31
 
 
 def _spare_bytes(device: torch.device) -> int:

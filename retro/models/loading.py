@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from retro.config import ActorSection, ConfigError, ModelSection
+from retro.models.limits import context_tokens, prompt_tokens
 from retro.models.text import unread_template_kwargs
 
 logger = logging.getLogger(__name__)
@@ -121,8 +122,34 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
     two sets of frequencies (:func:`_fix_longrope`).
 
     Raises:
-        ConfigError: if there is none, or its rotary parameters differ by layer.
+        ConfigError: if there is none, its rotary parameters differ by layer, or the prompts and answers of a
+            retrospective model together exceed what it holds.
     """
+    config = _scaled_config(section)
+    needed: int | None = None
+    if isinstance(section, ActorSection):
+        needed = section.context_tokens
+    else:
+        needed = prompt_tokens(section, context_tokens(config)) + section.max_new_tokens
+    _fix_longrope(config, _source(section)[0], needed)
+    return config
+
+
+def base_context(section: ModelSection) -> int | None:
+    """The longest sequence (tokens) that a section's base takes; None where it names no limit.
+
+    Raises:
+        ConfigError: if there is no base, or it does not take the section's rotary scaling.
+    """
+    return context_tokens(_scaled_config(section))
+
+
+def local_context(section: ModelSection) -> int | None:
+    """:func:`base_context` of a base whose ``config.json`` is in a folder here; None where it is not."""
+    return base_context(section) if (Path(section.base) / "config.json").is_file() else None
+
+
+def _scaled_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
     name, revision = _source(section)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -136,7 +163,6 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
     scaling = section.rope_scaling if isinstance(section, ModelSection) else None
     if scaling is not None:
         _scale_rotary(config, name, scaling)
-    _fix_longrope(config, name, _needed_tokens(section))
     return config
 
 
@@ -160,13 +186,6 @@ def _scale_rotary(config: PreTrainedConfig, name: str, scaling: dict[str, Any]) 
         config.max_position_embeddings = int(config.max_position_embeddings * longer)
 
 
-def _needed_tokens(section: ModelSection | ActorSection) -> int | None:
-    """The longest sequence that a run makes of a section's model, or None: whatever the model holds."""
-    if isinstance(section, ModelSection):
-        return section.max_prompt_tokens + section.max_new_tokens
-    return section.context_tokens
-
-
 def _fix_longrope(config: PreTrainedConfig, name: str, needed: int | None) -> None:
     """Choose one set of a longrope model's rotary frequencies for the whole run, as vLLM does by ``max_model_len``.
 
@@ -175,8 +194,8 @@ def _fix_longrope(config: PreTrainedConfig, name: str, needed: int | None) -> No
     neighbours, and change in the middle of an answer.
 
     Args:
-        needed: tokens of the longest sequence that the run makes. Up to the original length the short set is taken and
-            the context ends there, else the long set.
+        needed: tokens of the longest sequence that the run makes; None: whatever the model holds. Up to the original
+            length the short set is taken and the context ends there, else the long set.
     """
     text = config.get_text_config()
     rotary = getattr(text, "rope_parameters", None)

@@ -19,7 +19,8 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context
 from retro.config import ConfigError, RunConfig
 from retro.memory import make_memory
-from retro.models.loading import require_trainable
+from retro.models.limits import with_prompt_limit
+from retro.models.loading import base_context, require_trainable
 from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.types import Reflection
 
@@ -31,7 +32,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
         self._tokenizer = tokenizer
-        self._section = config.model
+        self._section = with_prompt_limit(config.model, base_context(config.model))
         self._memory = make_memory(config.memory)
         self._prompts = PromptLibrary.from_section(config.environment)
 

@@ -260,8 +260,12 @@ def test_the_dry_run_prints_config_plan_and_estimates(retro: Retro, tmp_path: Pa
 
 def test_the_dry_run_tells_what_the_environment_lacks(retro: Retro, tmp_path: Path, tiny_model_dir: Path) -> None:
     code, out, err = retro(
-        *("run", str(ROOT / "configs" / "hotpotqa.yaml"), f"runs={tmp_path}", "--dry-run"),
-        *(f"environment.options.data={tmp_path}/none.json", f"model.base={tiny_model_dir}", "--until", "collect"),
+        *("run", str(ROOT / "configs" / "hotpotqa.yaml"), f"runs={tmp_path}", "--dry-run", "--until", "collect"),
+        *(
+            f"environment.options.data={tmp_path}/none.json",
+            f"model.base={tiny_model_dir}",
+            "model.max_prompt_tokens=800",
+        ),
     )
     assert code == 0, err
     assert f"still missing\n  environment.options of hotpotqa: data: there is no {tmp_path}/none.json" in out

@@ -11,7 +11,8 @@ from retro.agent.loading import load_export
 from retro.agent.records import ExportRecord
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
-from retro.models.loading import base_identity, load_base
+from retro.models.limits import with_prompt_limit
+from retro.models.loading import base_context, base_identity, load_base
 from retro.stage import plan_stage
 from retro.training.examples import Encoder
 from retro.training.reward import RewardTrainer, run_reward
@@ -51,7 +52,7 @@ def test_the_export_loads_in_plain_peft_and_says_what_it_was_trained_on(trained:
     record = ExportRecord.read(folder)
     assert record.base.identity == base_identity(trained.model.base)
     assert record.prompts == "household"
-    assert record.model == trained.model
+    assert record.model == with_prompt_limit(trained.model, base_context(trained.model))
     assert record.reward is not None
     facts = json.loads((trained.run_dir / "reward" / "reward.json").read_text())
     assert (record.reward.mean, record.reward.std, record.reward.loss) == (

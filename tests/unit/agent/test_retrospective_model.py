@@ -80,6 +80,16 @@ def test_a_plain_adapter_needs_its_prompts_named(export):
     assert len(model.reflect(DOCUMENT).candidates) == 1
 
 
+def test_an_older_export_whose_limit_exceeds_its_base_is_lowered_to_it(export, tmp_path, caplog):
+    record = ExportRecord.read(export)
+    old = record.model.model_copy(update={"max_prompt_tokens": 4096})
+    model = RetrospectiveModel.load(altered(export, tmp_path, model=old), device="cpu")
+    assert "records prompts of up to 4096 tokens; its base holds 1016 beside an answer" in caplog.text
+    assert (
+        model.reflect(DOCUMENT, n=1).text == RetrospectiveModel.load(export, device="cpu").reflect(DOCUMENT, n=1).text
+    )
+
+
 def test_another_base_is_an_error_that_names_both(export, tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
