@@ -146,7 +146,10 @@ def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, devi
 
 def _within_base(path: Path, section: ModelSection) -> ModelSection:
     """The recorded limit of prompts; what the base holds where that is less: earlier releases did not compare them."""
-    context = local_context(section)
+    try:
+        context = local_context(section)
+    except ConfigError as error:
+        raise ExportError(f"{path} lives on the base {section.base}: {error}") from None
     if context is None or section.max_prompt_tokens is None or context <= section.max_new_tokens:
         return section
     room = context - section.max_new_tokens

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,24 +38,17 @@ def retro(*arguments: str, stdin: str | None = None, code: int = 0) -> subproces
     return done
 
 
-def kill_when(sign: Callable[[], bool], *arguments: str) -> bool:
-    """Start the command and SIGKILL it once ``sign`` shows; False if it was over before."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "retro.cli", *arguments],
+def kill_itself(when: tuple[str, str], *arguments: str) -> None:
+    """Run the command until it kills itself (see ``tests.pipeline.dying``); it must not come to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pipeline.dying", *when, *arguments],
         cwd=ROOT,
         env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    deadline = time.monotonic() + 240
-    try:
-        while process.poll() is None and not sign():
-            assert time.monotonic() < deadline, f"{arguments}: no sign of work"
-            time.sleep(0.002)
-        return process.poll() is None
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    assert done.returncode == -signal.SIGKILL, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
 @dataclass(frozen=True)

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.running import Run, kill_when, retro
+from tests.pipeline.running import Run, kill_itself, retro
 
 
-def signs(run: Run) -> dict[str, Callable[[], bool]]:
+def midway(run: Run) -> dict[str, tuple[str, str]]:
     """When a stage has done a part of its work."""
     folder = run.folder
     return {
-        "sft": (folder / "sft" / "checkpoints" / "checkpoint-2" / "trainer_state.json").is_file,
-        "reward": (folder / "reward" / "checkpoint-2").is_dir,
-        "ppo": (folder / "ppo" / "checkpoint-2").is_dir,
-        "export": (folder / "export").is_dir,
-        "evaluate": lambda: _lines(folder / "evaluation" / "episodes.jsonl") >= 3,
+        "sft": ("exists", str(folder / "sft" / "checkpoints" / "checkpoint-2" / "trainer_state.json")),
+        "reward": ("exists", str(folder / "reward" / "checkpoint-2")),
+        "ppo": ("exists", str(folder / "ppo" / "checkpoint-2")),
+        "export": ("exists", str(folder / "export")),
+        "evaluate": ("episodes", "3"),
     }
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
-
-
-def _episodes(path: Path) -> int:
-    if not path.is_file():
-        return 0
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-    try:
-        return int(connection.execute("select count(*) from episodes").fetchone()[0])
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])
 def test_a_killed_stage_gives_what_an_unbroken_one_gives(whole_run: Run, tmp_path: Path, stage: str) -> None:
     run = whole_run.without(stage, tmp_path)
     command = run.command("--from", stage, "--until", stage)
-    assert kill_when(signs(run)[stage], *command), f"{stage} was over before it could be killed"
+    kill_itself(midway(run)[stage], *command)
     assert run.manifest(stage)["status"] == "running"
     done = retro(*command)
     assert "was interrupted" in done.stdout
@@ -56,7 +40,7 @@ def test_a_killed_stage_gives_what_an_unbroken_one_gives(whole_run: Run, tmp_pat
 def test_a_killed_export_completes(whole_run: Run, tmp_path: Path) -> None:
     run = whole_run.without("export", tmp_path)
     command = run.command("--from", "export", "--until", "export")
-    kill_when(signs(run)["export"], *command)
+    kill_itself(midway(run)["export"], *command)
     retro(*command)
     assert run.manifest("export")["status"] == "complete"
     for file in ("adapter/adapter_model.safetensors", "reward/head.safetensors"):
@@ -66,14 +50,13 @@ def test_a_killed_export_completes(whole_run: Run, tmp_path: Path) -> None:
 def test_a_killed_collection_has_every_finished_episode_once(whole_run: Run, trials: Path, tmp_path: Path) -> None:
     run = Run(whole_run.config, tmp_path / whole_run.folder.name)
     retro("buffer", "import", "jsonl", str(trials), "--buffer", str(run.folder))
-    database = run.folder / "buffer.sqlite"
-    imported = _episodes(database)
+    with run.buffer() as buffer:
+        imported = buffer.counts().episodes
     command = run.command("--until", "collect")
-    assert kill_when(lambda: _episodes(database) > imported, *command), (
-        "the collection was over before it could be killed"
-    )
+    kill_itself(("episodes", "3"), *command)
     with run.buffer() as buffer:
         finished = {episode.id: episode for episode in buffer.episodes()}
+    assert len(finished) == imported + 3
     retro(*command)
     with run.buffer() as buffer, whole_run.buffer() as unbroken:
         assert all(buffer.get(id) == episode for id, episode in finished.items())
