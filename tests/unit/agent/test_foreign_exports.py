@@ -93,13 +93,11 @@ def test_a_served_export_cannot_allow_code_either(
     served_export: Path, edited: Edited, base_with_code: tuple[Path, Path], server: Server
 ) -> None:
     base, marker = base_with_code
-    with pytest.raises(ExportError, match="--trust-remote-code"):
-        RetrospectiveModel.load(
-            edited(model=on(served_export, base, trust_remote_code=True)), device="cpu", server=server.url, scores=False
-        )
-    shutil.rmtree(base.parent / "foreign")
-    folder = edited(model=on(served_export, base))
-    assert RetrospectiveModel.load(folder, device="cpu", server=server.url, scores=False)  # the tokenizer needs no code
+    for asks in (True, False):
+        folder = edited(model=on(served_export, base, trust_remote_code=asks))
+        with pytest.raises(ExportError, match="--trust-remote-code"):
+            RetrospectiveModel.load(folder, device="cpu", server=server.url, scores=False)
+        shutil.rmtree(base.parent / "foreign")
     assert not marker.exists()
 
 
