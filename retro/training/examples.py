@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from retro.agent.reflector import reflection_prompt, reflection_response
 from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
-from retro.buffer.views import Context
+from retro.buffer.views import Context, RatedReflection
 from retro.config import ConfigError, RunConfig
 from retro.memory import make_memory
 from retro.models.limits import with_prompt_limit
@@ -25,6 +26,8 @@ from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.types import Reflection
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T", Context, RatedReflection)
 
 
 class Encoder:
@@ -51,23 +54,24 @@ class Encoder:
         return reflection_response(self._tokenizer, reflection)
 
 
-def without_too_long(contexts: Sequence[Context], encoder: Encoder, what: str) -> list[Context]:
-    """The contexts whose prompt fits; a warning counts the others, and names the first.
+def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]:
+    """The contexts (or the reflections on them) whose prompt fits; a warning counts the others, and names the first.
 
     Args:
-        what: what the contexts are, for the warning.
+        what: what the items are, for the warning.
     """
-    kept: list[Context] = []
+    kept: list[T] = []
     reasons: list[str] = []
-    for context in contexts:
+    for item in items:
+        context = item.context if isinstance(item, RatedReflection) else item
         try:
             encoder.prompt(context)
         except PromptTooLongError as error:
             reasons.append(f"episode {context.episode.id}: {error}")
         else:
-            kept.append(context)
+            kept.append(item)
     if reasons:
-        logger.warning("%d of %d %s are left out: %s", len(reasons), len(contexts), what, reasons[0])
+        logger.warning("%d of %d %s are left out: %s", len(reasons), len(items), what, reasons[0])
     return kept
 
 

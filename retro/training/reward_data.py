@@ -11,7 +11,7 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import rated_reflections
 from retro.config import RewardSection
 from retro.ties import exceeds
-from retro.training.examples import Encoder
+from retro.training.examples import Encoder, without_too_long
 from retro.training.reward_metrics import unequal_pairs
 from retro.types import Reflection, Split, derive_seed
 
@@ -47,7 +47,8 @@ def read_groups(
     """
     by_parent: dict[str, list[tuple[Reflection, float]]] = {}
     contexts = {}
-    for item in rated_reflections(buffer, section.rating, (split,), environments):
+    rated_ones = rated_reflections(buffer, section.rating, (split,), environments)
+    for item in without_too_long(rated_ones, encoder, f"reflections on {split} tasks"):
         contexts[item.context.episode.id] = item.context
         by_parent.setdefault(item.context.episode.id, []).append((item.reflection, item.rating))
     groups = []

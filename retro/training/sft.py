@@ -25,7 +25,7 @@ from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.stage import Stage, open_stage, open_trackers
-from retro.training.examples import Encoder, training_inputs
+from retro.training.examples import Encoder, training_inputs, without_too_long
 from retro.types import Split, derive_seed
 
 if TYPE_CHECKING:
@@ -141,7 +141,11 @@ def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], l
                 f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
                 "groups, or lower sft.threshold"
             )
-    return [encode(encoder, item) for item in train], [encode(encoder, item) for item in validation]
+    fitting = without_too_long(train, encoder, "reflections on train tasks")
+    if not fitting:
+        raise NoExamplesError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
+    validation = without_too_long(validation, encoder, "reflections on validation tasks")
+    return [encode(encoder, item) for item in fitting], [encode(encoder, item) for item in validation]
 
 
 def encode(encoder: Encoder, item: RatedReflection) -> Example:

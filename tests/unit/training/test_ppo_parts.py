@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.buffer.views import Context
+from retro.buffer.views import Context, RatedReflection
 from retro.config import ConfigError, PpoSection, RunConfig
 from retro.models.loading import load_tokenizer
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
@@ -23,7 +23,7 @@ from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_records import cut_samples, mean_metrics, record, write_rollouts
 from retro.training.ppo_rewards import Response, ScoreTransform, Worth, combine
 from retro.training.ppo_sampler import SamplerGapError, require_small_gap
-from retro.types import Episode, Split, StopReason, Task, Trajectory
+from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory
 
 
 def test_contexts_whose_prompt_does_not_fit_are_left_out_and_counted(
@@ -37,6 +37,8 @@ def test_contexts_whose_prompt_does_not_fit_are_left_out_and_counted(
     assert "2 of 3 episodes are left out: episode long: " in caplog.text
     assert "raise model.max_prompt_tokens (now 60" in caplog.text
     assert without_too_long([long], encoder, "episodes") == []
+    rated = [RatedReflection(context, Reflection("look", "base"), 1.0) for context in (short, long)]
+    assert without_too_long(rated, encoder, "reflections") == rated[:1]
 
 
 def episode(return_: float, stop: StopReason = StopReason.HORIZON) -> Episode:
