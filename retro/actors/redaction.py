@@ -53,7 +53,8 @@ class Redaction(logging.Filter):
         letters = [_spellings(letter) for letter in key]
         start = re.compile(_BETWEEN.join(letters[:LEAST_SECRET_CHARS]), re.IGNORECASE)
         rest = [re.compile(_BETWEEN + letter, re.IGNORECASE) for letter in letters[LEAST_SECRET_CHARS:]]
-        self._keys[key] = start, rest
+        keys = {**self._keys, key: (start, rest)}
+        self._keys = dict(sorted(keys.items(), key=lambda item: -len(item[0])))  # one may begin as another does
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self)
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.servers.processes import live_with_stdin
-from tests.servers.wire import GONE, LIMIT, Request, Response, encoded_request, listen, read_response
+from tests.servers.wire import GONE, LIMIT, Request, Response, encoded_request, listen, read_response, unit_interval
 
 
 class Fault(StrEnum):
@@ -67,7 +67,7 @@ DRIP_SECONDS = 0.05
 
 def drawn(rates: Mapping[Fault, float], seed: int, body: bytes, sent_before: int) -> Fault | None:
     """The fault of a request; None lets it pass."""
-    place = _unit("fault", seed, body, sent_before)
+    place = unit_interval("fault", seed, body, sent_before)
     for fault, rate in rates.items():
         if place < rate:
             return fault
@@ -172,7 +172,7 @@ class FaultProxy:
                 await _write(writer, Response(200, real.body[: len(real.body) // 2]))
                 return True
             case _:
-                wrong = _WRONG[int(_unit("wrong", self._seed, body, self._sent[body]) * len(_WRONG))]
+                wrong = _WRONG[int(unit_interval("wrong", self._seed, body, self._sent[body]) * len(_WRONG))]
                 await _write(writer, Response.of_json(json.loads(real.body) | wrong))
                 return True
 
@@ -212,12 +212,6 @@ async def _drip(writer: asyncio.StreamWriter, sent: bytes) -> bool:
         await writer.drain()  # raises once the client has left
         await asyncio.sleep(DRIP_SECONDS)
     return True
-
-
-def _unit(*key: object) -> float:
-    """A number in [0, 1) that the key decides."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 async def serve(proxy: FaultProxy, port: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,12 @@ async def listen(answer: Answer, port: int = 0) -> tuple[asyncio.Server, int]:
 
     server = await asyncio.start_server(converse, "127.0.0.1", port, limit=LIMIT, backlog=1024)
     return server, int(server.sockets[0].getsockname()[1])
+
+
+def unit_interval(*key: object) -> float:
+    """A number in [0, 1) that the key decides."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:

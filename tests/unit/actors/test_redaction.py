@@ -72,6 +72,10 @@ def test_every_key_from_eight_letters_on_is_hidden_and_no_shorter_one() -> None:
     assert hidden("abcd-123", "EMPTY", "local", "desk123")("abcd-123 EMPTY local desk123") == "*** EMPTY local desk123"
 
 
+def test_a_key_that_begins_as_another_one_does_is_hidden_whole() -> None:
+    assert hidden(KEY[:-2], KEY, KEY[:-4])(f"{KEY} {KEY[:-2]} {KEY[:-4]}.") == "*** *** ***."
+
+
 @given(key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40), text=st.text())
 def test_whatever_the_key_it_is_nowhere(key: str, text: str) -> None:
     redaction = hidden(key)
