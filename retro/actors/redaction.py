@@ -60,8 +60,9 @@ class Redaction(logging.Filter):
 
     def __call__(self, text: str) -> str:
         """``text`` without keys. Redact before cutting: half a key in the middle of a text is not found."""
-        for start, rest in self._keys.values():
-            text = _without(text, start, rest)
+        for at_end in (False, True):  # whole keys first: another one may begin as a whole one does
+            for start, rest in self._keys.values():
+                text = _without(text, start, rest, at_end)
         return text
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -81,7 +82,8 @@ def _spellings(letter: str) -> str:
     )
 
 
-def _without(text: str, start: re.Pattern[str], rest: list[re.Pattern[str]]) -> str:
+def _without(text: str, start: re.Pattern[str], rest: list[re.Pattern[str]], at_end: bool) -> str:
+    """``text`` without the whole key, or without the beginning of one ``at_end``."""
     pieces, shown = [], 0
     for match in start.finditer(text):
         if match.start() < shown:
@@ -92,7 +94,7 @@ def _without(text: str, start: re.Pattern[str], rest: list[re.Pattern[str]]) -> 
             if following is None:
                 break
             end, found = following.end(), found + 1
-        if found == len(rest) or _ends(text, end):
+        if _ends(text, end) if at_end else found == len(rest):
             pieces += [text[shown : match.start()], _HIDDEN]
             shown = end
     return "".join([*pieces, text[shown:]])

@@ -74,6 +74,7 @@ def test_every_key_from_eight_letters_on_is_hidden_and_no_shorter_one() -> None:
 
 def test_a_key_that_begins_as_another_one_does_is_hidden_whole() -> None:
     assert hidden(KEY[:-2], KEY, KEY[:-4])(f"{KEY} {KEY[:-2]} {KEY[:-4]}.") == "*** *** ***."
+    assert hidden(KEY, KEY[:-6] + "zz9")(f"a {KEY[:-6]}zz9") == "a ***"
 
 
 @given(key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40), text=st.text())
