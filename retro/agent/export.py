@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retro.agent.integrity import digests
+from retro.agent.integrity import file_records
 from retro.agent.loading import HEAD, REWARD
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
@@ -121,7 +121,7 @@ def _export(config: RunConfig, stage: Stage) -> None:
         model=with_prompt_limit(config.model, base_context(config.model)),
         memory=config.memory,
         reward=record,
-        files=digests(stage.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
+        files=file_records(stage.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
         versions={**versions(), "git": git_revision()},
     )
     write_json(stage.output("record", stage.folder / EXPORT), export.model_dump(mode="json"))

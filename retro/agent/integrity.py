@@ -7,18 +7,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from retro.agent.records import EXPORT, PROMPTS, ExportError
+from retro.agent.records import EXPORT, PROMPTS, ExportError, FileRecord
 
 logger = logging.getLogger(__name__)
 
 
-def digests(export: Path, parts: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of each file in the folders ``parts`` of an export, by its path in the export."""
-    return {file.relative_to(export).as_posix(): _sha256(file) for part in parts for file in _files(export / part)}
+def file_records(export: Path, parts: Sequence[str]) -> dict[str, FileRecord]:
+    """What identifies each file in the folders ``parts`` of an export, by its path in the export."""
+    return {
+        file.relative_to(export).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=_sha256(file))
+        for part in parts
+        for file in _files(export / part)
+    }
 
 
-def check_files(export: Path, expected: Mapping[str, str] | None, parts: Sequence[str]) -> None:
-    """Compare the files in the folders ``parts`` with their digests in ``retro.json``.
+def check_files(export: Path, expected: Mapping[str, FileRecord] | None, parts: Sequence[str]) -> None:
+    """Compare the files in the folders ``parts`` with their sizes and digests in ``retro.json``.
 
     This finds damage. It does not find malice: whoever changes a file can change its digest.
 
@@ -38,7 +42,8 @@ def check_files(export: Path, expected: Mapping[str, str] | None, parts: Sequenc
             raise ExportError(f"{export / name}: missing, though {EXPORT} lists it; {remedy}")
         if name not in expected:
             raise ExportError(f"{export / name}: not among the files that {EXPORT} lists; remove it, or {remedy}")
-        if _sha256(found[name]) != expected[name]:
+        same_size = found[name].stat().st_size == expected[name].bytes  # first: it bounds what is read
+        if not same_size or _sha256(found[name]) != expected[name].sha256:
             raise ExportError(f"{export / name}: not what was exported: it is damaged or was edited; {remedy}")
 
 
@@ -48,7 +53,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _lies_in(export: Path, file: Path) -> bool:
     """Also of an export in Hugging Face's cache, whose files are links to its folder of blobs."""
-    root, target = export.resolve(), file.resolve()
+    try:
+        root, target = export.resolve(), file.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return False
     caches = [folder.parent / "blobs" for folder in root.parents if folder.name == "snapshots"]
     return any(target.is_relative_to(folder) for folder in (root, *caches)) and target.is_file()
 

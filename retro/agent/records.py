@@ -39,7 +39,13 @@ def _file(value: str) -> str:
 
 EnvironmentName = Annotated[str, Field(max_length=200), AfterValidator(_environment)]
 FileName = Annotated[str, Field(max_length=1000), AfterValidator(_file)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class FileRecord(BaseModel):
+    """What identifies a file of an export."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class BaseRecord(BaseModel):
@@ -77,8 +83,8 @@ class ExportRecord(BaseModel):
     model: ModelSection
     memory: MemorySection = MemorySection()
     reward: RewardRecord | None = None
-    files: dict[FileName, Sha256] | None = None
-    """The SHA-256 of each file of the adapters, the head and the prompts. Older exports have none."""
+    files: dict[FileName, FileRecord] | None = None
+    """Each file of the adapters, the head and the prompts. Older exports have none."""
     versions: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import pytest
 
 from retro import RetrospectiveModel
 from retro.agent.export import reward_record
-from retro.agent.integrity import digests
+from retro.agent.integrity import file_records
 from retro.agent.records import ExportError, ExportRecord, served_by
 from retro.cli import main
 from retro.config import ConfigError
@@ -25,6 +25,7 @@ DOCUMENT = {
     "steps": [{"action": "look", "observation": "Nothing happens."}],
 }
 PARTS = ["adapter", "reward", "prompts"]
+FILE = {"bytes": 0, "sha256": "0" * 64}
 Edited = Callable[..., Path]
 
 
@@ -37,7 +38,8 @@ def edited(served_export: Path, tmp_path: Path) -> Edited:
         shutil.copytree(served_export, folder)
         shutil.copytree("retro/prompts/household", folder / "prompts" / "household")
         record = json.loads((folder / "retro.json").read_text())
-        record |= {"environments": ["household"], "files": digests(folder, PARTS)}
+        files = {name: dict(file) for name, file in file_records(folder, PARTS).items()}
+        record |= {"environments": ["household"], "files": files}
         (folder / "retro.json").write_text(json.dumps({**record, **changes}))
         return folder
 
@@ -182,6 +184,23 @@ def test_a_flipped_bit_or_a_missing_file_is_named(edited: Edited, name: str) -> 
         assert RetrospectiveModel.load(folder, device="cpu", prompts="household", scores=False)
 
 
+def test_a_file_of_another_size_is_not_read(edited: Edited) -> None:
+    folder = edited()
+    with (folder / "reward" / "head.safetensors").open("r+b") as file:
+        file.truncate(2**43)  # sparse; to read it would take hours
+    with pytest.raises(ExportError, match="not what was exported"):
+        RetrospectiveModel.load(folder, device="cpu")
+
+
+def test_a_link_to_itself_is_named(edited: Edited) -> None:
+    folder = edited()
+    base = folder / "adapter" / "base.json"
+    base.unlink()
+    base.symlink_to(base)
+    with pytest.raises(ExportError, match=r"base\.json: a link out of the export"):
+        RetrospectiveModel.load(folder, device="cpu")
+
+
 def test_a_file_that_was_added_or_leads_out_is_refused(edited: Edited, tmp_path: Path) -> None:
     folder = edited()
     added = folder / "prompts" / "household" / "prompts.yaml"
@@ -220,10 +239,11 @@ def test_an_older_export_loads_with_a_line(edited: Edited, caplog: pytest.LogCap
         ({"environments": ["a\\b"]}, r"environments\.0"),
         ({"environments": [".:"]}, r"environments\.0"),
         ({"prompts": "/etc"}, "prompts"),
-        ({"files": {"../x": "0" * 64}}, "files"),
-        ({"files": {"a\n\x1b[31m": "0" * 64}}, r"files\.a\\n\\x1b"),
-        ({"files": {"/etc/passwd": "0" * 64}}, "files"),
-        ({"files": {"adapter/x": "abc"}}, "files"),
+        ({"files": {"../x": FILE}}, "files"),
+        ({"files": {"a\n\x1b[31m": FILE}}, r"files\.a\\n\\x1b"),
+        ({"files": {"/etc/passwd": FILE}}, "files"),
+        ({"files": {"adapter/x": FILE | {"sha256": "abc"}}}, "files"),
+        ({"files": {"adapter/x": FILE | {"bytes": -1}}}, "files"),
         ({"served_name": "--trust-remote-code"}, "served_name"),
         ({"served_name": "a\nb"}, "served_name"),
         ({"base": {"name": "\x1b[31m", "identity": "x#1"}}, r"base\.name"),
