@@ -20,6 +20,7 @@ from typing import IO, Any
 import yaml
 
 from benchmarks.hostile_mutations import (
+    FILES,
     TEXTS,
     YAML_TEXTS,
     damage_bytes,
@@ -180,7 +181,7 @@ def trajectory_case(rng: random.Random, originals: Originals, folder: Path, retr
         path.write_bytes(data)
         outside = folder / "outside"
         outside.write_text(MARKER, encoding="utf-8")
-        damage_file(rng, path, outside)
+        damage_file(rng, path, outside, FILES[:-1])  # a pipe is waited for: --trajectory <(command)
     elif way < 0.6:
         path.write_bytes(damage_tree(rng, json.loads(data), json.dumps))
     else:

@@ -151,9 +151,12 @@ def damage_tree(rng: random.Random, tree: Any, dump: Callable[[Any], str], texts
     )
 
 
-def damage_file(rng: random.Random, path: Path, outside: Path) -> None:
+FILES = ("missing", "folder", "link", "loop", "random", "huge", "secret", "pipe")
+
+
+def damage_file(rng: random.Random, path: Path, outside: Path, ways: Sequence[str] = FILES) -> None:
     """Put something else in a file's place, or bytes of another kind into it."""
-    match rng.choice(["missing", "folder", "pipe", "link", "loop", "random", "huge", "secret"]):
+    match rng.choice(ways):
         case "missing":
             path.unlink()
         case "folder":
