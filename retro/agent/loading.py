@@ -24,6 +24,7 @@ from retro.models.heads import load_head
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import (
     base_identity,
+    check_tokens,
     in_hub_cache,
     load_tokenizer,
     local_context,
@@ -126,6 +127,7 @@ def _load_adapter(
         start = serve_command(section, path, server.model or path.name)
         return LoadedExport(_served(path, section, read, server, None, start), None, read, None)
     shared = SharedBase.load(section, resolve_device(device))
+    check_tokens(shared.model, shared.tokenizer)
     shared.load_role("policy", path, trainable=False)
     return LoadedExport(LocalReflector(shared, "policy", read, section, source=path.name), None, read, None)
 
@@ -134,6 +136,7 @@ def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, devi
     """The base that the export was trained on; ``remedy`` is what can be done if it is not here."""
     try:
         shared = SharedBase.load(section, resolve_device(device))
+        check_tokens(shared.model, shared.tokenizer)
     except ConfigError as error:
         raise ExportError(f"{path} lives on the base {section.base}: {error}; {remedy}") from None
     identity = base_identity(section.base, section.revision, section.trust_remote_code)

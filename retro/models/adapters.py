@@ -33,7 +33,7 @@ from retro.models.adapter_files import (
 from retro.models.backbone import decoder_of
 from retro.models.exactness import check_base
 from retro.models.limits import context_tokens
-from retro.models.loading import base_identity, check_tokens, load_base, load_tokenizer, same_base
+from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
 from retro.models.sharding import Lockstep, shard_decoder
 
 
@@ -73,7 +73,6 @@ class SharedBase:
         if section.gradient_checkpointing:  # takes effect in training mode only
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         tokenizer = load_tokenizer(section)
-        check_tokens(model, tokenizer)
         base = cls(model, tokenizer, section.revision)
         check_base(base, section.lora)
         return base

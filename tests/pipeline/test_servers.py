@@ -203,7 +203,7 @@ def test_ten_thousand_requests_of_which_a_fifth_fails(scripted: Served, tmp_path
             who = player(actor, temperature=1.0)
             return asyncio.run(collect(who, tasks, 2, Oracle(), 2, 1, recall=buffer.get, record=record, concurrency=64))
 
-        with broken(scripted, A_FIFTH, tmp_path / "proxy.log") as behind:  # a drip takes at least 15 s
+        with broken(scripted, A_FIFTH, tmp_path / "proxy.log") as behind:
             trees = run(asking(behind, timeout_seconds=10, max_retries=3))
             done = faults(behind)
         failed = assert_all_accounted_for(trees, recorded, buffer)

@@ -39,7 +39,7 @@ class Fault(StrEnum):
     CUT = "cut"
     """Half of the real answer's body, then the connection is gone."""
     DRIP = "drip"
-    """The real answer, one byte at a time."""
+    """The real answer, one byte at a time, and never the last one."""
     MALFORMED = "malformed"
     """200 with the real answer's body, cut in the middle: no JSON."""
     WRONG_TYPES = "wrong-types"
@@ -142,8 +142,9 @@ class FaultProxy:
         fault = drawn(self._rates, self._seed, body, self._sent[body])
         self._sent[body] += 1
         if fault is None:
-            await _write(writer, await self._forwarded(request))
-            self._passed[body] += 1
+            real = await self._forwarded(request)
+            self._passed[body] += 1  # first: whoever has the answer finds it counted
+            await _write(writer, real)
             return True
         self._faults[fault] += 1
         return await self._broken(fault, request, body, reader, writer)
@@ -167,7 +168,9 @@ class FaultProxy:
                 await writer.drain()
                 return False
             case Fault.DRIP:
-                return await _drip(writer, real.encoded())
+                await _drip(writer, real.encoded())
+                await reader.read()  # until the client gives up
+                return False
             case Fault.MALFORMED:
                 await _write(writer, Response(200, real.body[: len(real.body) // 2]))
                 return True
@@ -206,12 +209,11 @@ async def _write(writer: asyncio.StreamWriter, response: Response) -> None:
     await writer.drain()
 
 
-async def _drip(writer: asyncio.StreamWriter, sent: bytes) -> bool:
-    for place in range(len(sent)):
+async def _drip(writer: asyncio.StreamWriter, sent: bytes) -> None:
+    for place in range(len(sent) - 1):
         writer.write(sent[place : place + 1])
         await writer.drain()  # raises once the client has left
         await asyncio.sleep(DRIP_SECONDS)
-    return True
 
 
 async def serve(proxy: FaultProxy, port: int) -> None:

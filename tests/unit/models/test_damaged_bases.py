@@ -11,7 +11,7 @@ import pytest
 
 from retro.config import ConfigError, ModelSection
 from retro.models.adapters import SharedBase
-from retro.models.loading import base_identity, load_base, load_tokenizer
+from retro.models.loading import base_identity, check_tokens, load_base, load_tokenizer
 
 
 @pytest.fixture
@@ -64,8 +64,9 @@ def test_a_tokenizers_length_is_a_number(copied: Path) -> None:
 def test_an_end_token_that_the_model_does_not_have_is_named(copied: Path) -> None:
     file = copied / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": "<made up>"}))
+    base = SharedBase.load(ModelSection(base=str(copied)), "cpu")
     with pytest.raises(ConfigError, match="its token '<made up>' has the id"):
-        SharedBase.load(ModelSection(base=str(copied)), "cpu")
+        check_tokens(base.model, base.tokenizer)
 
 
 def test_an_adapter_in_a_bases_folder_is_refused(copied: Path) -> None:
