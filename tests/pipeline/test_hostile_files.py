@@ -11,7 +11,7 @@ from benchmarks.hostile import quiet
 from benchmarks.hostile_files import KINDS, Ended, Originals, run
 from tests.pipeline.running import ROOT, Run
 
-CASES = range(8)
+CASES = range(4)
 
 
 @pytest.fixture(scope="module")
