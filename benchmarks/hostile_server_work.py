@@ -71,7 +71,7 @@ def work(url: str, kind: str, percent: int, folder: Path, tasks: int, seed: int)
 
 
 def _guarded(folder: Path, run: Callable[[], None]) -> bool:
-    """Whether an error stopped it; what is no message for the user leaves a traceback in ``stderr.txt``."""
+    """Whether an error stopped it; a bug leaves its traceback in ``stderr.txt``."""
     with (folder / "stderr.txt").open("a", encoding="utf-8") as shown, contextlib.redirect_stderr(shown):
         try:
             with one_line_errors():

@@ -47,7 +47,7 @@ def _counter(name: str) -> Callable[[str], int]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"actor.tokenizer {name!r} cannot be loaded: {str(error).splitlines()[0]} (what is needed: a folder with "
