@@ -20,7 +20,7 @@ class Guessing(Environment):
         self.steps += 1
         guess = int(action) if action.isdecimal() and len(action) <= 3 else 0
         if not 1 <= guess <= 100:
-            return self.answer(f"{action[:100]!r} is no guess: write a number from 1 to 100.", 0.0)
+            return self.answer(f"{action[:100]!r} is not a guess: write a number from 1 to 100.", 0.0)
         self.success = guess == self.secret
         if self.success:
             return self.answer("That is it.", 1.0)
