@@ -13,6 +13,7 @@ from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, load_head
+from retro.retrospective.reward_model import RewardModel
 from retro.rl.experience import Policy, Rollout
 from retro.rl.ppo import Trainable
 from retro.training.ppo_models import Batch, PpoModels
@@ -40,7 +41,9 @@ class SharedBaseSide:
         copies: int = 1,
     ) -> None:
         self._config, self._copies = config, copies
-        self._models = kind(config, base, value_head, reward_head.requires_grad_(False))
+        self._models = kind(
+            config, base, value_head, RewardModel(base, reward_head.requires_grad_(False), config.ppo.token_budget)
+        )
         self._batch: Batch | None = None
         self.modules: list[nn.Module] = [base.model, value_head, reward_head]
         self.trainables = [
@@ -68,7 +71,7 @@ class SharedBaseSide:
             for copy in range(self._copies)
         ]
         sampling = Sampling(1.0, 1.0, self._config.model.max_new_tokens)
-        groups = self._models.sample(self._asked(contexts), sampling, seeds)
+        groups = self._models.sample(self._asked(contexts), sampling, seeds, number - 1)
         drawn = [answer for answers in groups for answer in answers]
         return [
             Response(i // group, i % group, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)

@@ -44,7 +44,7 @@ def load(config: RunConfig, adapter: Path, dtype: str = "float32", quantization:
 
 def sample(config: RunConfig, models: PpoModels, chosen: Sequence[Context], temperature: float) -> list[Response]:
     seeds = [[derive_seed(config.seed, "gap", place, index) for index in range(GROUP)] for place in range(len(chosen))]
-    groups = models.sample(chosen, Sampling(temperature, 1.0, config.model.max_new_tokens), seeds)
+    groups = models.sample(chosen, Sampling(temperature, 1.0, config.model.max_new_tokens), seeds, step=0)
     return [
         Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
         for place, group in enumerate(groups)

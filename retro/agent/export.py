@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from retro.agent.integrity import file_records
-from retro.agent.loading import HEAD, REWARD
+from retro.agent.loading import REWARD
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
 from retro.buffer.engine import ReplayBufferError
@@ -30,6 +30,7 @@ from retro.models.loading import base_context, base_identity, load_model_config,
 from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary
 from retro.reading import UnreadableError, problems, read_json
+from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.stage import Stage, open_stage, stage_folder
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,10 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of the adapters that are exported."""
     prompts = PromptLibrary.from_section(config.environment).digest(exported_environments(config))
     inputs = {"policy": digest_path(policy_folder(config)), "prompts": prompts}
-    reward = stage_folder(config, "reward")
-    if (reward / "reward.json").is_file():
-        inputs["reward"] = digest_path(reward / "adapter") + digest_path(reward / HEAD)
+    folder = stage_folder(config, "reward")
+    if facts_file(folder).is_file():
+        reward = RewardFiles.of_stage(folder)
+        inputs["reward"] = digest_path(reward.adapter) + digest_path(reward.head)
     return inputs
 
 
@@ -97,13 +99,14 @@ def exported_environments(config: RunConfig) -> list[str]:
 
 def _export(config: RunConfig, stage: Stage) -> None:
     copy_adapter(policy_folder(config), stage.output(ADAPTER, stage.folder / ADAPTER))
-    reward = stage_folder(config, "reward")
+    folder = stage_folder(config, "reward")
     record = None
-    if (reward / "reward.json").is_file():
-        copied = stage.output(REWARD, stage.folder / REWARD)
-        copy_adapter(reward / "adapter", copied)
-        shutil.copyfile(reward / HEAD, copied / HEAD)
-        record = reward_record(reward / "reward.json")
+    if facts_file(folder).is_file():
+        reward = RewardFiles.of_stage(folder)
+        copied = RewardFiles.of_export(stage.output(REWARD, stage.folder / REWARD))
+        copy_adapter(reward.adapter, copied.adapter)
+        shutil.copyfile(reward.head, copied.head)
+        record = reward_record(facts_file(folder))
     environments = exported_environments(config)
     copy_prompts(config, environments, stage.output(PROMPTS, stage.folder / PROMPTS))
     own = config.environment.name

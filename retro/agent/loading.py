@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retro.agent.best_of_n import Scorer
 from retro.agent.integrity import check_files
 from retro.agent.model import run_sync
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
-from retro.agent.reflector import LocalReflector, LocalScorer
 from retro.agent.served import ServedReflector
 from retro.agent.server import ModelServer, ServerAddress
 from retro.config import ConfigError, LoraSection, ModelSection
@@ -20,7 +18,6 @@ from retro.memory import Memory, make_memory
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
-from retro.models.heads import load_head
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import (
     base_identity,
@@ -33,6 +30,11 @@ from retro.models.loading import (
 )
 from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
+from retro.retrospective.encoding import Encoder
+from retro.retrospective.policy import Policy
+from retro.retrospective.reward_files import RewardFiles
+from retro.retrospective.reward_model import RewardModel, RewardScorer
+from retro.retrospective.samplers.base import Scorer
 from retro.types import Reflector
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REWARD = "reward"
-HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _load_record(
     if server is None:
         shared = _recorded_base(path, record, section, device, "give base, where it lies here")
         shared.load_role("policy", path / ADAPTER, trainable=False)
-        reflector = LocalReflector(shared, "policy", read, section, source=path.name)
+        reflector = Policy.on(shared, "policy", read, section, source=path.name)
     else:
         named = ServerAddress(server.url, server.model or record.served_name)
         reflector = _served(path, section, read, named, record.chat, start=served_by(path, trust_remote_code))
@@ -129,7 +130,7 @@ def _load_adapter(
     shared = SharedBase.load(section, resolve_device(device))
     check_tokens(shared.model, shared.tokenizer)
     shared.load_role("policy", path, trainable=False)
-    return LoadedExport(LocalReflector(shared, "policy", read, section, source=path.name), None, read, None)
+    return LoadedExport(Policy.on(shared, "policy", read, section, source=path.name), None, read, None)
 
 
 def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, device: str, remedy: str) -> SharedBase:
@@ -165,9 +166,8 @@ def _within_base(path: Path, section: ModelSection) -> ModelSection:
 
 
 def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSection) -> Scorer:
-    shared.load_role("reward", path / REWARD, trainable=False)
-    head = load_head(path / REWARD / HEAD).to(shared.device)
-    return LocalScorer(shared, "reward", head, prompts, section)
+    encoder = Encoder(prompts, shared.tokenizer, with_prompt_limit(section, shared.context))
+    return RewardScorer(encoder, RewardModel.load(shared, RewardFiles.of_export(path / REWARD)))
 
 
 def _served(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from retro.agent.best_of_n import BestOfN, Scorer, best
 from retro.agent.documents import read_trajectory
 from retro.memory import Memory, ReflectionWindow
 from retro.prompts import Prompts, PromptSet
+from retro.retrospective.samplers.base import Scorer
+from retro.retrospective.samplers.best_of import BestOf, best
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Trajectory
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class RetrospectiveModel:
         """What the loop asks: Best-of-``n``; without a reward model (or for n = 1) the model's first reflection."""
         if self._scorer is None or n == 1:
             return self._reflector
-        return BestOfN(self._reflector, self._scorer, n)
+        return BestOf(self._reflector, self._scorer, n)
 
     def reflect(
         self,
@@ -137,7 +138,7 @@ class RetrospectiveModel:
         if self._scorer is None:
             candidates = await self._reflector.reflect(request)
         else:
-            candidates = await BestOfN(self._reflector, self._scorer, n).candidates(request)
+            candidates = await BestOf(self._reflector, self._scorer, n).candidates(request)
         kept = best(candidates)
         return Reflected(kept.text, kept.score, tuple(candidates))
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from retro.agent.reflector import reflection_response, reflection_text
 from retro.agent.server import Answer, ModelServer, RefusedError
 from retro.config import ModelSection
-from retro.models.text import encode_prompt
 from retro.prompts import Prompts
+from retro.retrospective.encoding import Encoder
 from retro.rollout.trials import all_of
 from retro.types import Reflection, ReflectionRequest, Sampling, Usage, derive_seed
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ServedReflector:
-    """Writes reflections with a model behind a server, from the same prompts as :class:`LocalReflector`.
+    """Writes reflections with a model behind a server, from the same prompts as the local policy.
 
     Args:
         server: Where the model is.
@@ -41,8 +40,7 @@ class ServedReflector:
         chat: bool,
     ) -> None:
         self._server = server
-        self._tokenizer = tokenizer
-        self._prompts = prompts
+        self._encoder = Encoder(prompts, tokenizer, section)
         self._section = section
         self._source = source
         self._begin = "" if chat else missing_begin(tokenizer)
@@ -54,9 +52,9 @@ class ServedReflector:
             PromptTooLongError: if the trajectory does not fit, even shortened.
             ConfigError: if the server cannot be asked, or refuses.
         """
-        text = reflection_text(self._prompts, self._tokenizer, self._section, request.episode, request.memory)
+        text = self._encoder.text(request.episode, request.memory)
         answers = await self._answers(self._begin + text, request.count, request.seed)
-        prompt_tokens = len(encode_prompt(self._tokenizer, text, self._section.chat_template_kwargs))
+        prompt_tokens = len(self._encoder.encode(text))
         written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]
         return [replace(reflection, index=index) for index, reflection in enumerate(written[: request.count])]
 
@@ -81,7 +79,7 @@ class ServedReflector:
             Reflection(choice.text.strip(), self._source, finish_reason=choice.finish_reason)
             for choice in answer.choices
         ]
-        completions = [len(reflection_response(self._tokenizer, reflection)) for reflection in written]
+        completions = [len(self._encoder.response(reflection)) for reflection in written]
         if answer.usage is not None:
             prompt_tokens, completions = answer.usage.prompt_tokens, shares(answer.usage.completion_tokens, completions)
         return [

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from retro.artifacts import digest_path
 from retro.config import ConfigError, RunConfig
+from retro.retrospective.reward_files import RewardFiles
 from retro.stage import MANIFEST, read_manifest, stage_folder
 
 _ADAPTER = "adapter_config.json"
@@ -39,25 +38,13 @@ def stage_adapter(config: RunConfig, name: str) -> Path | None:
     return _search(folder) if manifest is not None and manifest.get("status") == "complete" else None
 
 
-@dataclass(frozen=True, slots=True)
-class RewardModel:
-    """Where a reward model lies: its adapter and its scalar head."""
-
-    adapter: Path
-    head: Path
-
-    @property
-    def digest(self) -> str:
-        return f"{digest_path(self.adapter)} {digest_path(self.head)}"
-
-
-def reward_model(config: RunConfig) -> RewardModel | None:
+def reward_model(config: RunConfig) -> RewardFiles | None:
     """The reward model of this run's finished reward stage, or None."""
     folder = stage_folder(config, "reward")
-    found = RewardModel(folder / "adapter", folder / "head.safetensors")
+    found = RewardFiles.of_stage(folder)
     manifest = read_manifest(folder)
     finished = manifest is not None and manifest.get("status") == "complete"
-    return found if finished and found.adapter.is_dir() and found.head.is_file() else None
+    return found if finished and found.exist else None
 
 
 def _search(path: Path) -> Path | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from retro.agent.best_of_n import BestOfN
-from retro.agent.reflector import LocalReflector, LocalScorer
 from retro.config import ConfigError, RunConfig
 from retro.evaluation.arms import Arm, Source
 from retro.evaluation.locate import reward_model
 from retro.evaluation.play import Candidates
 from retro.evaluation.results import split_best_of
 from retro.models.adapters import SharedBase
-from retro.models.heads import load_head
+from retro.models.limits import with_prompt_limit
 from retro.models.loading import resolve_device
 from retro.prompts import Prompts
+from retro.retrospective.encoding import Encoder
+from retro.retrospective.policy import Policy
+from retro.retrospective.reward_model import RewardModel, RewardScorer
+from retro.retrospective.samplers.best_of import BestOf
 from retro.types import Reflector
 
 
@@ -23,7 +25,7 @@ class RetrospectiveArms:
         self._config = config
         self._prompts = prompts
         self._base: SharedBase | None = None
-        self._scorer: LocalScorer | None = None
+        self._scorer: RewardScorer | None = None
 
     def __call__(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
         """The arm's reflector, and what its Best-of-N sampler asked the reward model.
@@ -38,18 +40,17 @@ class RetrospectiveArms:
             role = "policy"
             self._base.load_role(role, arm.adapter, trainable=False)
         source = "base" if role is None else split_best_of(arm.name)[0]
-        reflector = LocalReflector(self._base, role, self._prompts, self._config.model, source)
+        policy = Policy.on(self._base, role, self._prompts, self._config.model, source)
         if arm.best_of == 1:
-            return reflector, None
+            return policy, None
         candidates = Candidates(self._reward_model(self._base))
-        return BestOfN(reflector, candidates, arm.best_of), candidates
+        return BestOf(policy, candidates, arm.best_of), candidates
 
-    def _reward_model(self, base: SharedBase) -> LocalScorer:
+    def _reward_model(self, base: SharedBase) -> RewardScorer:
         if self._scorer is None:
             found = reward_model(self._config)
             if found is None:
                 raise ConfigError(f"{self._config.run_dir}: no finished reward stage; first: retro reward CONFIG")
-            base.load_role("reward", found.adapter, trainable=False)
-            head = load_head(found.head).to(base.device)
-            self._scorer = LocalScorer(base, "reward", head, self._prompts, self._config.model)
+            section = with_prompt_limit(self._config.model, base.context)
+            self._scorer = RewardScorer(Encoder(self._prompts, base.tokenizer, section), RewardModel.load(base, found))
         return self._scorer

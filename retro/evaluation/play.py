@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from retro.agent.best_of_n import Scorer
 from retro.config import ActorSection, ConfigError
 from retro.envs.base import EnvironmentFailedError, TaskSet
 from retro.evaluation.arms import Arm, Source
@@ -13,6 +12,7 @@ from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
 from retro.memory import make_memory
 from retro.prompts import Prompts
+from retro.retrospective.samplers.base import Scorer
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress

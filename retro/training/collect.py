@@ -19,7 +19,6 @@ from typing import Any
 
 from retro.actors import make_actor
 from retro.actors.openai import OpenAIActor
-from retro.agent.reflector import LocalReflector
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import ACTOR_KEYS, ConfigError, RunConfig
@@ -29,6 +28,7 @@ from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
+from retro.retrospective.policy import Policy
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
@@ -119,7 +119,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
     if section.source == "sft":
         role = "sft"
         base.load_role(role, _sft_adapter(config), trainable=False)
-    reflector = LocalReflector(base, role, prompts, config.model, source=section.source)
+    policy = Policy.on(base, role, prompts, config.model, source=section.source)
     unreflected: list[Unreflected] = []
     with closing(taskset), ReplayBuffer(config.buffer_url) as buffer:
         trees = asyncio.run(
@@ -127,7 +127,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
                 player,
                 tasks,
                 section.attempts,
-                reflector,
+                policy,
                 section.group,
                 section.controls,
                 recall=buffer.get,

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from retro.agent.reflector import reflection_prompt, reflection_response
 from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, RatedReflection
@@ -23,6 +22,7 @@ from retro.memory import make_memory
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, require_trainable
 from retro.prompts import PromptLibrary, PromptTooLongError
+from retro.retrospective import encoding
 from retro.types import Reflection
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,9 @@ class Encoder:
     """Encodes contexts and reflections as a run's retrospective model reads and writes them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
-        self._tokenizer = tokenizer
-        self._section = with_prompt_limit(config.model, base_context(config.model))
+        section = with_prompt_limit(config.model, base_context(config.model))
+        self._encoder = encoding.Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
         self._memory = make_memory(config.memory)
-        self._prompts = PromptLibrary.from_section(config.environment)
 
     def prompt(self, context: Context) -> list[int]:
         """What the retrospective model reads about a failed episode, in its environment's words.
@@ -45,13 +44,11 @@ class Encoder:
         Raises:
             PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
         """
-        episode = context.episode
-        memory = self._memory.recall(context.memory)
-        return reflection_prompt(self._prompts, self._tokenizer, self._section, episode, memory)
+        return self._encoder.prompt(context.episode, self._memory.recall(context.memory))
 
     def response(self, reflection: Reflection) -> list[int]:
         """The reflection with its end token; without it where it was cut: to end there is nothing to learn."""
-        return reflection_response(self._tokenizer, reflection)
+        return self._encoder.response(reflection)
 
 
 def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]:

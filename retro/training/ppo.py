@@ -23,13 +23,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from retro.agent.loading import HEAD
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import ACTOR_KEYS, PPO_KEYS, ConfigError, PpoSection, RunConfig
 from retro.models.loading import load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
+from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
 from retro.rl.ppo import Trainable, build_experience, describe, update
@@ -56,19 +56,21 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     Raises:
         ConfigError: if the output of a stage before is missing.
     """
-    section, sft, reward = config.ppo, stage_folder(config, "sft") / "adapter", stage_folder(config, "reward")
+    section, sft = config.ppo, stage_folder(config, "sft") / "adapter"
     if not sft.is_dir():
         raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
     inputs = training_inputs(config) | {"sft": digest_path(sft)}
     if section.algorithm == "dpo":
         inputs["pairs"] = f"{config.reward.loss} {config.reward.rating} {config.reward.threshold}"
     if section.reward != "environment":
-        if not (reward / "adapter").is_dir():
+        folder = stage_folder(config, "reward")
+        reward = RewardFiles.of_stage(folder)
+        if not reward.adapter.is_dir():
             raise ConfigError(
-                f"ppo.reward={section.reward} needs {reward / 'adapter'}: run the stage reward, or set "
+                f"ppo.reward={section.reward} needs {reward.adapter}: run the stage reward, or set "
                 "ppo.reward=environment"
             )
-        inputs["reward"] = " ".join(digest_path(reward / part) for part in ("adapter", HEAD, "reward.json"))
+        inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(folder))))
     plays = section.algorithm != "dpo" and section.reward != "model"
     if plays or section.validation_contexts:
         inputs |= digest_actor_parts(config.actor)
@@ -162,9 +164,11 @@ class PpoTrainer:
         device = self.accelerator.device
         found = checkpoints(stage.folder) if stage.resumed else []
         folder = found[-1][1] if found else None
-        reward = stage_folder(config, "reward") if self.section.reward != "environment" else None
+        asks_model = self.section.reward != "environment"
+        reward = stage_folder(config, "reward") if asks_model else None
+        files = RewardFiles.of_stage(reward) if reward else None
         sharded = launched_pieces("ppo", config.model) is not None
-        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", reward, folder, sharded)
+        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", files, folder, sharded)
         self.retries: Retries | None = None
         if self.section.reward != "model" or guarded:
             environments = {context.episode.task.environment for context in [*train, *guarded]}
@@ -277,7 +281,7 @@ class PpoTrainer:
     def check(self) -> None:
         """Ask the guard; the best policy so far is kept (:func:`with_best`)."""
         number = self.state.step
-        measured = self.guard.measure(self.rank, self.processes) if self.guard else None
+        measured = self.guard.measure(number, self.rank, self.processes) if self.guard else None
         chosen = with_best(self.state, number, number == self.section.steps, measured)
         if chosen is not None:
             self.keep_best(chosen)

@@ -65,8 +65,11 @@ class Guard:
     def __init__(self, config: RunConfig, guarded: Sequence[Context], models: PpoModels, retries: Retries) -> None:
         self._config, self._guarded, self._models, self._retries = config, guarded, models, retries
 
-    def measure(self, rank: int, processes: int) -> Measurement:
+    def measure(self, step: int, rank: int, processes: int) -> Measurement:
         """Mean return, gain over the failed episode, and success; each process plays its share.
+
+        Args:
+            step: How many steps the policy has learnt.
 
         Raises:
             ValueError: if the actor or the environment failed in every episode.
@@ -75,7 +78,7 @@ class Guard:
         seeds = [[derive_seed(self._config.seed, "ppo", "validation", place)] for place in mine]
         model = self._config.model
         sampling = Sampling(model.temperature, model.top_p, model.max_new_tokens)
-        groups = self._models.sample(list(mine.values()), sampling, seeds)
+        groups = self._models.sample(list(mine.values()), sampling, seeds, step)
         plays = {
             place: Play(context, Reflection(text, "ppo", finish_reason=written.finish_reason), place)
             for (place, context), [(written, text)] in zip(mine.items(), groups, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.models.adapters import SharedBase
-from retro.models.generation import Engine
 from retro.models.heads import ScalarHead, load_head, save_head
-from retro.models.packing import PackedBatch, last_token_scores, pack, plan, response_outputs, tree_tokens
+from retro.models.packing import PackedBatch, pack, plan, response_outputs, tree_tokens
 from retro.models.running import Generated
 from retro.models.text import decode, decode_response
+from retro.retrospective.generator import EngineGenerator
+from retro.retrospective.reward_files import RewardFiles
+from retro.retrospective.reward_model import RewardModel
 from retro.rl.experience import Outputs, Policy, Rollout
 from retro.training.examples import Encoder
 from retro.training.ppo_rewards import Response, Scored
@@ -44,14 +47,12 @@ class Batch:
 class PpoModels:
     """The shared base with its roles, asked in the stage's words."""
 
-    def __init__(
-        self, config: RunConfig, base: SharedBase, value_head: ScalarHead, reward_head: ScalarHead | None
-    ) -> None:
-        self._base, self._value_head, self._reward_head = base, value_head, reward_head
+    def __init__(self, config: RunConfig, base: SharedBase, value_head: ScalarHead, reward: RewardModel | None) -> None:
+        self._base, self._value_head, self._reward = base, value_head, reward
         self._budget = config.ppo.token_budget
         self._entropy_gradient = config.ppo.entropy_coefficient > 0
         self._encoder = Encoder(base.tokenizer, config)
-        self._engine = Engine(base.model, base.tokenizer)
+        self._generator = EngineGenerator(base)
         self._prompts: dict[str, list[int]] = {}
         for module in base.model.modules():  # PPO's ratio compares two passes of one policy: dropout makes them of two
             if isinstance(module, torch.nn.Dropout):
@@ -63,7 +64,7 @@ class PpoModels:
         config: RunConfig,
         device: torch.device,
         sft: Path,
-        reward: Path | None,
+        reward: RewardFiles | None,
         checkpoint: Path | None,
         sharded: bool = False,
     ) -> PpoModels:
@@ -74,7 +75,7 @@ class PpoModels:
 
         Args:
             sft: the supervised adapter's folder.
-            reward: the reward stage's folder, where the reward model is asked.
+            reward: where the reward model lies, if it is asked.
             checkpoint: of PPO itself.
             sharded: keep the base's layers in pieces, one a process.
         """
@@ -84,13 +85,10 @@ class PpoModels:
         value_head = (
             ScalarHead(base.hidden_size, zero=True) if checkpoint is None else load_head(checkpoint / VALUE_FILE)
         )
-        reward_head = None
-        if reward is not None:
-            base.load_role("reward", reward / "adapter", trainable=False)
-            reward_head = load_head(reward / "head.safetensors").to(device).requires_grad_(False)
+        model = RewardModel.load(base, reward, config.ppo.token_budget, device) if reward else None
         if sharded:
             base.shard(device)
-        return cls(config, base, value_head.to(device), reward_head)
+        return cls(config, base, value_head.to(device), model)
 
     @property
     def policy_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -120,12 +118,16 @@ class PpoModels:
         return decode(self._base.tokenizer, self.prompt(context))
 
     def sample(
-        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[Sequence[int]], step: int
     ) -> list[list[tuple[Generated, str]]]:
-        """The policy's responses and their texts: one a seed, behind one prefill a context."""
+        """The policy's responses and their texts: one a seed, behind one prefill a context.
+
+        Args:
+            step: how many steps the policy has learnt.
+        """
         prompts = [self.prompt(context) for context in contexts]
-        with self._base.role("policy"):  # entered without contexts, too: a base in pieces needs all processes
-            groups = self._engine.sample(prompts, len(seeds[0]), sampling, seeds) if seeds else []
+        self._generator.use("policy", f"step-{step}")
+        groups = self._generator.sample(prompts, len(seeds[0]) if seeds else 0, sampling, seeds)
         return [
             [(written, decode_response(self._base.tokenizer, written.ids)) for written in group] for group in groups
         ]
@@ -137,17 +139,11 @@ class PpoModels:
             contexts: one a group.
             responses: whole groups, in the order of ``contexts``.
         """
-        if self._reward_head is None:
+        if self._reward is None:
             raise ValueError("the reward model was not loaded")
         texts = [Reflection(response.text, "ppo", finish_reason=response.finish_reason) for response in responses]
         batch = self._batch(contexts, [self._encoder.response(text) for text in texts])
-        scores: dict[int, float] = {}
-        with self._base.role("reward"):
-            for chosen, packed in self._packs(batch, range(len(contexts))):
-                values = last_token_scores(self._base.model, packed, self._reward_head)  # (R,)
-                rows = [row for context in chosen for row in batch.rows(context)]
-                scores |= dict(zip(rows, values.tolist(), strict=True))
-        return [scores[row] for row in range(len(texts))]
+        return list(chain(*self._reward.scores(batch.prompts, batch.responses)))
 
     def batch(self, contexts: Sequence[Context], responses: Sequence[Response]) -> Batch:
         """The sampled tokens of whole groups, in the order of their ``contexts``."""

@@ -32,7 +32,7 @@ class Rollouts:
         group = range(self.config.ppo.group)
         seeds = [[derive_seed(self.config.seed, "ppo", number, place, index) for index in group] for place in mine]
         sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
-        groups = self.models.sample(list(mine.values()), sampling, seeds)
+        groups = self.models.sample(list(mine.values()), sampling, seeds, number - 1)
         return [
             Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
             for place, group in zip(mine, groups, strict=True)

@@ -32,10 +32,12 @@ from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import RewardSection, RunConfig
 from retro.models.adapters import SharedBase
-from retro.models.heads import ScalarHead, save_head
+from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
-from retro.models.packing import last_token_scores, pack, plan
+from retro.models.packing import plan
 from retro.models.sharding import launched_pieces
+from retro.retrospective.reward_files import RewardFiles, facts_file
+from retro.retrospective.reward_model import ROLE, RewardModel
 from retro.stage import Stage, open_stage, open_trackers
 from retro.ties import exceeds
 from retro.training.examples import Encoder, training_inputs
@@ -47,7 +49,6 @@ from retro.types import Split, derive_seed
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "memory", "buffer", "reward")
-ROLE = "reward"
 RESAMPLES = 2000
 """Bootstrap samples of tasks behind an interval."""
 
@@ -166,6 +167,7 @@ class RewardTrainer:
             self.base.shard(self.accelerator.device)
         self.head = ScalarHead(self.base.hidden_size, seed=derive_seed(config.seed, "reward", "head"))
         self.head.to(self.accelerator.device)
+        self.model = RewardModel(self.base, self.head, budget=None, most=self.section.microbatch_size)
         self.parameters = {
             **{f"adapter.{name}": value for name, value in self.base.role_parameters(ROLE).items()},
             **{f"head.{name}": value for name, value in self.head.named_parameters()},
@@ -210,7 +212,7 @@ class RewardTrainer:
         loss = torch.zeros((), device=self.accelerator.device)
         with self.base.role(ROLE, train=True):  # around all of them: a process may have none, or more than another
             for groups in self._microbatches(batch):
-                scores = self._forward(groups)
+                scores = self.model.forward([group.prompt for group in groups], [group.responses for group in groups])
                 parts = [group_loss(own, group, self.section) for own, group in zip(scores, groups, strict=True)]
                 part = torch.stack(parts).sum()
                 (part / total).backward()
@@ -239,18 +241,13 @@ class RewardTrainer:
     def scores(self, groups: Sequence[RewardGroup]) -> list[ScoredGroup]:
         """Every group's scores, by all processes together; in the order of ``groups``."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        places = list(range(rank, len(groups), processes))
-        own: list[tuple[int, list[float]]] = []
-        passes = plan([groups[place].tokens for place in places], most=self.section.microbatch_size)
-        with self.base.role(ROLE):
-            for members in passes:
-                chosen = [places[member] for member in members]
-                scores = self._forward([groups[place] for place in chosen])
-                own += [(place, values.tolist()) for place, values in zip(chosen, scores, strict=True)]
-        found = dict(gather_object(own))
+        indices = range(rank, len(groups), processes)
+        own = [groups[index] for index in indices]
+        scores = self.model.scores([group.prompt for group in own], [group.responses for group in own])
+        found = dict(gather_object(list(zip(indices, scores, strict=True))))
         return [
-            ScoredGroup(group.task, group.environment, tuple(found[place]), group.ratings)
-            for place, group in enumerate(groups)
+            ScoredGroup(group.task, group.environment, tuple(found[index]), group.ratings)
+            for index, group in enumerate(groups)
         ]
 
     def report(self) -> None:
@@ -261,8 +258,8 @@ class RewardTrainer:
         )
         if not self.stage.main:
             return
-        self.base.save_role(ROLE, self.stage.output("adapter", self.stage.folder / "adapter"))
-        save_head(self.head, self.stage.output("head", self.stage.folder / "head.safetensors"))
+        files = RewardFiles.of_stage(self.stage.folder)
+        self.model.save(RewardFiles(self.stage.output("adapter", files.adapter), self.stage.output("head", files.head)))
         scores = [score for group in train for score in group.scores]
         facts: dict[str, Any] = {
             "loss": self.section.loss,
@@ -281,19 +278,13 @@ class RewardTrainer:
                 for name in sorted({group.environment for group in test})
             },
         }
-        write_json(self.stage.output("report", self.stage.folder / "reward.json"), facts)
+        write_json(self.stage.output("report", facts_file(self.stage.folder)), facts)
         accuracy = facts["test"]["accuracy"]
         logger.info("reward: within-group accuracy on test tasks %s on %d pairs", accuracy, facts["test"]["pairs"])
 
     def _measure(self, groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         seed = derive_seed(self.config.seed, "reward", "bootstrap")
         return reward_report(groups, self.section.loss, self.section.threshold, RESAMPLES, seed)
-
-    def _forward(self, groups: Sequence[RewardGroup]) -> list[Tensor]:
-        """The scores of each group's reflections, (K,) each; the caller has switched to the reward adapter."""
-        packed = pack([group.prompt for group in groups], [group.responses for group in groups])
-        scores = last_token_scores(self.base.model, packed, self.head)  # (R,)
-        return list(torch.split(scores, [len(group.responses) for group in groups]))
 
     def _microbatches(self, batch: Sequence[RewardGroup]) -> Iterator[list[RewardGroup]]:
         """This process's share, ``microbatch_size`` groups a pass."""

@@ -20,12 +20,13 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from retro.agent.loading import HEAD
 from retro.buffer.views import Context
 from retro.config import PpoSection, RunConfig
 from retro.models.adapters import SharedBase
-from retro.models.heads import ScalarHead, load_head
+from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
+from retro.retrospective.reward_files import RewardFiles
+from retro.retrospective.reward_model import RewardModel
 from retro.stage import Stage, open_trackers, stage_folder
 from retro.training.checkpoints import PREFIX, checkpoints, new_folder, prune
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
@@ -98,11 +99,9 @@ class Rival:
         reward = stage_folder(config, "reward") if asks_model else None
         self.base = cast(LentBase, LentBase.load(config.model, device))
         self.base.load_role(TRAINED, stage_folder(config, "sft") / "adapter", trainable=True)
-        reward_head = None
-        if reward is not None:
-            self.base.load_role("reward", reward / "adapter", trainable=False)
-            reward_head = load_head(reward / HEAD).to(device).requires_grad_(False)
-        self.models = PpoModels(config, self.base, ScalarHead(self.base.hidden_size, zero=True), reward_head)
+        budget, files = self.section.token_budget, RewardFiles.of_stage(reward) if reward else None
+        model = RewardModel.load(self.base, files, budget) if files else None
+        self.models = PpoModels(config, self.base, ScalarHead(self.base.hidden_size, zero=True), model)
         self.retries: Retries | None = None
         plays = self.section.algorithm == "grpo" and self.section.reward != "model"
         if guarded or plays:
@@ -212,7 +211,8 @@ class Rival:
 
     def check(self, number: int) -> None:
         """Ask the guard; the best policy so far is kept (:func:`with_best`)."""
-        measured = self.guard.measure(self.process.process_index, self.process.num_processes) if self.guard else None
+        rank, processes = self.process.process_index, self.process.num_processes
+        measured = self.guard.measure(number, rank, processes) if self.guard else None
         chosen = with_best(self.state, number, number == self.section.steps, measured)
         if chosen is not None:
             self.state = chosen

@@ -11,7 +11,7 @@ ROWS = [
     {"types", "config", "ties"},
     {"artifacts"},
     {"envs", "memory", "prompts", "models", "rl"},
-    {"actors", "buffer"},
+    {"buffer", "actors", "retrospective"},
     {"rollout", "stage"},
     {"agent"},
     {"training", "evaluation"},

@@ -17,13 +17,13 @@ from retro import RetroAgent, RetrospectiveModel
 from retro.actors.local import LocalActor
 from retro.agent.model import Reflected
 from retro.agent.records import BaseRecord, ExportRecord, RewardRecord
-from retro.agent.reflector import LocalReflector
 from retro.config import ActorSection, LoraSection, ModelSection
 from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import base_identity
 from retro.prompts import load_prompts
+from retro.retrospective.policy import Policy
 from retro.types import Split
 from tests.pipeline.running import ROOT, retro
 from tests.servers.transformers_serve import missing_packages, transformers_serve
@@ -134,7 +134,7 @@ def without_adapter(export: Path) -> RetrospectiveModel:
     """The base alone."""
     section, prompts = ExportRecord.read(export).model, load_prompts("household")
     base = SharedBase.load(section, torch.device("cpu"))
-    return RetrospectiveModel(LocalReflector(base, None, prompts, section, "base"), prompts)
+    return RetrospectiveModel(Policy.on(base, None, prompts, section, "base"), prompts)
 
 
 def test_an_agent_plays_with_a_served_model(served: Served) -> None:

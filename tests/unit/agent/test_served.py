@@ -18,23 +18,25 @@ from retro.agent.documents import read_trajectory
 from retro.agent.export import config_overrides
 from retro.agent.loading import load_export
 from retro.agent.records import ExportError, ExportRecord, RewardRecord, serve_command
-from retro.agent.reflector import reflection_prompt, reflection_response
 from retro.agent.served import missing_begin, shares
 from retro.cli.pipeline import next_commands
 from retro.config import LoraSection, ModelSection
 from retro.prompts import PromptTooLongError, load_prompts
+from retro.retrospective.encoding import Encoder
 from retro.types import ReflectionRequest, Sampling, Split, Usage
 from tests.unit.agent.choices_server import DOCUMENT, NAME, served
 
 _CHAT = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
+def encoder_of(export: Path) -> Encoder:
+    section = ExportRecord.read(export).model
+    return Encoder(load_prompts("household"), AutoTokenizer.from_pretrained(section.base), section)
+
+
 def expected_prompt(export: Path) -> list[int]:
     """What the local model is asked about ``DOCUMENT``."""
-    section = ExportRecord.read(export).model
-    episode, memory = read_trajectory(DOCUMENT)
-    tokenizer = AutoTokenizer.from_pretrained(section.base)
-    return reflection_prompt(load_prompts("household"), tokenizer, section, episode, memory)
+    return encoder_of(export).prompt(*read_trajectory(DOCUMENT))
 
 
 def test_all_candidates_come_from_one_request_that_asks_what_the_local_model_is_asked(served_export, server):
@@ -77,9 +79,8 @@ def test_the_prompt_costs_once_and_each_candidate_its_own_tokens(served_export, 
     assert [usage.completion_tokens for usage in usages] == [3, 4, 5, 3]  # 15, by 2, 3, 3 (cut: no end token) and 2
     server.usage = False
     untold = served(served_export, server).reflect(DOCUMENT, n=4).candidates
-    tokenizer = AutoTokenizer.from_pretrained(ExportRecord.read(served_export).base.name)
     assert [candidate.usage for candidate in untold] == [
-        Usage(len(expected_prompt(served_export)), len(reflection_response(tokenizer, candidate)))
+        Usage(len(expected_prompt(served_export)), len(encoder_of(served_export).response(candidate)))
         for candidate in untold
     ]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from small_world import Excluder, Guesser, Vault, Vaults, vault_prompts
 
-from retro.agent.best_of_n import BestOfN
 from retro.config import RunConfig
 from retro.envs.base import EnvironmentFailedError
 from retro.evaluation.arms import Arm, make_arm
@@ -19,6 +18,7 @@ from retro.evaluation.records import EpisodeRecords, latest, read_records
 from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
 from retro.prompts import PromptTooLongError
+from retro.retrospective.samplers.best_of import BestOf
 from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split, Task
 
 
@@ -64,7 +64,7 @@ class World:
         if arm.best_of == 1:
             return self.excluder, None
         candidates = Candidates(by_length)
-        return BestOfN(self.excluder, candidates, arm.best_of), candidates
+        return BestOf(self.excluder, candidates, arm.best_of), candidates
 
 
 def arms(config: RunConfig, *names: str) -> list[Arm]:

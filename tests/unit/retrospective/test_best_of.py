@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from retro.agent.best_of_n import BestOfN
+from retro.retrospective.samplers.best_of import BestOf
 from retro.types import (
     Episode,
     Reflection,
@@ -41,7 +41,7 @@ async def nearest_to_five(request: ReflectionRequest, reflections: Sequence[Refl
 
 def test_the_best_of_each_group_in_order_with_its_score_and_what_all_cost():
     reflector = Numbers()
-    kept = asyncio.run(BestOfN(reflector, nearest_to_five, 4).reflect(ReflectionRequest(EPISODE, (), 2)))
+    kept = asyncio.run(BestOf(reflector, nearest_to_five, 4).reflect(ReflectionRequest(EPISODE, (), 2)))
     assert [reflection.text for reflection in kept] == ["3", "5"]
     assert [reflection.score for reflection in kept] == [-2, 0]
     assert [reflection.index for reflection in kept] == [0, 1]
@@ -50,26 +50,26 @@ def test_the_best_of_each_group_in_order_with_its_score_and_what_all_cost():
 
 
 def test_candidates_are_all_of_them_scored():
-    candidates = asyncio.run(BestOfN(Numbers(), nearest_to_five, 3).candidates(ReflectionRequest(EPISODE, seed=4)))
+    candidates = asyncio.run(BestOf(Numbers(), nearest_to_five, 3).candidates(ReflectionRequest(EPISODE, seed=4)))
     assert [(reflection.text, reflection.score) for reflection in candidates] == [("4", -1), ("5", 0), ("6", -1)]
 
 
 def test_among_equals_the_first():
-    kept = asyncio.run(BestOfN(Numbers(), nearest_to_five, 3).reflect(ReflectionRequest(EPISODE, seed=4)))
-    tied = asyncio.run(BestOfN(Numbers(), nearest_to_five, 2).reflect(ReflectionRequest(EPISODE, seed=5)))
+    kept = asyncio.run(BestOf(Numbers(), nearest_to_five, 3).reflect(ReflectionRequest(EPISODE, seed=4)))
+    tied = asyncio.run(BestOf(Numbers(), nearest_to_five, 2).reflect(ReflectionRequest(EPISODE, seed=5)))
     assert kept[0].text == "5"
     assert tied[0].text == "5"
 
 
 def test_it_is_a_reflector_itself():
-    assert isinstance(BestOfN(Numbers(), nearest_to_five, 2), Reflector)
-    nested = BestOfN(BestOfN(Numbers(), nearest_to_five, 2), nearest_to_five, 2)
+    assert isinstance(BestOf(Numbers(), nearest_to_five, 2), Reflector)
+    nested = BestOf(BestOf(Numbers(), nearest_to_five, 2), nearest_to_five, 2)
     assert asyncio.run(nested.reflect(ReflectionRequest(EPISODE)))[0].text == "3"
 
 
 def test_less_than_one_is_refused():
     with pytest.raises(ValueError, match="n ≥ 1"):
-        BestOfN(Numbers(), nearest_to_five, 0)
+        BestOf(Numbers(), nearest_to_five, 0)
 
 
 def test_a_scorer_that_returns_too_few_is_an_error():
@@ -77,4 +77,4 @@ def test_a_scorer_that_returns_too_few_is_an_error():
         return []
 
     with pytest.raises(ValueError):
-        asyncio.run(BestOfN(Numbers(), none, 2).reflect(ReflectionRequest(EPISODE)))
+        asyncio.run(BestOf(Numbers(), none, 2).reflect(ReflectionRequest(EPISODE)))

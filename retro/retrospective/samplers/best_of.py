@@ -1,27 +1,41 @@
-"""Best-of-N: draw N reflections, score them, keep the best."""
+"""``best_of``: draw N reflections, score them with the reward model, keep the best."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, Self
 
+from retro.config import ConfigError, PositiveInt, Section
+from retro.retrospective.samplers.base import Scorer
 from retro.types import Reflection, ReflectionRequest, Reflector, Usage
-
-Scorer = Callable[[ReflectionRequest, Sequence[Reflection]], Awaitable[list[float]]]
-"""How good each reflection on the request's episode is; higher is better. Only the order counts here."""
 
 
 @dataclass(frozen=True, slots=True)
-class BestOfN:
-    """A reflector that keeps, of every ``n`` reflections that ``reflector`` writes, the one with the highest score."""
+class BestOf:
+    """A reflector that keeps, of every ``n`` reflections that ``policy`` writes, the one with the highest score."""
 
-    reflector: Reflector
+    class Options(Section):
+        """How many reflections the reward model chooses from."""
+
+        kind: Literal["best_of"] = "best_of"
+        n: PositiveInt = 8
+        """Reflections that are drawn for each one that is kept."""
+
+    policy: Reflector
     scorer: Scorer
     n: int
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"Best-of-N needs n ≥ 1, not {self.n}")
+
+    @classmethod
+    def from_options(cls, options: Options, policy: Reflector, scorer: Scorer | None) -> Self:
+        """Raises ConfigError where there is no reward model."""
+        if scorer is None:
+            raise ConfigError("the sampler best_of chooses by a reward model's scores, and there is no reward model")
+        return cls(policy, scorer, options.n)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
         """The best ``request.count`` reflections, each of its own ``n`` candidates."""
@@ -31,7 +45,7 @@ class BestOfN:
 
     async def candidates(self, request: ReflectionRequest) -> list[Reflection]:
         """All ``n · count`` reflections, scored: one prefill of the trajectory a model, one batch of scores."""
-        drawn = await self.reflector.reflect(replace(request, count=self.n * request.count))
+        drawn = await self.policy.reflect(replace(request, count=self.n * request.count))
         scores = await self.scorer(request, drawn)
         return [replace(reflection, score=score) for reflection, score in zip(drawn, scores, strict=True)]
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retro.agent.best_of_n import BestOfN
-from retro.agent.reflector import LocalReflector, LocalScorer, reflection_prompt, reflection_response
 from retro.config import LoraSection, ModelSection
 from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
 from retro.prompts import PromptTooLongError, load_prompts
+from retro.retrospective.encoding import Encoder
+from retro.retrospective.policy import Policy
+from retro.retrospective.reward_model import RewardModel, RewardScorer
+from retro.retrospective.samplers.best_of import BestOf
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
 
 PROMPTS = load_prompts("household")
@@ -63,10 +65,10 @@ def reflect(reflector: Reflector, requests=REQUESTS) -> list[list[Reflection]]:
 
 
 def test_reflections_in_order_each_with_its_source_usage_and_ending(base, section):
-    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+    reflector = Policy.on(base, "policy", PROMPTS, section, "ppo")
     assert isinstance(reflector, Reflector)
     for request, group in zip(REQUESTS, reflect(reflector), strict=True):
-        asked = reflection_prompt(PROMPTS, base.tokenizer, section, request.episode, request.memory)
+        asked = Encoder(PROMPTS, base.tokenizer, section).prompt(request.episode, request.memory)
         assert [reflection.index for reflection in group] == list(range(request.count))
         assert {reflection.source for reflection in group} == {"ppo"}
         for reflection in group:
@@ -78,7 +80,7 @@ def test_reflections_in_order_each_with_its_source_usage_and_ending(base, sectio
 
 
 def test_what_is_drawn_depends_on_the_request_alone(base, section):
-    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+    reflector = Policy.on(base, "policy", PROMPTS, section, "ppo")
     together = reflect(reflector)
     assert together == [reflect(reflector, [request])[0] for request in REQUESTS]
     assert together == reflect(reflector, REQUESTS[::-1])[::-1]
@@ -89,7 +91,7 @@ def test_what_is_drawn_depends_on_the_request_alone(base, section):
 
 def test_each_role_writes_its_own_and_none_is_the_base(base, section):
     texts = {
-        role: [r.text for group in reflect(LocalReflector(base, role, PROMPTS, section, "x")) for r in group]
+        role: [r.text for group in reflect(Policy.on(base, role, PROMPTS, section, "x")) for r in group]
         for role in ("policy", "reward", None)
     }
     assert texts["policy"] != texts[None] != texts["reward"] != texts["policy"]
@@ -97,16 +99,17 @@ def test_each_role_writes_its_own_and_none_is_the_base(base, section):
 
 def test_scores_are_those_of_each_reflection_alone(base, section):
     head = ScalarHead(base.hidden_size, seed=3)
-    scorer = LocalScorer(base, "reward", head, PROMPTS, section)
-    groups = reflect(LocalReflector(base, "policy", PROMPTS, section, "ppo"))
+    encoder = Encoder(PROMPTS, base.tokenizer, section)
+    scorer = RewardScorer(encoder, RewardModel(base, head))
+    groups = reflect(Policy.on(base, "policy", PROMPTS, section, "ppo"))
 
     async def together():
         return await asyncio.gather(*(scorer(*pair) for pair in zip(REQUESTS, groups, strict=True)))
 
     for request, group, scores in zip(REQUESTS, groups, asyncio.run(together()), strict=True):
-        prompt = reflection_prompt(PROMPTS, base.tokenizer, section, request.episode, request.memory)
+        prompt = encoder.prompt(request.episode, request.memory)
         for reflection, score in zip(group, scores, strict=True):
-            ids = torch.tensor([prompt + reflection_response(base.tokenizer, reflection)])
+            ids = torch.tensor([prompt + encoder.response(reflection)])
             with base.role("reward"), torch.no_grad():
                 hidden = base.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]  # (1, T, H)
                 alone = head(hidden[:, -1]).item()
@@ -115,8 +118,9 @@ def test_scores_are_those_of_each_reflection_alone(base, section):
 
 
 def test_best_of_n_on_real_models_keeps_the_highest_score(base, section):
-    scorer = LocalScorer(base, "reward", ScalarHead(base.hidden_size, seed=3), PROMPTS, section)
-    best = BestOfN(LocalReflector(base, "policy", PROMPTS, section, "ppo"), scorer, 8)
+    model = RewardModel(base, ScalarHead(base.hidden_size, seed=3))
+    scorer = RewardScorer(Encoder(PROMPTS, base.tokenizer, section), model)
+    best = BestOf(Policy.on(base, "policy", PROMPTS, section, "ppo"), scorer, 8)
     request = replace(REQUESTS[0], count=1)
     kept = asyncio.run(best.reflect(request))
     candidates = asyncio.run(best.candidates(request))
@@ -125,17 +129,18 @@ def test_best_of_n_on_real_models_keeps_the_highest_score(base, section):
     assert kept == asyncio.run(best.reflect(request))
 
 
-def test_a_cut_reflection_has_no_end_token(base):
+def test_a_cut_reflection_has_no_end_token(base, section):
+    encoder = Encoder(PROMPTS, base.tokenizer, section)
     whole = Reflection("look .", "x")
     cut = Reflection("look .", "x", finish_reason="length")
     end = base.tokenizer.eos_token_id
-    assert reflection_response(base.tokenizer, whole) == [*reflection_response(base.tokenizer, cut), end]
+    assert encoder.response(whole) == [*encoder.response(cut), end]
 
 
 def test_a_request_that_is_too_long_fails_alone(base, section):
     episode = failed_episode(3)
     long = replace(episode, trajectory=replace(episode.trajectory, opening="look . " * 600))
-    reflector = LocalReflector(base, "policy", PROMPTS, section, "ppo")
+    reflector = Policy.on(base, "policy", PROMPTS, section, "ppo")
 
     async def together():
         requests = [*REQUESTS, ReflectionRequest(long, (), 4, seed=9)]
@@ -143,16 +148,16 @@ def test_a_request_that_is_too_long_fails_alone(base, section):
 
     *written, error = asyncio.run(together())
     assert isinstance(error, PromptTooLongError)
-    assert written == reflect(LocalReflector(base, "policy", PROMPTS, section, "ppo"))
+    assert written == reflect(Policy.on(base, "policy", PROMPTS, section, "ppo"))
 
 
 def test_prompts_keep_to_the_limit_and_the_error_names_the_key(base, section):
     episode = failed_episode(0)
     steps = [replace(step, observation="you see mug 1 . " * 20) for step in episode.trajectory.steps]
     episode = replace(episode, trajectory=Trajectory(episode.trajectory.opening, tuple(steps)))
-    whole = reflection_prompt(PROMPTS, base.tokenizer, section, episode, ())
+    whole = Encoder(PROMPTS, base.tokenizer, section).prompt(episode, ())
     shorter = section.model_copy(update={"max_prompt_tokens": len(whole) - 1})
-    assert len(reflection_prompt(PROMPTS, base.tokenizer, shorter, episode, ())) < len(whole)
+    assert len(Encoder(PROMPTS, base.tokenizer, shorter).prompt(episode, ())) < len(whole)
     impossible = section.model_copy(update={"max_prompt_tokens": 5})
     with pytest.raises(PromptTooLongError, match=r"model\.max_prompt_tokens"):
-        asyncio.run(LocalReflector(base, "policy", PROMPTS, impossible, "x").reflect(REQUESTS[0]))
+        asyncio.run(Policy.on(base, "policy", PROMPTS, impossible, "x").reflect(REQUESTS[0]))

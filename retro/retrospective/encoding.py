@@ -1,0 +1,61 @@
+"""How a failed episode becomes the prompt of the retrospective model, and a reflection its response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from retro.config import ModelSection
+from retro.models.limits import prompt_tokens
+from retro.models.text import encode_prompt, encode_response
+from retro.prompts import Prompts
+from retro.types import Episode, Reflection, TokenLimit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Encoder:
+    """Encodes episodes and reflections as a retrospective model reads and writes them, and a reward model reads them.
+
+    Args:
+        prompts: The environments' prompts.
+        tokenizer: The base's.
+        section: Its ``max_prompt_tokens`` limits the prompts; :func:`retro.models.limits.with_prompt_limit` fills it in
+            where the base's context is known.
+    """
+
+    def __init__(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+        self.tokenizer = tokenizer
+        self.section = section
+        self._prompts = prompts
+        self._limit = TokenLimit(
+            lambda text: len(self.encode(text)), prompt_tokens(section, context=None), "model.max_prompt_tokens"
+        )
+
+    def text(self, episode: Episode, memory: Sequence[str]) -> str:
+        """What the model is asked about ``episode``, before a chat template or a begin token.
+
+        A prompt that is too long is shortened: observations are left out, the oldest first.
+
+        Args:
+            memory: What the memory of the episode's actor held, oldest first.
+
+        Raises:
+            PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
+        """
+        prompts = self._prompts.of(episode.task.environment)
+        return prompts.reflection(episode.trajectory, episode.return_, episode.success, memory, self._limit)
+
+    def prompt(self, episode: Episode, memory: Sequence[str]) -> list[int]:
+        """:meth:`text` in tokens."""
+        return self.encode(self.text(episode, memory))
+
+    def response(self, reflection: Reflection) -> list[int]:
+        """The reflection's tokens, with the end token unless it was cut off before it: there is no end to learn."""
+        ids = encode_response(self.tokenizer, reflection.text)
+        return ids[:-1] if reflection.finish_reason == "length" and len(ids) > 1 else ids
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a prompt's text, with its chat template or its begin token."""
+        return encode_prompt(self.tokenizer, text, self.section.chat_template_kwargs)

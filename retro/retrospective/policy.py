@@ -1,0 +1,90 @@
+"""The retrospective model as a reflector: it reads a failed episode and samples reflections on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Self
+
+from retro.config import ModelSection
+from retro.models.limits import with_prompt_limit
+from retro.models.rounds import Rounds
+from retro.models.text import decode_response
+from retro.prompts import Prompts
+from retro.retrospective.encoding import Encoder
+from retro.retrospective.generator import EngineGenerator, Generator
+from retro.types import Reflection, ReflectionRequest, Sampling, Usage, derive_seed
+
+if TYPE_CHECKING:
+    from retro.models.adapters import SharedBase
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    prompt: list[int]
+    count: int
+    seed: int
+
+
+class Policy:
+    """Samples reflections from one adapter; requests that are under way at once become one batch.
+
+    Args:
+        encoder: Makes the prompts; its section says how reflections are sampled.
+        generator: Draws the tokens.
+        role: The adapter that writes; None is the bare base.
+        source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …). It names the adapter's
+            weights to the generator.
+    """
+
+    def __init__(self, encoder: Encoder, generator: Generator, role: str | None, source: str) -> None:
+        self._encoder = encoder
+        self._generator = generator
+        self._role = role
+        self._source = source
+        self._rounds: Rounds[_Question, list[Reflection]] = Rounds(self._answer)
+
+    @classmethod
+    def on(cls, base: SharedBase, role: str | None, prompts: Prompts, section: ModelSection, source: str) -> Self:
+        """The policy that ``section`` describes, on a base that is in memory."""
+        encoder = Encoder(prompts, base.tokenizer, with_prompt_limit(section, base.context))
+        return cls(encoder, EngineGenerator(base), role, source)
+
+    async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+        """``request.count`` reflections, behind one prefill of the prompt.
+
+        Raises:
+            PromptTooLongError: if the episode does not fit. Other requests of the batch are answered.
+        """
+        prompt = self._encoder.prompt(request.episode, request.memory)
+        return await self._rounds.submit(_Question(prompt, request.count, request.seed))
+
+    def _answer(self, questions: list[_Question]) -> list[list[Reflection]]:
+        """One batch for all questions of a count (as a rule one batch: a run asks for groups of one size)."""
+        answers: dict[int, list[Reflection]] = {}
+        self._generator.use(self._role, self._source)
+        indices = sorted(range(len(questions)), key=lambda index: questions[index].count)
+        for count, same in groupby(indices, key=lambda index: questions[index].count):
+            members = list(same)
+            sampled = self._sample([questions[index] for index in members], count)
+            answers.update(zip(members, sampled, strict=True))
+        return [answers[index] for index in range(len(questions))]
+
+    def _sample(self, questions: list[_Question], count: int) -> list[list[Reflection]]:
+        section, tokenizer = self._encoder.section, self._encoder.tokenizer
+        sampling = Sampling(section.temperature, section.top_p, section.max_new_tokens)
+        seeds = [[derive_seed(question.seed, index) for index in range(count)] for question in questions]
+        groups = self._generator.sample([question.prompt for question in questions], count, sampling, seeds)
+        return [
+            [
+                Reflection(
+                    text=decode_response(tokenizer, generated.ids),
+                    source=self._source,
+                    index=index,
+                    finish_reason=generated.finish_reason,
+                    usage=Usage(len(question.prompt), len(generated.ids)),
+                )
+                for index, generated in enumerate(group)
+            ]
+            for question, group in zip(questions, groups, strict=True)
+        ]

@@ -1,0 +1,45 @@
+"""The files of a reward model, in the folder of its stage or in an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from retro.artifacts import digest_path
+
+_HEAD = "head.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFiles:
+    """Where the parts of a reward model lie."""
+
+    adapter: Path
+    """A plain PEFT folder."""
+    head: Path
+    """The scalar head, which no PEFT format has a field for."""
+
+    @classmethod
+    def of_stage(cls, folder: Path) -> Self:
+        """In the folder of the stage ``reward``, the adapter has a folder of its own."""
+        return cls(folder / "adapter", folder / _HEAD)
+
+    @classmethod
+    def of_export(cls, folder: Path) -> Self:
+        """In an export, the head lies beside the adapter's files."""
+        return cls(folder, folder / _HEAD)
+
+    @property
+    def digest(self) -> str:
+        """Names the weights."""
+        return f"{digest_path(self.adapter)} {digest_path(self.head)}"
+
+    @property
+    def exist(self) -> bool:
+        return self.adapter.is_dir() and self.head.is_file()
+
+
+def facts_file(folder: Path) -> Path:
+    """What the stage ``reward`` measured: losses, accuracies, and the scale of the scores."""
+    return folder / "reward.json"

@@ -1,0 +1,1 @@
+"""How one reflection is chosen: one file a kind."""
