@@ -1,4 +1,4 @@
-"""An environment of your own, a number and five guesses: `python examples/guessing_game.py` checks its contract."""
+"""An example environment: find a number with five guesses. `python examples/guessing_game.py` checks its contract."""
 
 from retro.envs.base import Environment, StepResult, TaskSet, UnknownTaskError
 from retro.envs.testing import check_environment

@@ -1,7 +1,7 @@
-"""RetroAgent in an environment of your own, given as two functions: `python examples/own_environment.py EXPORT`.
+"""Use RetroAgent in an environment of your own, given as two functions: `python examples/own_environment.py EXPORT`.
 
-The room played here is one of the household's, so that the quickstart's actor knows its words; `reset` and `step` are
-all that RetroAgent sees of it. Put a game, a shell or a browser in their place, and an actor that can play it.
+The example plays rooms of the household, so that the quickstart's actor knows the words. RetroAgent sees only `reset`
+and `step`. Replace these two by your game, shell or browser, and the actor by one that can play it.
 """
 
 import sys
@@ -18,12 +18,12 @@ class Rooms:
         self.rooms = make_taskset("household")
 
     def reset(self, task_id: str) -> str:
-        """Start the task over; the opening observation states it."""
+        """Start the task again and return the opening observation, which states the task."""
         self.room = self.rooms.make(Task("household", task_id, Split.TEST))
         return self.room.reset()[0]
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, object]]:
-        """Act: (observation, reward, terminated, truncated, info); the rewards add up to the return, in [0, 1]."""
+        """Return (observation, reward, terminated, truncated, info). The rewards add up to the return, in [0, 1]."""
         return self.room.step(action)
 
 

@@ -1,4 +1,4 @@
-"""The agent at work: `python -m examples.own_agent.main EXPORT [key.sub=value …]`, the overrides as for `retro run`."""
+"""Run the agent with its trained model: `python -m examples.own_agent.main EXPORT [key.sub=value …]`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An agent of your own: it writes shop notices, and a reward function checks them against rules that it is not told."""
+"""An agent writes shop notices, and a reward function checks them against rules that the agent does not see."""
 
 from retro.envs.base import Environment, StepResult, TaskSet, UnknownTaskError
 from retro.types import Split, Task
