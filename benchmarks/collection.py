@@ -28,11 +28,10 @@ from rich.table import Table
 
 from benchmarks.pipeline import machine
 from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
-from retro.actors.openai import OpenAIActor
+from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.cli.errors import one_line_errors
-from retro.config import ActorSection
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
@@ -65,8 +64,7 @@ class Recorder:
 
 
 def make_actor(url: str, concurrency: int) -> OpenAIActor:
-    section = ActorSection(
-        kind="openai",
+    section = OpenAIOptions(
         model=MODEL,
         base_url=f"{url}/v1",
         max_tokens=MAX_TOKENS,

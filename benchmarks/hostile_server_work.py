@@ -18,11 +18,10 @@ from pathlib import Path
 
 import retro.actors.retrying
 import retro.agent.server
-from retro.actors.openai import OpenAIActor
+from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.cli.errors import USER_ERROR, one_line_errors
-from retro.config import ActorSection
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
@@ -85,8 +84,7 @@ def _guarded(folder: Path, run: Callable[[], None]) -> bool:
 
 
 def _collect(url: str, folder: Path, count: int, seed: int, timeout_seconds: float) -> None:
-    section = ActorSection(
-        kind="openai",
+    section = OpenAIOptions(
         model="scripted",
         base_url=url,
         max_tokens=_MAX_TOKENS,

@@ -12,9 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
 from retro.actors.answers import cut
 from retro.actors.local import LocalActor
-from retro.config import RunConfig
+from retro.config import RunConfig, build
 from retro.envs import make_taskset
-from retro.memory import make_memory
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.text import decode, decode_response, encode_prompt, end_tokens
 from retro.prompts import load_prompts
@@ -58,7 +57,7 @@ def play(config: RunConfig, actor: Actor, tasks: Sequence[Task], concurrency: in
         make_taskset(config.environment.name, config.environment.options),
         actor,
         load_prompts(config.environment.name),
-        make_memory(config.memory),
+        build(config.memory),
         Sampling(0.0, 1.0, config.actor.max_tokens),
         key=(config.seed, "benchmark"),
     )

@@ -7,8 +7,7 @@ and `step`. Replace these two by your game, shell or browser, and the actor by o
 import sys
 
 from retro import FunctionEnvironment, RetroAgent, RetrospectiveModel
-from retro.actors import make_actor
-from retro.config import ActorSection
+from retro.actors.local import LocalActor, LocalOptions
 from retro.envs import make_taskset
 from retro.types import Split, Task
 
@@ -30,7 +29,7 @@ class Rooms:
 def main(export: str) -> None:
     rooms = Rooms()
     agent = RetroAgent(
-        actor=make_actor(ActorSection(model="data/quickstart/actor"), "auto"),
+        actor=LocalActor.from_options(LocalOptions(model="data/quickstart/actor")),
         environment=FunctionEnvironment(rooms.reset, rooms.step, name="my rooms"),
         model=RetrospectiveModel.load(export),
         attempts=3,

@@ -52,12 +52,7 @@ def digest_model(name: str, revision: str | None = None) -> str:
 
 def digest_actor_parts(section: ActorSection) -> dict[str, str]:
     """What identifies the folders that an actor uses beside its model: their paths alone do not."""
-    parts = {}
-    if section.kind == "local" and section.adapter is not None:
-        parts["actor_adapter"] = digest_model(section.adapter)
-    if section.kind == "openai" and section.context_tokens is not None and section.tokenizer is not None:
-        parts["actor_tokenizer"] = digest_model(section.tokenizer)
-    return parts
+    return {role: digest_model(name) for role, name in section.parts.items()}
 
 
 def write_atomically(path: Path, text: str) -> None:

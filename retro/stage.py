@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from retro.artifacts import digest_path, finite, git_revision, versions, write_atomically, write_json
-from retro.config import ConfigError, RunConfig
+from retro.config import ConfigError, RunConfig, deciding
 from retro.envs import deciding_options
 from retro.reading import DATA_BYTES, UnreadableError, parse_json, read_json, read_lines
 
@@ -232,15 +232,16 @@ def open_trackers(accelerator: Accelerator, config: RunConfig, stage: Stage) -> 
 
 
 def config_part(config: RunConfig, sections: Sequence[str]) -> dict[str, Any]:
-    """The seed and the values at the dotted keys ``sections``, as plain JSON; of an environment's options those that
-    decide what is played."""
-    tree = config.model_dump(mode="json")
+    """The seed and the values at the dotted keys ``sections``, as plain JSON: of a whole section, and of an
+    environment's options, what decides a result."""
+    whole, tree = config.model_dump(mode="json"), deciding(config)
     tree["environment"]["options"] = deciding_options(config.environment.name, tree["environment"]["options"])
     part: dict[str, Any] = {"seed": tree["seed"]}
     for section in sections:
-        value = tree
+        value, named = tree, whole
         for key in section.split("."):
-            value = value[key]
+            named = named[key]
+            value = value.get(key, named)
         part[section] = value
     return part
 

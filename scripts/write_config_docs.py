@@ -13,13 +13,12 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retro import config
-from retro.config import RunConfig
+from retro.config import POINTS, KindSection, RunConfig, Speed, resolve
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration
 
-<!-- Written by scripts/write_config_docs.py from retro/config.py: change that, then run `make docs`. -->
+<!-- Written by scripts/write_config_docs.py from the config's sections: change those, then run `make docs`. -->
 
 A config is one YAML file with a section for each part of a run; what it leaves out has the default below. An unknown or
 mistyped key is refused, with the nearest right one. On the command line `key.sub=value` replaces a value, written as
@@ -27,6 +26,13 @@ YAML: `ppo.steps=50`, `evaluate.arms=[reflexion, sft]`, `buffer.url=null`.
 
 `retro run CONFIG --dry-run` prints the whole resolved config, the stages that would run and why, and estimates of
 memory and episodes. Each run writes its resolved config to `config.yaml` in the run folder; that file runs as it is.
+
+A section with a `kind` is read as that kind's: it has the keys that every kind has, and those of its own; a key of
+another kind is refused. A kind of your own is `kind: package.module:Class` with `options: {…}`, which the class's
+`Options` validates.
+
+Keys marked ⏱ change how fast or at what cost a result is reached, never the result: a finished stage stays up to date
+when they change.
 """
 
 
@@ -34,7 +40,7 @@ def main() -> None:
     page = "\n".join([INTRODUCTION, *_sections(RunConfig, "", "Run")])
     if "--check" in sys.argv[1:]:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-            sys.exit(f"{PAGE.name} is not what retro/config.py says; run: make docs")
+            sys.exit(f"{PAGE.name} is not what the config says; run: make docs")
         return
     PAGE.write_text(page, encoding="utf-8")
 
@@ -45,10 +51,10 @@ def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
     rows = []
     for name, field in model.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if _is_section(annotation):
             nested.append((name, annotation))
         else:
-            rows.append(f"| `{prefix}{name}` | {_type(field)} | {_default(field)} | {docs.get(name, '')} |")
+            rows.append(_row(f"{prefix}{name}", field, docs.get(name, "")))
     yield f"## {title}\n"
     own = vars(model).get("__doc__")
     if own:
@@ -57,13 +63,40 @@ def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
         yield from ("| key | type | default | meaning |", "|---|---|---|---|", *rows, "")
     for name, section in nested:
         yield from _sections(section, f"{prefix}{name}.", f"{prefix}{name}")
+        if issubclass(section, KindSection):
+            yield from _kinds(section, f"{prefix}{name}")
+
+
+def _kinds(base: type[KindSection], name: str) -> Iterator[str]:
+    """Each built-in kind of a section: the keys that only it reads."""
+    for kind, built in POINTS[base.point].kinds.items():
+        options = resolve(base.point, kind).Options
+        docs = _attribute_docs(options)
+        yield f"### {name}: `{base.discriminator}: {kind}`\n"
+        yield f"{built.summary[0].upper()}{built.summary[1:]}.\n"
+        own = {key: field for key, field in options.model_fields.items() if key not in base.model_fields}
+        nested = {key: field.annotation for key, field in own.items() if _is_section(field.annotation)}
+        rows = [_row(f"{name}.{key}", own[key], docs.get(key, "")) for key in own if key not in nested]
+        if rows:
+            yield from ("| key | type | default | meaning |", "|---|---|---|---|", *rows, "")
+        for key, section in nested.items():
+            yield from _sections(section, f"{name}.{key}.", f"{name}.{key}{' ⏱' if Speed in own[key].metadata else ''}")
+
+
+def _row(key: str, field: FieldInfo, meaning: str) -> str:
+    mark = " ⏱" if Speed in field.metadata else ""
+    return f"| `{key}`{mark} | {_type(field)} | {_default(field)} | {meaning} |"
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _attribute_docs(model: type[BaseModel]) -> dict[str, str]:
     """The string under each field, by name, the base classes' first."""
     found: dict[str, str] = {}
     for parent in reversed(model.__mro__):
-        if not issubclass(parent, BaseModel) or parent.__module__ != config.__name__:
+        if not issubclass(parent, BaseModel) or not parent.__module__.startswith("retro."):
             continue
         (definition,) = ast.parse(inspect.getsource(parent)).body
         assert isinstance(definition, ast.ClassDef)

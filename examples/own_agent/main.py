@@ -5,15 +5,14 @@ from pathlib import Path
 
 from examples.own_agent.notices import NoticeTasks
 from retro import RetroAgent, RetrospectiveModel
-from retro.actors import make_actor
-from retro.config import load_config
+from retro.config import build, load_config
 from retro.types import Sampling, Split
 
 
 def main(export: str, overrides: list[str]) -> None:
     config = load_config(Path(__file__).with_name("config.yaml"), overrides)
     agent = RetroAgent(
-        actor=make_actor(config.actor),
+        actor=build(config.actor),
         environment=NoticeTasks(),
         model=RetrospectiveModel.load(export),
         sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from retro.actors.answers import cut
-from retro.config import ActorSection, ConfigError
-from retro.models.adapters import with_adapter
-from retro.models.exactness import check_sampling
-from retro.models.generation import Engine
-from retro.models.loading import load_base, load_tokenizer
+from retro.config import ActorSection, CheckpointSection, ConfigError
 from retro.models.rounds import Rounds
-from retro.models.text import decode_response, encode_prompt
 from retro.prompts import PromptTooLongError
 from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _Refusal = PromptTooLongError | ActorError
+
+
+class LocalOptions(CheckpointSection, ActorSection):
+    """A transformers checkpoint in this process."""
+
+    kind: Literal["local"] = "local"
+    adapter: str | None = None
+    """A LoRA adapter in PEFT's format on top of the model."""
+
+    @property
+    def checkpoint(self) -> str:
+        return self.model
+
+    @property
+    def longest_tokens(self) -> int | None:
+        return self.context_tokens
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return {} if self.adapter is None else {"actor_adapter": self.adapter}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,8 @@ class LocalActor:
         chat_template_kwargs: see :func:`retro.models.text.encode_prompt`.
     """
 
+    Options = LocalOptions
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -49,6 +68,8 @@ class LocalActor:
         max_prompt_tokens: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        from retro.models.generation import Engine
+
         self._tokenizer = tokenizer
         self._chat_template_kwargs = chat_template_kwargs
         self.prompt_limit: TokenLimit | None = None
@@ -60,22 +81,28 @@ class LocalActor:
         self._rounds: Rounds[_Call, Completion | _Refusal] = Rounds(self._answer)
 
     @classmethod
-    def from_section(cls, section: ActorSection, device: torch.device | str = "auto") -> LocalActor:
-        """Load the section's checkpoint, with its LoRA adapter if it names one.
+    def from_options(
+        cls, options: LocalOptions, device: torch.device | str = "auto", ledger: Path | None = None
+    ) -> LocalActor:
+        """Load the checkpoint, with its LoRA adapter if the options name one; a ``ledger`` has nothing to count.
 
         Raises:
             ConfigError: if it cannot be loaded, or its context has no room for an answer of ``actor.max_tokens``.
             UnsupportedModelError: if what it samples is not what it computes.
         """
-        model, tokenizer = load_base(section, device), load_tokenizer(section)
-        if section.adapter is not None:
-            model = with_adapter(model, section.adapter)
-        context = section.context_tokens or getattr(model.config, "max_position_embeddings", None)
-        room = None if context is None else context - section.max_tokens
+        from retro.models.adapters import with_adapter
+        from retro.models.exactness import check_sampling
+        from retro.models.loading import load_base, load_tokenizer
+
+        model, tokenizer = load_base(options, device), load_tokenizer(options)
+        if options.adapter is not None:
+            model = with_adapter(model, options.adapter)
+        context = options.context_tokens or getattr(model.config, "max_position_embeddings", None)
+        room = None if context is None else context - options.max_tokens
         if room is not None and room <= 0:
-            raise ConfigError(f"actor.max_tokens={section.max_tokens} leaves nothing of a context of {context} tokens")
+            raise ConfigError(f"actor.max_tokens={options.max_tokens} leaves nothing of a context of {context} tokens")
         check_sampling(model, tokenizer)
-        return cls(model, tokenizer, section.concurrency, room, section.chat_template_kwargs)
+        return cls(model, tokenizer, options.concurrency, room, options.chat_template_kwargs)
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.
@@ -90,9 +117,13 @@ class LocalActor:
         return answer
 
     def _encode(self, prompt: Prompt) -> list[int]:
+        from retro.models.text import encode_prompt
+
         return encode_prompt(self._tokenizer, prompt, self._chat_template_kwargs)
 
     def _answer(self, calls: list[_Call]) -> list[Completion | _Refusal]:
+        from retro.models.text import decode_response
+
         answers: dict[int, Completion | _Refusal] = {}
         requests: dict[int, tuple[str, list[int], Sampling]] = {}
         for place, call in enumerate(calls):

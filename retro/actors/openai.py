@@ -6,10 +6,12 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import model_validator
 
 from retro.actors.answers import Answer, MalformedAnswerError, cut, most_chars, read_answer
 from retro.actors.budget import Budget
@@ -17,15 +19,16 @@ from retro.actors.credentials import KEY, NO_KEY, read_key
 from retro.actors.failures import Failure, Failures
 from retro.actors.http import http_library, open_client
 from retro.actors.limits import RateLimiter
-from retro.actors.openai_request import RequestForm, estimated_tokens
+from retro.actors.openai_request import RequestForm, RequestSection, estimated_tokens
 from retro.actors.response_cache import ResponseCache, request_key
 from retro.actors.retrying import LONGEST_WAIT_SECONDS, backoff_seconds, spread_seconds
 from retro.actors.silence import Silence, SilenceMonitor
 from retro.actors.token_count import prompt_limit
-from retro.config import ActorSection, ConfigError
-from retro.types import Completion, Prompt, Sampling, Usage
+from retro.config import ActorSection, BudgetSection, ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Speed
+from retro.types import Completion, Prompt, Sampling, TokenLimit, Usage
 
 if TYPE_CHECKING:
+    import torch
     from openai import AsyncOpenAI
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,46 @@ _URL = "OPENAI_BASE_URL"
 _CONNECT_SECONDS = 10.0
 _POOL_CONNECTIONS = 32
 """Of one client: at every request a pool looks at all connections that it has."""
+
+
+class OpenAIOptions(RequestSection, ActorSection):
+    """Any OpenAI-compatible endpoint."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = ActorSection.model_fields["model"].default
+    """What the server calls the model."""
+    tokenizer: str | None = None
+    """A tokenizer (folder or hub name) that counts as the served model does; needed for ``context_tokens``."""
+    timeout_seconds: Annotated[PositiveFloat, Speed] = 120.0
+    """Of one request."""
+    max_retries: Annotated[NonNegativeInt, Speed] = 6
+    """Of one request, after timeouts, cut connections, rate limits and server errors, with growing jittered pauses."""
+    requests_per_minute: Annotated[PositiveInt | None, Speed] = None
+    tokens_per_minute: Annotated[PositiveInt | None, Speed] = None
+    budget: Annotated[BudgetSection, Speed] = BudgetSection()
+    cache: Annotated[str | None, Speed] = None
+    """A file that keeps the answers of temperature 0: an equal request is not sent again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _templated(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and (kwargs := values.get("chat_template_kwargs")):
+            raise ValueError(
+                "chat_template_kwargs: an openai actor's server renders the chat template; set "
+                f"extra_body={{chat_template_kwargs: {kwargs}}}, which vLLM and SGLang read"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _counted(self) -> OpenAIOptions:
+        if self.context_tokens is not None and self.tokenizer is None:
+            raise ValueError("context_tokens: to count an openai actor's tokens, give its tokenizer too")
+        return self
+
+    @property
+    def parts(self) -> dict[str, str]:
+        counted = self.context_tokens is not None and self.tokenizer is not None
+        return {"actor_tokenizer": str(self.tokenizer)} if counted else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +92,13 @@ class _Connection:
 
 
 class OpenAIActor:
-    """Asks ``section.model`` for completions, at most ``section.concurrency`` at a time.
+    """Asks ``options.model`` for completions, at most ``options.concurrency`` at a time.
 
     Rate limits are kept, what passes is asked again, what is spent is counted, and equal requests at temperature 0 are
     answered from the cache. Results are as deterministic as the server: a seed is sent with every draw.
 
     Args:
-        section: The config; ``base_url`` None means OpenAI's own endpoint. The key is read from ``OPENAI_API_KEY``.
+        options: The config; ``base_url`` None means OpenAI's own endpoint. The key is read from ``OPENAI_API_KEY``.
         ledger: Where what is spent is kept, see :class:`~retro.actors.budget.Budget`.
 
     Raises:
@@ -64,20 +107,33 @@ class OpenAIActor:
             what the config says elsewhere.
     """
 
-    def __init__(self, section: ActorSection, ledger: Path | None = None) -> None:
-        self._key = _key_of(section)
-        self._section = section
-        self._form = RequestForm(section)
-        name = f"actor {section.model!r} at {self._form.base_url}"
+    Options = OpenAIOptions
+
+    def __init__(self, options: OpenAIOptions, ledger: Path | None = None) -> None:
+        self._key = _key_of(options)
+        self._options = options
+        self._form = RequestForm(options)
+        name = f"actor {options.model!r} at {self._form.base_url}"
         self._failures = Failures(name)
         self._silences = SilenceMonitor(name)
-        self._limiter = RateLimiter(section.requests_per_minute, section.tokens_per_minute)
-        self.budget = Budget(section.budget, ledger)
-        self.prompt_limit = prompt_limit(section)
-        self._cache = ResponseCache(section.cache) if section.cache else None
+        self._limiter = RateLimiter(options.requests_per_minute, options.tokens_per_minute)
+        self.budget = Budget(options.budget, ledger)
+        self.prompt_limit: TokenLimit | None = None
+        if options.context_tokens is not None and options.tokenizer is not None:
+            self.prompt_limit = prompt_limit(
+                options.tokenizer, options.context_tokens, options.max_tokens, options.endpoint == "chat"
+            )
+        self._cache = ResponseCache(options.cache) if options.cache else None
         self._connection: _Connection | None = None
         self._answered = False
         self._estimates = False
+
+    @classmethod
+    def from_options(
+        cls, options: OpenAIOptions, device: torch.device | str = "auto", ledger: Path | None = None
+    ) -> OpenAIActor:
+        """The actor; a ``device`` is the server's own concern."""
+        return cls(options, ledger)
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.
@@ -120,7 +176,7 @@ class OpenAIActor:
         except APIConnectionError as error:
             if isinstance(error.__cause__, http_library().ConnectError):
                 mistake = ConfigError(
-                    f"actor {self._section.model!r}: nobody listens at {self._form.base_url}: start the server, or "
+                    f"actor {self._options.model!r}: nobody listens at {self._form.base_url}: start the server, or "
                     "correct actor.base_url"
                 )
         except (APIError, TimeoutError) as error:
@@ -145,7 +201,7 @@ class OpenAIActor:
                 raise self._failures.asked_to_wait_too_long(outcome, asked)
             if asked is not None and outcome.for_all:
                 self._limiter.hold(asked)
-            if not outcome.again or attempt == self._section.max_retries:
+            if not outcome.again or attempt == self._options.max_retries:
                 raise outcome.error
             key = (sampling.session, sampling.seed)
             await asyncio.sleep(
@@ -194,7 +250,7 @@ class OpenAIActor:
         except APIError as error:
             return self._failures.of(error)
         try:
-            answer = read_answer(response.content, self._section.endpoint)
+            answer = read_answer(response.content, self._options.endpoint)
         except MalformedAnswerError as error:
             return self._failures.malformed(error, self._answered)
         self._answered = True
@@ -214,14 +270,14 @@ class OpenAIActor:
         if self._connection is None or self._connection.loop is not loop:
             opened = self._open()
             clients = await anext(opened)
-            free = [client for client in clients for _ in range(_POOL_CONNECTIONS)][: self._section.concurrency]
+            free = [client for client in clients for _ in range(_POOL_CONNECTIONS)][: self._options.concurrency]
             self._connection = _Connection(loop, opened, free, asyncio.Semaphore(len(free)))
         return self._connection
 
     async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
         from openai import AsyncOpenAI, Timeout
 
-        library, seconds = http_library(), self._section.timeout_seconds
+        library, seconds = http_library(), self._options.timeout_seconds
         limits = library.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
         timeout = Timeout(None, connect=min(_CONNECT_SECONDS, seconds))
         certificates = library.create_ssl_context()
@@ -234,7 +290,7 @@ class OpenAIActor:
                     seconds, "actor.timeout_seconds", verify=certificates, limits=limits, timeout=timeout
                 ),
             )
-            for _ in range(math.ceil(self._section.concurrency / _POOL_CONNECTIONS))
+            for _ in range(math.ceil(self._options.concurrency / _POOL_CONNECTIONS))
         ]
         try:
             yield clients
@@ -244,12 +300,12 @@ class OpenAIActor:
                 await client.close()
 
 
-def _key_of(section: ActorSection) -> str:
-    if section.base_url is None and _URL in os.environ:
+def _key_of(options: OpenAIOptions) -> str:
+    if options.base_url is None and _URL in os.environ:
         raise ConfigError(
             f"actor.base_url is not given, but {_URL} is set: a run reads its config alone; write it there"
         )
     key = read_key()
-    if key == NO_KEY and section.base_url is None:
+    if key == NO_KEY and options.base_url is None:
         raise ConfigError(f"actor.kind openai: set the environment variable {KEY}, or actor.base_url to your server")
     return key

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from retro.config import ActorSection, ConfigError
+from retro.config import ConfigError, Section
 from retro.types import Prompt, Sampling, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -20,6 +20,22 @@ _KEPT = {"model", "messages", "prompt"}
 _REFUSED = {"stream": "answers are read whole", "n": "one answer a call is read"}
 
 
+class RequestSection(Section):
+    """Which server is asked, and in what form."""
+
+    model: str
+    """What the server calls the model."""
+    base_url: str | None = None
+    """By default OpenAI's own. The key is read from the environment variable OPENAI_API_KEY, never from here."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``chat`` puts the server's chat template around the prompt; ``completions`` sends it as it is (base models)."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the limit of an answer's tokens; OpenAI's reasoning models take the second name alone."""
+    extra_body: dict[str, Any] = {}
+    """Sent with every request as it is, for what only some servers take; ``null`` leaves out what would be sent. No
+    secrets: it is written to ``config.yaml``."""
+
+
 class RequestForm:
     """Writes a section's requests.
 
@@ -28,7 +44,7 @@ class RequestForm:
             other keys of the config say.
     """
 
-    def __init__(self, section: ActorSection) -> None:
+    def __init__(self, section: RequestSection) -> None:
         self._section = section
         self.base_url = _checked_url(section.base_url or OPENAI_URL)
         self.path = _PATHS[section.endpoint]

@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from retro.config import ActorSection, ConfigError
+from retro.config import ConfigError
 from retro.types import TokenLimit
 
 _CHAT_TEMPLATE_TOKENS = 64
 """Set aside for what a server's chat template puts around the prompt: turns, a system message of its own."""
 
 
-def prompt_limit(section: ActorSection) -> TokenLimit | None:
-    """What a prompt may have beside an answer of ``max_tokens``; None if the section gives no ``context_tokens``.
+def prompt_limit(tokenizer: str, context_tokens: int, max_tokens: int, chat: bool) -> TokenLimit:
+    """What a prompt may have beside an answer of ``max_tokens`` in a context of ``context_tokens``.
+
+    Args:
+        tokenizer: A folder or a hub name.
+        chat: Whether the server's chat template is put around the prompt.
 
     Raises:
         ConfigError: if there is no room for a prompt, or the tokenizer cannot be loaded.
     """
-    if section.context_tokens is None or section.tokenizer is None:
-        return None
-    around = _CHAT_TEMPLATE_TOKENS if section.endpoint == "chat" else 0
-    room = section.context_tokens - section.max_tokens
+    around = _CHAT_TEMPLATE_TOKENS if chat else 0
+    room = context_tokens - max_tokens
     if room <= around:
         raise ConfigError(
-            f"actor.max_tokens={section.max_tokens} leaves no room for a prompt in actor.context_tokens="
-            f"{section.context_tokens}"
+            f"actor.max_tokens={max_tokens} leaves no room for a prompt in actor.context_tokens={context_tokens}"
         )
-    count = _counter(section.tokenizer)
+    count = _counter(tokenizer)
     return TokenLimit(lambda text: around + count(text), room, "actor.context_tokens")
 
 

@@ -13,8 +13,8 @@ from retro.agent.model import run_sync
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.agent.served import ServedReflector
 from retro.agent.server import ModelServer, ServerAddress
-from retro.config import ConfigError, LoraSection, ModelSection
-from retro.memory import Memory, make_memory
+from retro.config import ConfigError, LoraSection, ModelSection, build
+from retro.memory import Memory
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
@@ -103,7 +103,7 @@ def _load_record(
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
             shared = _recorded_base(path, record, section, device, remedy)
     scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
-    return LoadedExport(reflector, scorer, read, make_memory(record.memory))
+    return LoadedExport(reflector, scorer, read, build(record.memory))
 
 
 def _load_adapter(

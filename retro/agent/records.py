@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from retro.config import MemorySection, ModelSection
+from retro.config import MemorySection, ModelSection, OneOf
 from retro.reading import UnreadableError, Word, problems, read_json, word
 
 EXPORT = "retro.json"
@@ -81,7 +81,7 @@ class ExportRecord(BaseModel):
     config_overrides: dict[str, Any] = {}
     """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection
-    memory: MemorySection = MemorySection()
+    memory: OneOf[MemorySection] = MemorySection()
     reward: RewardRecord | None = None
     files: dict[FileName, FileRecord] | None = None
     """Each file of the adapters, the head and the prompts. Older exports have none."""

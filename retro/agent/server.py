@@ -13,10 +13,10 @@ from retro.actors.answers import MOST_TOKENS, excerpt, most_chars, readable
 from retro.actors.credentials import KEY, read_key
 from retro.actors.failures import quota_error, redirection
 from retro.actors.http import open_client
-from retro.actors.openai_request import RequestForm
+from retro.actors.openai_request import RequestForm, RequestSection
 from retro.actors.redaction import shown
 from retro.actors.retrying import LONGEST_WAIT_SECONDS, retry_after_seconds
-from retro.config import ActorSection, ConfigError
+from retro.config import ConfigError
 from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Sampling, Usage
 
@@ -85,8 +85,7 @@ class ModelServer:
         self, url: str, model: str, chat: bool, start: str, extra_body: Mapping[str, Any] | None = None
     ) -> None:
         endpoint: Literal["chat", "completions"] = "chat" if chat else "completions"
-        more = dict(extra_body or {})
-        section = ActorSection(kind="openai", model=model, base_url=url, endpoint=endpoint, extra_body=more)
+        section = RequestSection(model=model, base_url=url, endpoint=endpoint, extra_body=dict(extra_body or {}))
         try:
             self._form = RequestForm(section)
         except ConfigError as error:

@@ -23,10 +23,10 @@ def list_environments() -> None:
     Example:
       retro env list
     """
-    from retro.envs import ENVIRONMENTS, missing
+    from retro.envs import ENVIRONMENTS
 
     for name, registered in ENVIRONMENTS.items():
-        absent = missing(name)
+        absent = registered.missing
         print(f"{name}: {registered.summary}")
         if absent:
             print(f"    not installed ({', '.join(absent)}): pip install 'retro[{registered.extra}]'")

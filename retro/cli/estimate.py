@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from retro.config import ActorSection, ModelSection, NonNegativeInt, RunConfig
+from retro.config import CheckpointSection, ModelSection, NonNegativeInt, RunConfig
 from retro.reading import DATA_BYTES, UnreadableError, parse_json, problems, read_json
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -129,11 +129,11 @@ def parameters_by_name(name: str) -> int | None:
 def memory_lines(config: RunConfig) -> list[str]:
     """One line for the actor and one for training, in MiB or GiB, or why it cannot be told."""
     lines = []
-    if config.actor.kind == "local":
+    if isinstance(config.actor, CheckpointSection):
         weights = _weight_bytes(config.actor.model, config.actor)
         lines.append(f"actor: {_size(weights)} of weights" if weights else _unknown("actor", config.actor.model))
     else:
-        lines.append(f"actor: served by {config.actor.base_url or 'the OpenAI API'}, none here")
+        lines.append(f"actor: served by {getattr(config.actor, 'base_url', None) or 'the OpenAI API'}, none here")
     weights = _weight_bytes(config.model.base, config.model)
     if weights is None:
         return [*lines, _unknown("retrospective model", config.model.base)]
@@ -157,7 +157,7 @@ def memory_lines(config: RunConfig) -> list[str]:
     return lines
 
 
-def _weight_bytes(model: str, section: ActorSection | ModelSection) -> float | None:
+def _weight_bytes(model: str, section: CheckpointSection) -> float | None:
     checkpoint = read_checkpoint(model)
     parameters = checkpoint.parameters if checkpoint else parameters_by_name(model)
     if parameters is None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
-from retro.config import ACTOR_KEYS, ActorSection, ConfigError, MemorySection, PpoSection, RunConfig
+from retro.config import ActorSection, ConfigError, MemorySection, PpoSection, RunConfig, deciding
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.results import split_best_of
@@ -122,7 +122,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
     parts = {
         "seed": config.seed,
         "environment": [environment.name, deciding_options(environment.name, environment.options)],
-        "actor": arm.actor.model_dump(mode="json", include={key.removeprefix("actor.") for key in ACTOR_KEYS}),
+        "actor": deciding(arm.actor),
         "actor_model": digest_model(arm.actor.model),
         **digest_actor_parts(arm.actor),
         "memory": arm.memory.model_dump(mode="json"),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from retro.config import ActorSection, ConfigError
+from retro.config import ActorSection, ConfigError, build
 from retro.envs.base import EnvironmentFailedError, TaskSet
 from retro.evaluation.arms import Arm, Source
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
-from retro.memory import make_memory
 from retro.prompts import Prompts
 from retro.retrospective.samplers.base import Scorer
 from retro.rollout.collect import collect
@@ -139,7 +138,7 @@ class ArmPlayer:
         sampling = Sampling(section.temperature, section.top_p, section.max_tokens)
         # One key for all arms: their draws are paired, and a first play is the same episode in each.
         key = (self.seed, "evaluate", f"temperature {section.temperature:g}")
-        return Player(self.taskset, self._actors[shared], self.prompts, make_memory(arm.memory), sampling, key)
+        return Player(self.taskset, self._actors[shared], self.prompts, build(arm.memory), sampling, key)
 
     def _take_over(self, arm: Arm, mark: str, tasks: Sequence[Task]) -> None:
         played = {(task.environment, task.id) for task in tasks}

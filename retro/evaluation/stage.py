@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
-from retro.config import ACTOR_KEYS, STAGES, ConfigError, RunConfig
+from retro.config import ACTOR_KEYS, STAGES, ConfigError, RunConfig, build
 from retro.envs import make_taskset
 from retro.evaluation.arms import Arm, Source, fingerprint, prompts_digest, selected_arms
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
@@ -108,8 +108,6 @@ def evaluate_into(
         seconds: The evaluation's own wall time so far.
         earlier: What another evaluation recorded; of arms that are as they were it is not played again.
     """
-    from retro.actors import make_actor  # here, so that planning (--dry-run) does not import torch
-
     arms = selected_arms(config)
     prompts = PromptLibrary.from_section(config.environment)
     counts = config.environment.tasks
@@ -132,7 +130,7 @@ def evaluate_into(
             tasks=tasks,
             seed=config.seed,
             records=records,
-            actor=lambda section: make_actor(section, config.device, config.actor_ledger),
+            actor=lambda section: build(section, device=config.device, ledger=config.actor_ledger),
             models=models,
             earlier=earlier,
         )

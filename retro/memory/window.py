@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from retro.config import MemorySection, PositiveInt
+
+
+class WindowOptions(MemorySection):
+    kind: Literal["window"] = "window"
+    size: PositiveInt = 3
+    """How many of the latest reflections the actor sees (Reflexion: 3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReflectionWindow:
+    Options: ClassVar[type[WindowOptions]] = WindowOptions
     size: int = 3
+
+    @classmethod
+    def from_options(cls, options: WindowOptions) -> ReflectionWindow:
+        return cls(options.size)
 
     def recall(self, reflections: Sequence[str]) -> tuple[str, ...]:
         return tuple(reflections[-self.size :])

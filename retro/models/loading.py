@@ -29,7 +29,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from retro.config import ActorSection, ConfigError, ModelSection
+from retro.config import CheckpointSection, ConfigError, ModelSection
 from retro.models.limits import context_tokens, prompt_tokens
 from retro.models.text import unread_template_kwargs
 from retro.reading import cut
@@ -59,13 +59,13 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load_tokenizer(section: ModelSection | ActorSection) -> PreTrainedTokenizerBase:
+def load_tokenizer(section: CheckpointSection) -> PreTrainedTokenizerBase:
     """The tokenizer of a section's model; without a padding token the end token pads (padding is never read).
 
     Raises:
         ConfigError: if it cannot be loaded, or its chat template does not read one of ``chat_template_kwargs``.
     """
-    name, revision = _source(section)
+    name, revision = section.checkpoint, section.revision
     with _naming(f"the tokenizer of {name!r}"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=section.trust_remote_code
@@ -100,7 +100,7 @@ def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
             )
 
 
-def load_base(section: ModelSection | ActorSection, device: torch.device | str = "auto") -> PreTrainedModel:
+def load_base(section: CheckpointSection, device: torch.device | str = "auto") -> PreTrainedModel:
     """A causal LM in evaluation mode on ``device``, frozen.
 
     ``nf4`` keeps the linear layers in 4 bits (bitsandbytes; double quantisation) and computes in the section's dtype.
@@ -112,7 +112,7 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
             a rotary scaling that it does not take.
     """
     device = resolve_device(device) if isinstance(device, str) else device
-    name, revision = _source(section)
+    name, revision = section.checkpoint, section.revision
     dtype: torch.dtype = getattr(torch, section.dtype)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if section.quantization == "nf4":
@@ -135,7 +135,7 @@ def load_base(section: ModelSection | ActorSection, device: torch.device | str =
     return model
 
 
-def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
+def load_model_config(section: CheckpointSection) -> PreTrainedConfig:
     """The model's configuration with the section's rotary scaling put in.
 
     A linear scaling by f lengthens ``max_position_embeddings`` by f, which neither a base's own file nor transformers
@@ -148,12 +148,10 @@ def load_model_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
             retrospective model together exceed what it holds.
     """
     config = _scaled_config(section)
-    needed: int | None = None
-    if isinstance(section, ActorSection):
-        needed = section.context_tokens
-    else:
+    needed = section.longest_tokens
+    if isinstance(section, ModelSection):
         needed = prompt_tokens(section, context_tokens(config)) + section.max_new_tokens
-    _fix_longrope(config, _source(section)[0], needed)
+    _fix_longrope(config, section.checkpoint, needed)
     return config
 
 
@@ -171,8 +169,8 @@ def local_context(section: ModelSection) -> int | None:
     return base_context(section) if (Path(section.base) / "config.json").is_file() else None
 
 
-def _scaled_config(section: ModelSection | ActorSection) -> PreTrainedConfig:
-    name, revision = _source(section)
+def _scaled_config(section: CheckpointSection) -> PreTrainedConfig:
+    name, revision = section.checkpoint, section.revision
     needed = " (what is needed: a folder with config.json and model.safetensors, or a hub name)"
     with _naming(f"model {name!r}", needed):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -319,12 +317,6 @@ def _refuse_adapter(name: str, revision: str | None) -> None:
         found = find_adapter_config_file(name, revision=revision)
     if found is not None:
         raise ConfigError(f"model {name!r} is an adapter, or holds one ({found}): name a base without it")
-
-
-def _source(section: ModelSection | ActorSection) -> tuple[str, str | None]:
-    if isinstance(section, ModelSection):
-        return section.base, section.revision
-    return section.model, section.revision
 
 
 def _from_pretrained(name: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from retro.config import RunConfig
+from retro.config import CheckpointSection, RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def limit_threads(config: RunConfig, device: torch.device) -> None:
     """
     if device.type != "cpu" or any(name in os.environ for name in CHOSEN_BY) or torch.get_num_threads() == 1:
         return
-    models = [config.model.base, *([config.actor.model] if config.actor.kind == "local" else [])]
+    models = [config.model.base, *([config.actor.checkpoint] if isinstance(config.actor, CheckpointSection) else [])]
     if all(0 < _weight_bytes(Path(model)) <= TINY_BYTES for model in models):
         logger.info("models this small are computed with one thread; OMP_NUM_THREADS=N sets another number")
         torch.set_num_threads(1)

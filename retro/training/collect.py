@@ -17,14 +17,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from retro.actors import make_actor
 from retro.actors.openai import OpenAIActor
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
-from retro.config import ACTOR_KEYS, ConfigError, RunConfig
+from retro.config import ACTOR_KEYS, CheckpointSection, ConfigError, RunConfig, build
 from retro.envs import make_taskset, played_environments
 from retro.envs.base import TaskSet
-from retro.memory import make_memory
 from retro.models.adapters import SharedBase
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
@@ -61,6 +59,21 @@ COUNTS = ("environment.tasks", "collect")
 """Sections that say how much is played (tasks, attempts, group), beside the few keys of them that say what."""
 NOT_NAMING = (*COUNTS, "buffer.url", "model.max_prompt_tokens")
 """What does not name an episode. A limit on prompts can be raised for the few that are too long: the rest stay."""
+_NAMED_BY: dict[str, Any] = {
+    "adapter": None,
+    "base_url": None,
+    "chat_template_kwargs": {},
+    "dtype": "float32",
+    "endpoint": "chat",
+    "extra_body": {},
+    "limit_parameter": "max_tokens",
+    "quantization": "none",
+    "revision": None,
+    "tokenizer": None,
+    "trust_remote_code": False,
+}
+"""Keys that name an episode whether the actor's kind reads them or not, as they did before each kind had its own: the
+same config plays the same episodes."""
 SHOWN_UNREFLECTED = 5
 MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
@@ -73,7 +86,7 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
         "prompts": prompts_digest(config, played_environments(config.environment)),
         **digest_actor_parts(config.actor),
     }
-    if config.actor.kind == "local":
+    if isinstance(config.actor, CheckpointSection):
         inputs["actor"] = digest_model(config.actor.model)
     if config.collect.source == "sft":
         inputs["sft"] = digest_path(_sft_adapter(config))
@@ -106,9 +119,9 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
     prompts = PromptLibrary.from_section(config.environment)
     player = Player(
         taskset=taskset,
-        actor=make_actor(config.actor, device, config.actor_ledger),
+        actor=build(config.actor, device=device, ledger=config.actor_ledger),
         prompts=prompts,
-        memory=make_memory(config.memory),
+        memory=build(config.memory),
         sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),
         key=(config.seed, "collect", _key(config, inputs)),
     )
@@ -237,7 +250,8 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
 def _key(config: RunConfig, inputs: dict[str, str]) -> str:
     """Names what decides an episode: everything that is read but ``NOT_NAMING``."""
     parts = config_part(config, [section for section in SECTIONS if section not in NOT_NAMING])
-    parts |= {"source": config.collect.source}
+    actor = _NAMED_BY | parts.pop("actor")
+    parts |= {f"actor.{key}": value for key, value in actor.items()} | {"source": config.collect.source}
     return hashlib.sha256(json.dumps([parts, inputs], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, RatedReflection
-from retro.config import ConfigError, RunConfig
-from retro.memory import make_memory
+from retro.config import ConfigError, RunConfig, build
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, require_trainable
 from retro.prompts import PromptLibrary, PromptTooLongError
@@ -36,7 +35,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
         section = with_prompt_limit(config.model, base_context(config.model))
         self._encoder = encoding.Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
-        self._memory = make_memory(config.memory)
+        self._memory = build(config.memory)
 
     def prompt(self, context: Context) -> list[int]:
         """What the retrospective model reads about a failed episode, in its environment's words.

@@ -26,7 +26,7 @@ from torch import Tensor
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import ACTOR_KEYS, PPO_KEYS, ConfigError, PpoSection, RunConfig
+from retro.config import ACTOR_KEYS, PPO_KEYS, CheckpointSection, ConfigError, PpoSection, RunConfig
 from retro.models.loading import load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
@@ -74,7 +74,7 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     plays = section.algorithm != "dpo" and section.reward != "model"
     if plays or section.validation_contexts:
         inputs |= digest_actor_parts(config.actor)
-        if config.actor.kind == "local":
+        if isinstance(config.actor, CheckpointSection):
             inputs["actor"] = digest_model(config.actor.model)
     return inputs
 

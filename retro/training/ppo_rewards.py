@@ -12,11 +12,9 @@ from typing import Literal
 
 import torch
 
-from retro.actors import make_actor
 from retro.buffer.views import Context
-from retro.config import ConfigError, PpoSection, RunConfig
+from retro.config import ConfigError, PpoSection, RunConfig, build
 from retro.envs import make_taskset
-from retro.memory import make_memory
 from retro.prompts import PromptLibrary
 from retro.reading import read_json
 from retro.rollout.episode import Player
@@ -119,7 +117,8 @@ class Retries:
                 f"{config.environment.name} does not play: play them in a mixture, or choose with buffer.environments"
             )
         self._concurrency = config.actor.concurrency
-        actor, memory = make_actor(config.actor, device, config.actor_ledger), make_memory(config.memory)
+        actor = build(config.actor, device=device, ledger=config.actor_ledger)
+        memory = build(config.memory)
         sampling = Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens)
         prompts = PromptLibrary.from_section(config.environment)
         self._player = Player(taskset, actor, prompts, memory, sampling, key=())

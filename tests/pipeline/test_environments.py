@@ -35,7 +35,6 @@ def small(model: Path, runs: Path, *more: str) -> list[str]:
         f"runs={runs}",
         "actor.kind=local",
         f"actor.model={model}",
-        "actor.tokenizer=null",
         "actor.context_tokens=null",
         "actor.max_tokens=24",
         "actor.concurrency=16",

@@ -14,10 +14,10 @@ import torch
 from transformers import AutoTokenizer
 
 from retro import RetroAgent, RetrospectiveModel
-from retro.actors.local import LocalActor
+from retro.actors.local import LocalActor, LocalOptions
 from retro.agent.model import Reflected
 from retro.agent.records import BaseRecord, ExportRecord, RewardRecord
-from retro.config import ActorSection, LoraSection, ModelSection
+from retro.config import LoraSection, ModelSection
 from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
@@ -138,7 +138,7 @@ def without_adapter(export: Path) -> RetrospectiveModel:
 
 
 def test_an_agent_plays_with_a_served_model(served: Served) -> None:
-    actor = LocalActor.from_section(ActorSection(model=str(QUICKSTART / "actor"), max_tokens=12), "cpu")
+    actor = LocalActor.from_options(LocalOptions(model=str(QUICKSTART / "actor"), max_tokens=12), "cpu")
     tasks = TASKSET.tasks(Split.TEST, 6)
 
     def play(model: RetrospectiveModel) -> list[Any]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from retro.actors.local import LocalActor
-from retro.actors.openai import OpenAIActor
+from retro.actors.local import LocalActor, LocalOptions
+from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.buffer.store import ReplayBuffer
-from retro.config import ActorSection
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
@@ -95,7 +94,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def local() -> LocalActor:
     """The quickstart's actor in this process."""
-    return LocalActor.from_section(ActorSection(model=str(ACTOR), max_tokens=MAX_TOKENS), "cpu")
+    return LocalActor.from_options(LocalOptions(model=str(ACTOR), max_tokens=MAX_TOKENS), "cpu")
 
 
 @contextmanager
@@ -113,7 +112,7 @@ def faults(served: Served) -> dict[str, Any]:
 
 def asking(served: Served, **settings: Any) -> OpenAIActor:
     return OpenAIActor(
-        ActorSection(kind="openai", model=served.model, base_url=served.url + "/v1", max_tokens=MAX_TOKENS, **settings)
+        OpenAIOptions(model=served.model, base_url=served.url + "/v1", max_tokens=MAX_TOKENS, **settings)
     )
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from retro import artifacts
+from retro.actors.local import LocalOptions
+from retro.actors.openai import OpenAIOptions
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, finite, write_atomically
-from retro.config import ActorSection
 
 
 def test_a_folders_digest_follows_names_and_contents_and_nothing_else(tmp_path: Path) -> None:
@@ -52,9 +53,9 @@ def test_an_actors_folders_count_by_their_contents_where_they_are_used(tmp_path:
     (tmp_path / "file").write_text("one")
     folder = str(tmp_path)
     sections = [
-        ActorSection(adapter=folder, tokenizer=folder),
-        ActorSection(kind="openai", adapter=folder, tokenizer=folder, context_tokens=99),
-        ActorSection(kind="openai", tokenizer=folder),
+        LocalOptions(adapter=folder),
+        OpenAIOptions(tokenizer=folder, context_tokens=99),
+        OpenAIOptions(tokenizer=folder),
     ]
     before = [digest_actor_parts(section) for section in sections]
     assert [list(parts) for parts in before] == [["actor_adapter"], ["actor_tokenizer"], []]

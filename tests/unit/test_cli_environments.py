@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from retro.cli import main
-from retro.envs import ENVIRONMENTS, Registered
+from retro.config import Kind
+from retro.envs import ENVIRONMENTS
 from retro.envs.household import HouseholdTasks
 from retro.types import Split, Task
 
@@ -82,7 +83,7 @@ def _script(task: Task) -> str:
 
 
 def test_every_environment_is_listed_with_what_it_is_and_needs(retro: Retro, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Registered("nowhere:Tasks", "a castle", extra="castle", packages=("castle_engine",), data="walls.json")
+    absent = Kind("nowhere:Tasks", "a castle", extra="castle", packages=("castle_engine",), data="walls.json")
     monkeypatch.setitem(ENVIRONMENTS, "castle", absent)
     code, out, err = retro("env", "list")
     assert code == 0, err

@@ -105,7 +105,7 @@ class UpstreamGame:
 class CachedGame:
     """The same game, without doing anything twice."""
 
-    _free_libraries: list[Any] = []  # noqa: RUF012 - shared on purpose: a loaded planner library is used again
+    _free_libraries: list[Any] = []
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         grammar = _read_grammar(data["grammar"])

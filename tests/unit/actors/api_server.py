@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from retro.actors.openai import OpenAIActor
-from retro.config import ActorSection
+from retro.actors.openai import OpenAIActor, OpenAIOptions
 
 SECRET = "sk-this-must-not-leak-4f1c"
 HEADERS = {"content-type": "application/json"}
@@ -141,4 +140,4 @@ def error(message: str, code: str | None = None, type_: str = "x") -> dict[str, 
 
 def actor_at(server: Server, **settings: Any) -> OpenAIActor:
     """An actor that asks ``server``; settings are those of its section."""
-    return OpenAIActor(ActorSection(kind="openai", model="some-model", base_url=server.url, **settings))
+    return OpenAIActor(OpenAIOptions(model="some-model", base_url=server.url, **settings))

@@ -17,8 +17,8 @@ import pytest
 from retro.actors import retrying
 from retro.actors.failures import QuotaError
 from retro.actors.http import MAX_ANSWER_BYTES
-from retro.actors.openai import OpenAIActor
-from retro.config import ActorSection, ConfigError
+from retro.actors.openai import OpenAIActor, OpenAIOptions
+from retro.config import ConfigError
 from retro.types import ActorError, Completion, Sampling, Usage
 from tests.unit.actors.api_server import CHOICE, SECRET, USAGE, Reply, Server, actor_at, error
 
@@ -263,6 +263,6 @@ def test_an_escaped_key_is_in_no_answer(server: Server, monkeypatch: pytest.Monk
 def test_a_shared_section_is_enough(server: Server) -> None:
     """The limits hold for an actor made from a config, whatever it says."""
     server.standing = Reply(body=BOMB)
-    section = ActorSection(kind="openai", model="m", base_url=server.url, timeout_seconds=60, max_retries=0)
+    section = OpenAIOptions(model="m", base_url=server.url, timeout_seconds=60, max_retries=0)
     with pytest.raises(ActorError, match="longer than"):
         ask(OpenAIActor(section))

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from retro.actors import make_actor
-from retro.actors.local import LocalActor
-from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
+from retro.actors.local import LocalActor, LocalOptions
+from retro.actors.openai import OpenAIOptions
+from retro.config import ConfigError, LoraSection, ModelSection
 from retro.models.adapter_files import AdapterError
 from retro.models.adapters import SharedBase
 from retro.prompts import PromptTooLongError
@@ -25,7 +25,7 @@ OPENING = "places: cabinet 1 cabinet 2 desk 1 drawer 1 drawer 2 shelf 1\ntask: p
 
 @pytest.fixture
 def actor(tiny_model_dir: Path) -> LocalActor:
-    made = make_actor(ActorSection(model=str(tiny_model_dir)), "cpu")
+    made = LocalActor.from_options(LocalOptions(model=str(tiny_model_dir)), "cpu")
     assert isinstance(made, LocalActor)
     assert isinstance(made, Actor)
     return made
@@ -52,10 +52,11 @@ def together(actor: Actor, numbers: list[int], jitter: random.Random | None = No
 
 def test_answers_do_not_depend_on_company_or_timing(actor: LocalActor, tiny_model_dir: Path) -> None:
     expected = together(actor, list(range(9)))
-    alone = [together(make_actor(ActorSection(model=str(tiny_model_dir)), "cpu"), [number])[0] for number in range(9)]
+    options = LocalOptions(model=str(tiny_model_dir))
+    alone = [together(LocalActor.from_options(options, "cpu"), [number])[0] for number in range(9)]
     assert expected == alone
     order = [8, 3, 5, 0, 1, 7, 2, 6, 4]
-    small = make_actor(ActorSection(model=str(tiny_model_dir), concurrency=4), "cpu")
+    small = LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), concurrency=4), "cpu")
     jittered = together(small, order, random.Random(1))
     assert [jittered[order.index(number)] for number in range(9)] == expected
     assert len({completion.text for episode in expected for completion in episode}) > 9
@@ -100,17 +101,17 @@ def test_greedy_answers_are_those_of_generate(actor: LocalActor, tiny_model_dir:
 
 
 def test_a_prompt_may_cost_what_the_context_leaves_beside_the_answer(tiny_model_dir: Path) -> None:
-    made = make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=24), "cpu")
+    made = LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), max_tokens=24), "cpu")
     assert isinstance(made, LocalActor)
     assert made.prompt_limit is not None
     assert (made.prompt_limit.max_tokens, made.prompt_limit.key) == (1024 - 24, "actor.context_tokens")
     assert made.prompt_limit.count("look\nlook") == 4  # with the begin token
-    own = make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=24, context_tokens=200), "cpu")
+    own = LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), max_tokens=24, context_tokens=200), "cpu")
     assert isinstance(own, LocalActor)
     assert own.prompt_limit is not None
     assert own.prompt_limit.max_tokens == 176
     with pytest.raises(ConfigError, match=r"actor\.max_tokens=1024 leaves nothing of a context of 1024 tokens"):
-        make_actor(ActorSection(model=str(tiny_model_dir), max_tokens=1024), "cpu")
+        LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), max_tokens=1024), "cpu")
 
 
 @pytest.fixture
@@ -128,16 +129,17 @@ def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
 def test_an_actor_can_have_an_adapter(tiny_model_dir: Path, adapter: Path, quantization: Any) -> None:
     if quantization == "nf4":
         pytest.importorskip("bitsandbytes")
-    section = ActorSection(model=str(tiny_model_dir), quantization=quantization)
-    plain = together(make_actor(section, "cpu"), [0, 1])
-    adapted = together(make_actor(section.model_copy(update={"adapter": str(adapter)}), "cpu"), [0, 1])
+    section = LocalOptions(model=str(tiny_model_dir), quantization=quantization)
+    plain = together(LocalActor.from_options(section, "cpu"), [0, 1])
+    with_adapter = section.model_copy(update={"adapter": str(adapter)})
+    adapted = together(LocalActor.from_options(with_adapter, "cpu"), [0, 1])
     assert adapted != plain
-    assert adapted == together(make_actor(section.model_copy(update={"adapter": str(adapter)}), "cpu"), [0, 1])
+    assert adapted == together(LocalActor.from_options(with_adapter, "cpu"), [0, 1])
 
 
 def test_an_adapter_that_is_none_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=str(tmp_path)):
-        make_actor(ActorSection(model=str(tiny_model_dir), adapter=str(tmp_path)), "cpu")
+        LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), adapter=str(tmp_path)), "cpu")
 
 
 def test_the_chat_template_is_rendered_with_the_arguments_of_the_config(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_the_chat_template_is_rendered_with_the_arguments_of_the_config(tiny_mod
     tokenizer.save_pretrained(folder)
     found = []
     for chosen in ({}, {"enable_thinking": False}):
-        actor = LocalActor.from_section(ActorSection(model=str(folder), chat_template_kwargs=chosen), "cpu")
+        actor = LocalActor.from_options(LocalOptions(model=str(folder), chat_template_kwargs=chosen), "cpu")
         found.append(asyncio.run(actor.complete("desk 1", Sampling(max_tokens=4))))
         assert actor.prompt_limit is not None
         assert actor.prompt_limit.count("desk 1") == found[-1].usage.prompt_tokens
@@ -160,4 +162,4 @@ def test_the_chat_template_is_rendered_with_the_arguments_of_the_config(tiny_mod
 
 def test_an_openai_actor_is_told_where_its_template_arguments_belong() -> None:
     with pytest.raises(ValueError, match=r"extra_body=\{chat_template_kwargs: \{'enable_thinking': False\}\}"):
-        ActorSection(kind="openai", chat_template_kwargs={"enable_thinking": False})
+        OpenAIOptions(chat_template_kwargs={"enable_thinking": False})

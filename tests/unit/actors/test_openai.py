@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from retro.actors import make_actor
-from retro.actors.openai import OpenAIActor
-from retro.config import ActorSection, ConfigError
+from retro.actors.openai import OpenAIActor, OpenAIOptions
+from retro.config import ConfigError, build
 from retro.types import Actor, ActorError, Completion, Sampling, Usage
 from tests.unit.actors.api_server import CHOICE, SECRET, TEXT_CHOICE, USAGE, Reply, Server, actor_at, error
 
@@ -233,7 +232,7 @@ def test_a_url_that_gave_nothing_but_pages_is_the_users_mistake(server: Server) 
 
 
 def test_no_server_is_the_actors_error(server: Server) -> None:
-    section = ActorSection(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", max_retries=1)
+    section = OpenAIOptions(model="m", base_url="http://127.0.0.1:9/v1", max_retries=1)
     with pytest.raises(ActorError, match=r"APIConnectionError.*ConnectError"):
         ask(OpenAIActor(section))
 
@@ -241,11 +240,11 @@ def test_no_server_is_the_actors_error(server: Server) -> None:
 def test_the_key_is_needed_for_openai_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        OpenAIActor(ActorSection(kind="openai", model="m"))
+        OpenAIActor(OpenAIOptions(model="m"))
     assert ask(actor_at(server)).text == "go to desk 1"
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL"):
-        OpenAIActor(ActorSection(kind="openai", model="m"))
+        OpenAIActor(OpenAIOptions(model="m"))
 
 
 def test_a_missing_usage_is_estimated_and_told_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -297,7 +296,7 @@ def test_what_was_spent_before_counts(server: Server, tmp_path: Path) -> None:
     ledger = tmp_path / "actor_usage.jsonl"
     ledger.write_text('{"prompt_tokens": 60000, "completion_tokens": 20000}\n')
     priced = {"money": 1.0, "prompt_price": 10.0, "completion_price": 20.0}
-    section = ActorSection(kind="openai", model="some-model", base_url=server.url, budget=priced)
+    section = OpenAIOptions(model="some-model", base_url=server.url, budget=priced)
     actor = OpenAIActor(section, ledger)
     with pytest.raises(BudgetExceededError, match=r"1 of 1 is spent"):
         ask(actor)
@@ -357,7 +356,7 @@ def test_the_loops_end_closes_the_connections(server: Server) -> None:
 
 
 def test_the_config_makes_it(server: Server) -> None:
-    made = make_actor(ActorSection(kind="openai", model="m", base_url=server.url, temperature=0.5))
+    made = build(OpenAIOptions(model="m", base_url=server.url, temperature=0.5))
     assert isinstance(made, OpenAIActor)
     assert json.loads(json.dumps(server.requests)) == []
 
@@ -365,7 +364,7 @@ def test_the_config_makes_it(server: Server) -> None:
 def test_before_a_run_it_is_asked_whether_anybody_is_there(server: Server) -> None:
     asyncio.run(actor_at(server).check())  # whatever it answers to a list of models: somebody is there
     assert not server.requests
-    free = ActorSection(kind="openai", model="some-model", base_url="http://127.0.0.1:9/v1")
+    free = OpenAIOptions(model="some-model", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match=r"nobody listens at http://127\.0\.0\.1:9/v1: start the server") as caught:
         asyncio.run(OpenAIActor(free).check())
     assert caught.value.__context__ is None

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
+from retro.actors.openai import OpenAIOptions
 from retro.actors.openai_request import RequestForm
-from retro.config import ActorSection, ConfigError
+from retro.config import ConfigError
 from retro.types import Sampling, Usage
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.5, max_tokens=9, stop=("a", "b", "c", "d", "e"), seed=3)
 
 
 def form(**settings: Any) -> RequestForm:
-    return RequestForm(ActorSection(kind="openai", model="m", **settings))
+    return RequestForm(OpenAIOptions(model="m", **settings))
 
 
 def test_extra_parameters_are_sent_and_null_leaves_one_out() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from retro.actors.openai import OpenAIActor
-from retro.config import ActorSection, ConfigError, RunConfig
+from retro.actors.openai import OpenAIActor, OpenAIOptions
+from retro.config import ConfigError, RunConfig
 from retro.training.collect import ActorFailedError, run_collect
 from retro.types import ActorError, Sampling
 from tests.unit.actors.api_server import CHOICE, SECRET, Reply, Server, actor_at, error
@@ -125,5 +125,5 @@ def test_blanks_around_a_key_are_no_part_of_it(server: Server, monkeypatch: pyte
 
 def test_a_word_for_a_server_of_ones_own_stays_in_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "desk")
-    section = ActorSection(kind="openai", model="m", base_url=server.url)
+    section = OpenAIOptions(model="m", base_url=server.url)
     assert asyncio.run(OpenAIActor(section).complete("?", Sampling())).text == "go to desk 1"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from retro.config import ConfigError, EnvironmentSection
-from retro.envs import ENVIRONMENTS, deciding_options, make_taskset, missing, played_environments
+from retro.envs import ENVIRONMENTS, deciding_options, make_taskset, played_environments
 from retro.envs.base import UnknownTaskError
 from retro.envs.mixture import MixtureTasks
 from retro.envs.testing import check_environment
@@ -31,7 +31,7 @@ def test_every_environment_with_words_of_its_own_has_prompts(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
 def test_every_target_is_there_or_its_package_is_named(name: str) -> None:
     """The target is imported; without options most task sets refuse, and say what they need."""
-    if missing(name):
+    if ENVIRONMENTS[name].missing:
         with pytest.raises(ConfigError, match=rf"pip install 'retro\[{name}\]'"):
             make_taskset(name)
     elif name in ("household", "scienceworld", "textworld-express"):
@@ -57,8 +57,8 @@ def test_an_environment_of_ones_own_is_a_module_and_a_class(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("json:JSONDecoder", {}, "'json:JSONDecoder' is no task set"),
-        ("retro.envs.household:Household", {}, "is no task set"),
+        ("json:JSONDecoder", {}, "'json:JSONDecoder' is not a task set"),
+        ("retro.envs.household:Household", {}, "is not a task set"),
         ("household", {"plces": 5}, r"options of household: plces: no such option; there are: places, "),
         ("mixture", {}, "options of mixture: environments: needed, and not given"),
         ("gymnasium", {"actions": ["left"]}, "options of gymnasium: id: needed, and not given"),
@@ -67,7 +67,7 @@ def test_an_environment_of_ones_own_is_a_module_and_a_class(tmp_path: Path, monk
 def test_a_wrong_class_and_wrong_options_are_named_in_a_users_words(
     name: str, options: dict[str, Any], said: str
 ) -> None:
-    if name == "gymnasium" and missing(name):
+    if name == "gymnasium" and ENVIRONMENTS[name].missing:
         pytest.skip("gymnasium is not installed")
     with pytest.raises(ConfigError, match=said):
         make_taskset(name, options)
@@ -193,7 +193,7 @@ def test_options_reach_the_environment() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("hosehold", {}, r"'hosehold' is not known; there are: .*household"),
+        ("hosehold", {}, r"'hosehold' is not known; did you mean 'household'\? there are: .*mixture"),
         ("household", {"palces": 3}, r"environment\.options of household: .*palces"),
         ("household", {"places": 3}, r"environment\.options of household: .*places must be a whole number in"),
         ("household", {"places": "many"}, r"places must be a whole number in 4\.\.\d+, not 'many'"),

@@ -10,7 +10,8 @@ import torch
 from tiny_models import build
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
-from retro.config import ActorSection, ConfigError, LoraSection, ModelSection
+from retro.actors.local import LocalOptions
+from retro.config import ConfigError, LoraSection, ModelSection
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.generation import Engine
@@ -32,7 +33,7 @@ IDS = torch.tensor([[1, 7, 40, 66, 13, 90]])
 
 
 def test_a_base_is_frozen_and_in_its_dtype(tiny_model_dir: Path) -> None:
-    model = load_base(ActorSection(model=str(tiny_model_dir), dtype="bfloat16"), "cpu")
+    model = load_base(LocalOptions(model=str(tiny_model_dir), dtype="bfloat16"), "cpu")
     assert model.dtype == torch.bfloat16
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -138,11 +139,11 @@ def test_a_model_that_is_not_there(tmp_path: Path, tiny_model_dir: Path) -> None
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(tiny_model_dir: Path, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(ActorSection(model=str(tiny_model_dir)))
+    tokenizer = load_tokenizer(LocalOptions(model=str(tiny_model_dir)))
     assert tokenizer.pad_token == "<pad>"
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
-    assert load_tokenizer(ActorSection(model=str(tmp_path))).pad_token == "<eos>"
+    assert load_tokenizer(LocalOptions(model=str(tmp_path))).pad_token == "<eos>"
 
 
 def test_an_identity_names_the_revision(tiny_model_dir: Path) -> None:
@@ -314,9 +315,9 @@ def test_how_to_sample_is_not_taken_from_a_models_files(tmp_path: Path, tokenize
 def test_chat_template_kwargs_that_no_template_reads_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.chat_template_kwargs: the tokenizer of .* has no chat template"):
         load_tokenizer(ModelSection(base=str(tiny_model_dir), chat_template_kwargs={"enable_thinking": False}))
-    tokenizer = load_tokenizer(ActorSection(model=str(tiny_model_dir)))
+    tokenizer = load_tokenizer(LocalOptions(model=str(tiny_model_dir)))
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ enable_thinking }}"
     tokenizer.save_pretrained(tmp_path)
-    load_tokenizer(ActorSection(model=str(tmp_path), chat_template_kwargs={"enable_thinking": False}))
+    load_tokenizer(LocalOptions(model=str(tmp_path), chat_template_kwargs={"enable_thinking": False}))
     with pytest.raises(ConfigError, match=r"actor\.chat_template_kwargs: .* does not mention thinking"):
-        load_tokenizer(ActorSection(model=str(tmp_path), chat_template_kwargs={"thinking": False}))
+        load_tokenizer(LocalOptions(model=str(tmp_path), chat_template_kwargs={"thinking": False}))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from retro.actors.local import LocalOptions
+from retro.actors.openai import OpenAIOptions
 from retro.config import ActorSection, ModelSection, RunConfig
 from retro.models import threads
 from retro.models.threads import CHOSEN_BY, TINY_BYTES, limit_threads
@@ -38,13 +40,13 @@ def config(base: str, actor: ActorSection) -> RunConfig:
 
 def test_tiny_models_are_computed_with_one_thread(tmp_path: Path) -> None:
     tiny = model(tmp_path / "tiny", TINY_BYTES)
-    limit_threads(config(tiny, ActorSection(model=tiny)), CPU)
+    limit_threads(config(tiny, LocalOptions(model=tiny)), CPU)
     assert torch.get_num_threads() == 1
 
 
 def test_of_a_served_actor_the_size_does_not_matter(tmp_path: Path) -> None:
     tiny = model(tmp_path / "tiny", 1)
-    limit_threads(config(tiny, ActorSection(kind="openai", model="m", base_url="http://127.0.0.1:1/v1")), CPU)
+    limit_threads(config(tiny, OpenAIOptions(model="m", base_url="http://127.0.0.1:1/v1")), CPU)
     assert torch.get_num_threads() == 1
 
 
@@ -52,7 +54,7 @@ def test_of_a_served_actor_the_size_does_not_matter(tmp_path: Path) -> None:
 def test_one_large_model_is_reason_enough_for_more(tmp_path: Path, which: str) -> None:
     tiny, large = model(tmp_path / "tiny", 1), model(tmp_path / "large", TINY_BYTES + 1)
     base = {"base": large, "actor": tiny, "hub": "somebody/7b"}[which]
-    limit_threads(config(base, ActorSection(model=large if which == "actor" else tiny)), CPU)
+    limit_threads(config(base, LocalOptions(model=large if which == "actor" else tiny)), CPU)
     assert torch.get_num_threads() == 2
 
 
@@ -60,13 +62,13 @@ def test_one_large_model_is_reason_enough_for_more(tmp_path: Path, which: str) -
 def test_the_users_number_is_kept(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "2")
     tiny = model(tmp_path / "tiny", 1)
-    limit_threads(config(tiny, ActorSection(model=tiny)), CPU)
+    limit_threads(config(tiny, LocalOptions(model=tiny)), CPU)
     assert torch.get_num_threads() == 2
 
 
 def test_a_gpu_computes_as_it_did(tmp_path: Path) -> None:
     tiny = model(tmp_path / "tiny", 1)
-    limit_threads(config(tiny, ActorSection(model=tiny)), torch.device("cuda"))
+    limit_threads(config(tiny, LocalOptions(model=tiny)), torch.device("cuda"))
     assert torch.get_num_threads() == 2
 
 

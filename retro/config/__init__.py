@@ -1,0 +1,94 @@
+"""The config of a run: YAML in, unknown keys refused, dotted overrides on top.
+
+Importable without torch. ``load_config(path, overrides)`` is the one way in; ``RunConfig.dump()`` the one way out, and
+what it writes runs again as it is. A section with a ``kind`` is read as that kind's own options (``kinds.py``).
+"""
+
+from retro.config.base import (
+    ConfigError,
+    Decay,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Speed,
+    deciding,
+)
+from retro.config.evaluation import ARMS, EvaluateSection, ExportSection, SamplerSection
+from retro.config.kinds import POINTS, Kind, KindSection, OneOf, Point, build, parse_section, resolve
+from retro.config.load import load_config, parse_config
+from retro.config.models import CheckpointSection, GeneratorSection, LoraSection, ModelSection
+from retro.config.playing import (
+    ActorSection,
+    BudgetSection,
+    BufferSection,
+    CollectSection,
+    EnvironmentSection,
+    MemorySection,
+    RunnerSection,
+    TaskCounts,
+)
+from retro.config.run import ACTOR_KEYS, PPO_KEYS, STAGES, RunConfig
+from retro.config.training import (
+    AdamSection,
+    KlSection,
+    OptimiserSection,
+    PpoSection,
+    Rating,
+    RewardSection,
+    RewardTermSection,
+    SftSection,
+)
+
+__all__ = [
+    "ACTOR_KEYS",
+    "ARMS",
+    "POINTS",
+    "PPO_KEYS",
+    "STAGES",
+    "ActorSection",
+    "AdamSection",
+    "BudgetSection",
+    "BufferSection",
+    "CheckpointSection",
+    "CollectSection",
+    "ConfigError",
+    "Decay",
+    "EnvironmentSection",
+    "EvaluateSection",
+    "ExportSection",
+    "Fraction",
+    "GeneratorSection",
+    "Kind",
+    "KindSection",
+    "KlSection",
+    "LoraSection",
+    "MemorySection",
+    "ModelSection",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "OneOf",
+    "OptimiserSection",
+    "Point",
+    "PositiveFloat",
+    "PositiveInt",
+    "PpoSection",
+    "Rating",
+    "RewardSection",
+    "RewardTermSection",
+    "RunConfig",
+    "RunnerSection",
+    "SamplerSection",
+    "Section",
+    "SftSection",
+    "Speed",
+    "TaskCounts",
+    "build",
+    "deciding",
+    "load_config",
+    "parse_config",
+    "parse_section",
+    "resolve",
+]

@@ -1,0 +1,153 @@
+"""Reading a config: YAML in, dotted overrides on top, and what is wrong with it in a user's words."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from retro.config.base import ConfigError
+from retro.config.kinds import KindSection, section_class
+from retro.config.run import RunConfig
+from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML config, apply ``key.sub=value`` overrides (values are YAML), validate.
+
+    Raises:
+        ConfigError: naming the file, the key, what is wrong with it and the nearest right key.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"config {path}: no such file")
+    try:
+        tree = read_yaml(path) or {}
+    except UnreadableError as error:
+        raise ConfigError(f"config {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path}: the top level must be a mapping of sections, not {type(tree).__name__}")
+    given = copy.deepcopy(tree)
+    for override in overrides:
+        _apply(tree, override)
+    _drop_what_other_kinds_read(tree, given, overrides)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
+    """Validate a tree of plain values; ``origin`` is what errors call it."""
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"config {origin}:\n" + "\n".join(_explain(error, tree))) from None
+    _refuse_passwords(config)
+    return config
+
+
+def _refuse_passwords(config: RunConfig) -> None:
+    """Before anything is written: the config is, whole, to the run folder, the trackers and the terminal."""
+    remedies = {
+        "actor.base_url": (getattr(config.actor, "base_url", None), "set the environment variable OPENAI_API_KEY"),
+        "buffer.url": (config.buffer.url, "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
+    }
+    for key, (url, remedy) in remedies.items():
+        before, at, after = (url or "").rpartition("@")
+        if at and "//" in before and (":" in before.partition("//")[2] or key == "actor.base_url"):
+            shown = f"{before.partition('//')[0]}//***@{after}"
+            raise ConfigError(
+                f"{key} {shown!r}: a password in a URL would be written to config.yaml and logs: take it out, and "
+                f"{remedy}"
+            )
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: write it as key.sub=value, for example ppo.steps=50")
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+    try:
+        tree[leaf] = parse_yaml(text)
+    except UnreadableError as error:
+        raise ConfigError(f"override {cut(override)!r}: the value is {error}") from None
+
+
+def _drop_what_other_kinds_read(tree: dict[str, Any], given: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Where an override chooses another kind than the file, leave out the file's keys that only the file's kind reads.
+
+    So ``actor.kind=local`` is enough to run a config that was written for an ``openai`` actor.
+    """
+    named = {override.partition("=")[0].strip() for override in overrides}
+    for name, field in RunConfig.model_fields.items():
+        base, old, new = field.annotation, given.get(name), tree.get(name)
+        if not (_is_kind(base) and isinstance(old, Mapping) and isinstance(new, dict)):
+            continue
+        before, after = (value.get(base.discriminator, base.default_kind()) for value in (old, new))
+        if before == after or f"{name}.{base.discriminator}" not in named:
+            continue
+        read = section_class(base, after).model_fields
+        for key in [key for key in section_class(base, before).model_fields if key in new and key not in read]:
+            if f"{name}.{key}" not in named:
+                logger.info("%s.%s=%s does not read %s.%s", name, base.discriminator, after, name, key)
+                del new[key]
+
+
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
+    for problem in error.errors():
+        *location, last = problem["loc"] or ("config",)
+        key = ".".join(map(str, [*location, last]))
+        message = problem["msg"].removeprefix("Value error, ")
+        whole = problem["type"] == "value_error" and isinstance(problem["input"], dict)  # the check of a section
+        if problem["type"] == "extra_forbidden":
+            yield f"  {key}: unknown key; {_hint(str(last), *_section_at(location, tree))}"
+        elif whole or problem["type"] == "kind":
+            yield f"  {key}: {message}"
+        else:
+            yield f"  {key}: {message} (got {cut(repr(problem['input']))})"
+
+
+def _hint(key: str, section: type[BaseModel] | None, kind: str) -> str:
+    """What to write instead of an unknown key; ``kind`` names the variant whose section it is."""
+    known = [] if section is None else list(section.model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known {f'to {kind}' if kind else 'here'}: {', '.join(known)}"
+
+
+def _section_at(location: Sequence[str | int], tree: Any) -> tuple[type[BaseModel] | None, str]:
+    """The section at ``location`` of a tree of plain values, and its kind where it has one."""
+    model: type[BaseModel] = RunConfig
+    kind = ""
+    for part in location:
+        tree = tree[part]
+        if isinstance(part, int):
+            section: Any = model
+        else:
+            annotation = model.model_fields[part].annotation
+            section = next(filter(_is_model, [annotation, *get_args(annotation)]), None)
+        if section is None:
+            return None, ""
+        model, kind = section, ""
+        if issubclass(section, KindSection) and isinstance(tree, Mapping):
+            kind = tree.get(section.discriminator, section.default_kind())
+            model = section_class(section, kind)
+    return model, kind
+
+
+def _is_kind(annotation: Any) -> TypeGuard[type[KindSection]]:
+    return isinstance(annotation, type) and issubclass(annotation, KindSection)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

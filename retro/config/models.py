@@ -1,0 +1,68 @@
+"""The sections about the retrospective model: its base, its adapters, and how it writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from retro.config.base import PositiveFloat, PositiveInt, Section
+from retro.config.kinds import KindSection
+
+
+class CheckpointSection(Section):
+    """A transformers checkpoint, and how this process loads it."""
+
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the tokenizer's chat template is rendered with beside the messages, such as ``{enable_thinking: false}``."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Its folder or hub name."""
+        raise NotImplementedError
+
+    @property
+    def longest_tokens(self) -> int | None:
+        """The longest sequence that will be asked of it, where the section says."""
+        return None
+
+
+class LoraSection(Section):
+    r: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """While ``sft`` and ``reward`` train; ``ppo`` and its rivals train without."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class ModelSection(CheckpointSection):
+    """The retrospective model: one base, on which all adapters live, and how it writes."""
+
+    base: str = "data/quickstart/retrospective"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """``float16`` writes and scores, but does not train: small gradients would become zero."""
+    rope_scaling: dict[str, Any] | None = None
+    """Overrides the base's rotary scaling (longchat-7b-16k: ``{rope_type: linear, factor: 8.0}``)."""
+    gradient_checkpointing: bool = False
+    max_prompt_tokens: PositiveInt | None = None
+    """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so. By default what
+    the base holds beside an answer of ``max_new_tokens``, at most 2,048."""
+    max_new_tokens: PositiveInt = 128
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lora: LoraSection = LoraSection()
+
+    @property
+    def checkpoint(self) -> str:
+        return self.base
+
+
+class GeneratorSection(KindSection):
+    """What samples the retrospective model's tokens."""
+
+    point: ClassVar[str] = "generator"
+    kind: str = "engine"

@@ -1,0 +1,104 @@
+"""The sections about playing: the environment, the actor, the memory, and what ``collect`` plays."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from retro.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Speed
+from retro.config.kinds import KindSection
+
+
+class TaskCounts(Section):
+    """How many tasks of each split are played: the first ones in the environment's order."""
+
+    train: NonNegativeInt = 600
+    validation: NonNegativeInt = 100
+    test: NonNegativeInt = 200
+    offset: NonNegativeInt = 0
+    """How many tasks of each split are skipped first."""
+
+
+class EnvironmentSection(Section):
+    name: str = "household"
+    """One of ``retro env list``, or ``module:ClassName`` of a task set of your own."""
+    options: dict[str, Any] = {}
+    """What its task set is made with."""
+    prompts: str | None = None
+    """A folder with ``actor.jinja`` and ``reflection.jinja``, or the name of an environment whose prompts are shipped;
+    by default the environment's own."""
+    tasks: TaskCounts = TaskCounts()
+
+
+class BudgetSection(Section):
+    """What an actor behind an API may cost in a run, all stages together: at the limit it stops cleanly, and goes on
+    when the limit is raised."""
+
+    tokens: PositiveInt | None = None
+    """Prompt and completion tokens together."""
+    money: PositiveFloat | None = None
+    """In the currency of the two prices."""
+    prompt_price: NonNegativeFloat = 0.0
+    """Of a million prompt tokens."""
+    completion_price: NonNegativeFloat = 0.0
+    """Of a million completion tokens."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> BudgetSection:
+        if self.money is not None and not self.prompt_price + self.completion_price:
+            raise ValueError("money: a limit in money needs prompt_price and completion_price (of a million tokens)")
+        return self
+
+
+class ActorSection(KindSection):
+    """The frozen actor: what every kind of it reads, and the loop with it."""
+
+    point: ClassVar[str] = "actor"
+    kind: str = "local"
+    model: str = "data/quickstart/actor"
+    temperature: NonNegativeFloat = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 128
+    concurrency: Annotated[PositiveInt, Speed] = 256
+    """Episodes under way at once, and with them requests."""
+    context_tokens: PositiveInt | None = None
+    """The longest prompt and answer together: older observations are left out of a longer prompt, and the text says so.
+    By default a local model's own limit; an ``openai`` one has no limit unless it is given here, with ``tokenizer``."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What it reads beside ``model``, by role: folders (or hub names) whose contents decide its answers."""
+        return {}
+
+
+class MemorySection(KindSection):
+    """What carries experience into the actor's prompt."""
+
+    point: ClassVar[str] = "memory"
+    kind: str = "window"
+
+
+class RunnerSection(KindSection):
+    """What plays many attempts at once."""
+
+    point: ClassVar[str] = "runner"
+    kind: str = "local"
+
+
+class BufferSection(Section):
+    url: str | None = None
+    """A SQLAlchemy database URL; by default ``buffer.sqlite`` in the run folder."""
+    environments: list[str] = []
+    """What training reads of a buffer that holds several environments; empty: all."""
+
+
+class CollectSection(Section):
+    attempts: Annotated[int, Field(ge=2)] = 4
+    """Attempts at a task, the first one included."""
+    group: PositiveInt = 4
+    """Reflections sampled for a failed episode, each with its own retry."""
+    controls: NonNegativeInt = 1
+    """Retries without a reflection beside each group; not played for an actor at temperature 0."""
+    source: Literal["base", "sft"] = "base"
+    splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]

@@ -1,0 +1,62 @@
+"""The whole config of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+
+from retro.config.base import NonNegativeInt, Section, Speed
+from retro.config.evaluation import EvaluateSection, ExportSection
+from retro.config.kinds import OneOf
+from retro.config.models import ModelSection
+from retro.config.playing import ActorSection, BufferSection, CollectSection, EnvironmentSection, MemorySection
+from retro.config.training import PpoSection, RewardSection, SftSection
+
+STAGES = ("collect", "sft", "reward", "ppo", "export", "evaluate")
+"""The stages of a run, in the order in which they read one another's outputs."""
+
+ACTOR_KEYS = ("actor",)
+PPO_KEYS = ("ppo",)
+
+
+class RunConfig(Section):
+    """Everything a run needs, resolved."""
+
+    name: Annotated[str, Speed] = "run"
+    runs: Annotated[str, Speed] = "runs"
+    """The folder of run folders."""
+    seed: NonNegativeInt = 0
+    device: Annotated[str, Speed] = "auto"
+    """``auto``: CUDA where there is one."""
+    trackers: Annotated[list[Literal["wandb", "tensorboard"]], Speed] = []
+    environment: EnvironmentSection = EnvironmentSection()
+    actor: OneOf[ActorSection] = ActorSection()
+    memory: OneOf[MemorySection] = MemorySection()
+    model: ModelSection = ModelSection()
+    buffer: BufferSection = BufferSection()
+    collect: CollectSection = CollectSection()
+    sft: SftSection = SftSection()
+    reward: RewardSection = RewardSection()
+    ppo: PpoSection = PpoSection()
+    export: ExportSection = ExportSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs) / self.name
+
+    @property
+    def actor_ledger(self) -> Path:
+        """What the actor has cost so far: JSON lines that add up."""
+        return self.run_dir / "actor_usage.jsonl"
+
+    @property
+    def buffer_url(self) -> str:
+        return self.buffer.url or f"sqlite:///{self.run_dir / 'buffer.sqlite'}"
+
+    def dump(self) -> str:
+        """YAML that :func:`load_config` reads back to an equal config."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
