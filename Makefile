@@ -50,14 +50,14 @@ types: install
 	$(BIN)/mypy --strict retro
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
 
 test-lowest:
 	mkdir -p $(LOWEST)
 	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/)' constraints-lowest.txt > $(LOWEST)/constraints.txt
 	$(MAKE) install VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip check
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

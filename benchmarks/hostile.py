@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.hostile_files import KINDS, ROOT, Case, Originals, run
+from benchmarks.hostile_files import KINDS, ROOT, Case, Originals, run, worker
 from retro.artifacts import write_json
 
 CASES = 300
@@ -96,10 +96,11 @@ def main() -> None:
     with nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = originals(folder, environment)
-        for case in run(given, folder, environment, arguments.seed, numbers, arguments.kinds):
-            cases.append(case)
-            if case.fault:
-                print(f"{case.kind} {case.number}: {case.fault}", flush=True)
+        with worker(folder, environment) as retro:
+            for case in run(given, folder, retro, arguments.seed, numbers, arguments.kinds):
+                cases.append(case)
+                if case.fault:
+                    print(f"{case.kind} {case.number}: {case.fault}", flush=True)
     print(report(cases))
     print(f"seed {arguments.seed}, {time.monotonic() - began:.0f} s")
     if arguments.json:

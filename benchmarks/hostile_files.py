@@ -225,7 +225,7 @@ KINDS: dict[str, Make] = {
 def run(
     originals: Originals,
     folder: Path,
-    environment: dict[str, str],
+    retro: Worker,
     seed: int,
     numbers: Sequence[int],
     kinds: Sequence[str],
@@ -234,18 +234,16 @@ def run(
 
     Args:
         folder: Where damaged files are written, and deleted again if all was well.
-        environment: Of the commands.
     """
-    with worker(folder, environment) as retro:
-        for kind in kinds:
-            for number in numbers:
-                own = folder / f"{kind}-{number}"
-                own.mkdir()
-                ended = KINDS[kind](random.Random(f"{seed} {kind} {number}"), originals, own, retro)
-                worst = max(ended, key=lambda item: (bool(item.fault), item.bytes))
-                yield Case(kind, number, worst, worst.fault)
-                if not worst.fault:
-                    shutil.rmtree(own)
+    for kind in kinds:
+        for number in numbers:
+            own = folder / f"{kind}-{number}"
+            own.mkdir()
+            ended = KINDS[kind](random.Random(f"{seed} {kind} {number}"), originals, own, retro)
+            worst = max(ended, key=lambda item: (bool(item.fault), item.bytes))
+            yield Case(kind, number, worst, worst.fault)
+            if not worst.fault:
+                shutil.rmtree(own)
 
 
 def _must(ended: Ended) -> Ended:

@@ -12,7 +12,7 @@ import yaml
 from retro.envs import make_taskset
 from retro.types import Split
 from scripts.make_random_model import build_model, build_tokenizer
-from tests.pipeline.running import Run, retro
+from tests.pipeline.running import Run, retro, started
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +93,7 @@ def whole_run(tiny_config: Path, trials: Path, tmp_path_factory: pytest.TempPath
     """One unbroken run of all stages; tests read it and leave it as it is."""
     run = Run(tiny_config, tmp_path_factory.mktemp("runs") / "tiny")
     retro("buffer", "import", "jsonl", str(trials), "--buffer", str(run.folder))
-    done = retro(*run.command())
+    done = started("-m", "retro.cli", *run.command())
+    assert done.returncode == 0, done.stdout + done.stderr
     (run.folder.parent / "screen.txt").write_text(done.stdout, encoding="utf-8")
     return run

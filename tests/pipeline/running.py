@@ -1,4 +1,7 @@
-"""Running the real commands in processes of their own, and reading what they leave behind."""
+"""Running the real commands in processes of their own, and reading what they leave behind.
+
+Most of them are forks (:mod:`tests.pipeline.forks`); :func:`started` is for those that an interpreter is started for.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.buffer import ReplayBuffer
+from tests.pipeline import forks
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "seconds_sample", "seconds_score", "seconds_update"}
@@ -23,31 +27,28 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **more}
 
 
-def retro(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, in the repository's root, and check its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "retro.cli", *arguments],
+def started(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """``python ARGUMENTS`` in an interpreter of its own, in the repository's root; ``more`` is for its environment."""
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env=environment(),
-        input=stdin,
+        env=environment(**more),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def retro(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, in the repository's root, and check its exit code."""
+    done = forks.run(["-m", "retro.cli", *arguments], environment(), stdin)
     assert done.returncode == code, f"{arguments}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def kill_itself(when: tuple[str, str], *arguments: str) -> None:
     """Run the command until it kills itself (see ``tests.pipeline.dying``); it must not come to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.pipeline.dying", *when, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.run(["-m", "tests.pipeline.dying", *when, *arguments], environment())
     assert done.returncode == -signal.SIGKILL, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.hostile import quiet
-from benchmarks.hostile_files import KINDS, Ended, Originals, run
+from benchmarks.hostile_files import KINDS, Ended, Originals, Worker, run, worker
 from tests.pipeline.running import ROOT, Run
 
 CASES = range(4)
@@ -24,9 +25,17 @@ def originals(whole_run: Run, trials: Path, tmp_path_factory: pytest.TempPathFac
     return Originals(whole_run.folder / "config.yaml", trials, export, trajectory, prompts)
 
 
+@pytest.fixture(scope="module")
+def retro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with worker(tmp_path_factory.mktemp("worker"), quiet()) as retro:
+        yield retro
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_worse_than_a_message_comes_of_damaged_files(kind: str, originals: Originals, tmp_path: Path) -> None:
-    cases = list(run(originals, tmp_path, quiet(), seed=0, numbers=CASES, kinds=[kind]))
+def test_nothing_worse_than_a_message_comes_of_damaged_files(
+    kind: str, originals: Originals, retro: Worker, tmp_path: Path
+) -> None:
+    cases = list(run(originals, tmp_path, retro, seed=0, numbers=CASES, kinds=[kind]))
     assert [case.number for case in cases] == list(CASES)
     assert not [(case.number, case.fault, case.ended.shown[-500:]) for case in cases if case.fault]
 

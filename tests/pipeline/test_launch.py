@@ -5,40 +5,46 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pipeline.running import ROOT, Run, environment
+from tests.pipeline import forks
+from tests.pipeline.running import Run, environment, started
+
+Launch = Callable[[list[str]], subprocess.CompletedProcess[str]]
+
+
+def launcher(layout: str | None) -> list[str]:
+    """``accelerate launch`` for an interpreter. ``layout``: a file of configs/accelerate, or None for one process."""
+    command = ["-m", "accelerate.commands.launch"]
+    if layout is None:
+        one = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        return [*command, *one, "--cpu"]
+    return [*command, "--config_file", f"configs/accelerate/{layout}.yaml", "--main_process_port", "0"]
 
 
 def command(layout: str | None, stage: str, run: Run, *overrides: str, script: str | None = None) -> list[str]:
-    """``layout``: a file of configs/accelerate, or None for one process."""
     script = script or f"scripts/train_{stage}.py"
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    if layout is None:
-        command += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--cpu"]
-    else:
-        command += ["--config_file", f"configs/accelerate/{layout}.yaml", "--main_process_port", "0"]
-    return [*command, script, "--config", str(run.config), f"runs={run.folder.parent}", *overrides]
+    return [*launcher(layout), script, "--config", str(run.config), f"runs={run.folder.parent}", *overrides]
 
 
-def launch(layout: str | None, stage: str, run: Run, script: str | None = None) -> str:
+def in_forks(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """The launch in a fork, which starts its processes as it always does: the interpreter that it takes is a fork's."""
+    return forks.run(arguments, environment(PYTHON_EXEC=str(forks.stand_in())))
+
+
+def in_interpreters(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """The launch as a user's shell starts it."""
+    return started(*arguments)
+
+
+def launch(layout: str | None, stage: str, run: Run, script: str | None = None, run_it: Launch = in_forks) -> str:
     """What the launch prints."""
-    done = subprocess.run(
-        command(layout, stage, run, script=script),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_it(command(layout, stage, run, script=script))
     assert done.returncode == 0, done.stdout + done.stderr
     for noise in ("Loading weights", "gemm_4bit"):  # a bar of transformers', a warning of bitsandbytes'
         assert noise not in done.stderr
@@ -65,7 +71,7 @@ def test_a_launched_stage_learns_what_the_command_learns(
     whole_run: Run, tmp_path: Path, stage: str, layout: str | None
 ) -> None:
     run = whole_run.without(stage, tmp_path)
-    screen = launch(layout, stage, run)
+    screen = launch(layout, stage, run, run_it=in_interpreters if (stage, layout) == ("sft", "cpu-2") else in_forks)
     assert run.manifest(stage)["processes"] == (2 if layout else 1)
     assert ("in pieces over 2 processes" in screen) == (layout == "fsdp2-cpu-2")
     require_same(stage, run, whole_run)
@@ -83,26 +89,10 @@ def test_a_supervised_stage_in_pieces_learns_what_the_command_learns(whole_run: 
 
 def test_a_killed_stage_in_pieces_goes_on_in_another_layout(whole_run: Run, tmp_path: Path) -> None:
     run = whole_run.without("ppo", tmp_path)
-    process = subprocess.Popen(
-        command("fsdp2-cpu-2", "ppo", run),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    sign = run.folder / "ppo" / "checkpoint-2"
-    deadline = time.monotonic() + 240
-    try:
-        while process.poll() is None and not sign.is_dir():
-            assert time.monotonic() < deadline, "no sign of work"
-            time.sleep(0.002)
-        assert process.poll() is None, "the stage was over before it could be killed"
-    finally:
-        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        for doomed in (process, *workers):  # the launcher's end alone would not end them
-            doomed.kill()
-        process.wait()
-        psutil.wait_procs(workers)
+    dying = ["tests/pipeline/dying.py", "exists", str(run.folder / "ppo" / "checkpoint-2")]
+    killed = in_forks([*launcher("fsdp2-cpu-2"), *dying, "ppo", str(run.config), f"runs={run.folder.parent}"])
+    assert killed.returncode == 1
+    assert "SIGKILL" in killed.stderr
     assert run.manifest("ppo")["status"] == "running"
     shutil.copytree(run.folder, tmp_path / "again" / run.folder.name)
     again = Run(run.config, tmp_path / "again" / run.folder.name)
@@ -124,14 +114,10 @@ def test_a_killed_stage_in_pieces_goes_on_in_another_layout(whole_run: Run, tmp_
 def test_a_launch_under_deepspeed_says_what_to_take_instead(
     whole_run: Run, stage: str, quantization: str, message: str
 ) -> None:
-    script = [sys.executable, f"scripts/train_{stage}.py", "--config", str(whole_run.config)]
-    done = subprocess.run(
-        [*script, f"runs={whole_run.folder.parent}", f"model.quantization={quantization}"],
-        cwd=ROOT,
-        env=environment(ACCELERATE_USE_DEEPSPEED="true"),
-        capture_output=True,
-        text=True,
-        check=False,
+    overrides = (f"runs={whole_run.folder.parent}", f"model.quantization={quantization}")
+    done = forks.run(
+        [f"scripts/train_{stage}.py", "--config", str(whole_run.config), *overrides],
+        environment(ACCELERATE_USE_DEEPSPEED="true"),
     )
     assert done.returncode == 2
     assert message in done.stderr
@@ -161,8 +147,7 @@ def require_same(stage: str, run: Run, whole_run: Run) -> None:
 
 
 def test_a_launch_tells_a_mistake_in_one_line(whole_run: Run, tmp_path: Path) -> None:
-    mistaken = [sys.executable, "scripts/train_ppo.py", "--config", str(whole_run.config), "ppo.stpes=1"]
-    done = subprocess.run(mistaken, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = forks.run(["scripts/train_ppo.py", "--config", str(whole_run.config), "ppo.stpes=1"], environment())
     assert done.returncode == 2
     assert "did you mean 'steps'?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ from peft import PeftModel
 
 from retro.config import load_config
 from retro.models.loading import load_base
-from tests.pipeline.running import ROOT, Run, environment, retro
-from tests.pipeline.test_launch import command, reflections
+from tests.pipeline.running import Run, retro
+from tests.pipeline.test_launch import command, in_forks, reflections
 
 QUICK = ("ppo.steps=2", "ppo.minibatches=1", "ppo.contexts=4", "ppo.checkpoint_every=2", "evaluate.attempts=2")
 SAME = {"step", "loss", "grad_norm", "kl_loss", "score", "gain", "validation_return"}
@@ -49,8 +48,7 @@ def test_export_and_evaluation_take_a_rivals_policy(rival: tuple[str, Run]) -> N
 def test_two_processes_learn_what_one_learns(rival: tuple[str, Run], whole_run: Run, tmp_path: Path) -> None:
     arm, run = rival
     two = whole_run.without("ppo", tmp_path)
-    launched = command("cpu-2", "ppo", two, *QUICK, *RIVALS[arm])
-    done = subprocess.run(launched, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = in_forks(command("cpu-2", "ppo", two, *QUICK, *RIVALS[arm]))
     assert done.returncode == 0, done.stdout + done.stderr
     assert two.manifest("ppo")["processes"] == 2
     ours, theirs = two.metrics("ppo"), run.metrics("ppo")
