@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -152,8 +154,10 @@ def _add_roles(base: SharedBase, config: RunConfig) -> None:
         if "lora_B" in name:
             noise = torch.randn(parameter.shape, generator=generator) * WEIGHT_SCALE
             parameter.data.copy_(noise)
-    for role in ("reference", "reward"):
-        base.copy_role("policy", role)
+    with TemporaryDirectory() as folder:
+        base.save_role("policy", Path(folder))
+        for role in ("reference", "reward"):
+            base.load_role(role, Path(folder), trainable=False)
 
 
 def given_work(plan: GpuPlan, config: RunConfig) -> Work:

@@ -135,11 +135,34 @@ class Reflection:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """What the actor's memory gave it for one episode: the entries as they were rendered into its prompt, in order.
+
+    Raises:
+        ValueError: if there are not as many ids as entries.
+    """
+
+    entries: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    """The name of each entry in its memory (``reflection-2``: the third reflection on the way to the episode)."""
+
+    def __post_init__(self) -> None:
+        if len(self.entries) != len(self.ids):
+            raise ValueError(f"{len(self.entries)} entries with {len(self.ids)} ids: each entry has its id")
+
+    @classmethod
+    def latest(cls, reflections: Sequence[str], count: int) -> Recalled:
+        """The last ``count`` of ``reflections``, which are all on the way to an episode, oldest first."""
+        first = max(0, len(reflections) - count)
+        return cls(tuple(reflections[first:]), tuple(f"reflection-{n}" for n in range(first, len(reflections))))
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One play of a task. Episodes form a tree: ``parent`` is the failed episode that this one retries.
 
     ``reflection`` is the one that preceded the retry; a retry without one (``parent`` set, ``reflection`` None) is a
-    control. The whole memory of an episode is therefore the reflections on its way up to the root.
+    control.
     """
 
     id: str
@@ -152,6 +175,8 @@ class Episode:
     stop: StopReason
     parent: str | None = None
     reflection: Reflection | None = None
+    recalled: Recalled = Recalled()
+    """What its actor was shown of earlier trials or of other tasks."""
     seed: int = 0
     usage: Usage = Usage()
     """The actor's tokens; the reflection's are its own."""
@@ -219,10 +244,9 @@ class Actor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReflectionRequest:
-    """What a reflector is asked: ``count`` reflections on ``episode``, whose actor had the ``memory``, oldest first."""
+    """What a reflector is asked: ``count`` reflections on ``episode``, each drawn from a seed derived from ``seed``."""
 
     episode: Episode
-    memory: tuple[str, ...] = ()
     count: int = 1
     seed: int = 0
 

@@ -31,12 +31,12 @@ class _Document(BaseModel):
     steps: list[_Step] = Field(min_length=1)
     return_: float | None = Field(default=None, alias="return")
     success: bool = False
-    memory: list[str] = []
+    memory: list[str] | None = None
     environment: str = ""
 
 
-def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...]]:
-    """An episode and its actor's memory, from whatever form of a trajectory there is.
+def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...] | None]:
+    """An episode, and the earlier reflections on its task where the document lists them, else None.
 
     Args:
         value: An :class:`Episode`, a :class:`Trajectory`, an episode as ``to_json`` writes it, or a mapping
@@ -54,15 +54,15 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
             number that is not finite.
     """
     if isinstance(value, Episode):
-        return _finite(value), ()
+        return _finite(value), None
     if isinstance(value, Trajectory):
-        return _finite(_episode(value, None, False, "")), ()
+        return _finite(_episode(value, None, False, "")), None
     if not isinstance(value, Mapping):
         raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
     try:
         tree = parse_json(json.dumps(dict(value), default=_number))  # from here on as if it were read from a file
         if "trajectory" in tree:
-            return _finite(from_json(Episode, tree)), ()
+            return _finite(from_json(Episode, tree)), None
         document = _Document.model_validate(tree)
     except ValidationError as error:
         raise TrajectoryError(f"not a trajectory: {problems(error)}") from None
@@ -71,7 +71,7 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
     steps = tuple(Step(step.action, step.observation, step.reward, step.thought) for step in document.steps)
     trajectory = Trajectory(document.opening, steps)
     episode = _episode(trajectory, document.return_, document.success, document.environment)
-    return _finite(episode), tuple(document.memory)
+    return _finite(episode), None if document.memory is None else tuple(document.memory)
 
 
 def _number(value: Any) -> Any:

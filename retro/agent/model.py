@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from retro.agent.documents import read_trajectory
-from retro.memory import Memory, ReflectionWindow
+from retro.memory import Memory, Query, ReflectionWindow
 from retro.prompts import Prompts, PromptSet
 from retro.retrospective.samplers.base import Scorer
 from retro.retrospective.samplers.best_of import BestOf, best
@@ -115,7 +115,8 @@ class RetrospectiveModel:
         Args:
             trajectory: An episode, a trajectory, or plain JSON as :func:`~retro.agent.documents.read_trajectory` says.
             n: How many reflections are drawn. Without a reward model nothing could choose, and one is drawn.
-            memory: Earlier reflections on the same task, oldest first; by default those of the JSON.
+            memory: Earlier reflections on the same task, oldest first, of which the model's memory keeps what it would
+                show; by default those of the JSON. An episode says itself what its actor was shown (``recalled``).
             seed: The same seed, the same reflections.
 
         Raises:
@@ -132,9 +133,13 @@ class RetrospectiveModel:
         seed: int = 0,
     ) -> Reflected:
         """:meth:`reflect`, for callers with an event loop: calls under way at once become one batch."""
-        episode, earlier = read_trajectory(trajectory)
-        recalled = self.memory.recall(earlier if memory is None else memory)
-        request = ReflectionRequest(episode=episode, memory=recalled, seed=seed)
+        episode, listed = read_trajectory(trajectory)
+        earlier = listed if memory is None else memory
+        if earlier is not None:
+            reflections = tuple(Reflection(text, source="document") for text in earlier)
+            query = Query(episode.task, episode.trajectory.opening, reflections)
+            episode = replace(episode, recalled=self.memory.recall(query))
+        request = ReflectionRequest(episode, seed=seed)
         if self._scorer is None:
             candidates = await self._reflector.reflect(request)
         else:

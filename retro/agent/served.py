@@ -52,7 +52,7 @@ class ServedReflector:
             PromptTooLongError: if the trajectory does not fit, even shortened.
             ConfigError: if the server cannot be asked, or refuses.
         """
-        text = self._encoder.text(request.episode, request.memory)
+        text = self._encoder.text(request.episode)
         answers = await self._answers(self._begin + text, request.count, request.seed)
         prompt_tokens = len(self._encoder.encode(text))
         written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]

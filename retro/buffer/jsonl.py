@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from retro.buffer.engine import EpisodeRefusedError
-from retro.buffer.lines import read_line, write_line
+from retro.buffer.lines import Line, read_line, write_line
+from retro.buffer.recalled import WINDOW, Derivation
 from retro.buffer.splits import SplitRule
 from retro.buffer.store import ReplayBuffer
 from retro.reading import UnreadableError, read_lines
@@ -45,7 +46,11 @@ class ImportReport:
 
 
 def import_jsonl(
-    buffer: ReplayBuffer, path: str | Path, on_error: OnError = "refuse", rule: SplitRule | None = None
+    buffer: ReplayBuffer,
+    path: str | Path,
+    on_error: OnError = "refuse",
+    rule: SplitRule | None = None,
+    window: int = WINDOW,
 ) -> ImportReport:
     """Add the episodes of a JSONL file in one transaction: all of them, or (on any error) none.
 
@@ -55,22 +60,25 @@ def import_jsonl(
     Args:
         on_error: ``refuse`` the file if a line is bad, or ``skip`` such lines.
         rule: the split of tasks whose lines name none.
+        window: how many reflections an actor saw, where its line does not say it (see :class:`Derivation`).
 
     Raises:
         BufferImportError: naming the file and its bad lines.
     """
     path = Path(path)
     bad: list[BadLine] = []
-    good: list[tuple[int, Episode]] = []
+    lines: list[tuple[int, Line]] = []
     if not path.is_file():
         raise BufferImportError(f"{path}: no such file")
     for number, line in read_lines(path):
         try:
-            good.append((number, read_line(line, rule or SplitRule())))
+            lines.append((number, read_line(line, rule or SplitRule())))
         except UnreadableError as error:
             bad.append(BadLine(number, str(error)))
     # A parent's trial is smaller than its child's, so this order puts every parent first.
-    good.sort(key=lambda numbered: (numbered[1].trial, numbered[0]))
+    lines.sort(key=lambda numbered: (numbered[1].episode.trial, numbered[0]))
+    derivation = Derivation(window, buffer.get)
+    good = [(number, _shown(line, derivation)) for number, line in lines]
     added = present = 0
     with buffer.transaction() as add:
         for number, episode in good:
@@ -106,6 +114,11 @@ def export_jsonl(
             count += 1
     os.replace(partial, path)
     return count
+
+
+def _shown(line: Line, derivation: Derivation) -> Episode:
+    derived = derivation(line.episode)  # of every line: those below it build on its reflections
+    return line.episode if line.says_recalled else derived
 
 
 def _refusal(path: Path, bad: Sequence[BadLine]) -> str:

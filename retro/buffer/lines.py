@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
 from retro.reading import UnreadableError, cut, parse_json, problems
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
 
 
-def read_line(line: bytes, rule: SplitRule) -> Episode:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as it was read."""
+
+    episode: Episode
+    says_recalled: bool
+    """Whether the line says what the actor was shown; if not, ``episode.recalled`` is empty until it is derived."""
+
+
+def read_line(line: bytes, rule: SplitRule) -> Line:
     """The episode of a line.
 
     Args:
@@ -27,7 +37,7 @@ def read_line(line: bytes, rule: SplitRule) -> Episode:
     if not isinstance(tree, dict):
         raise UnreadableError(f"must be an object, not {type(tree).__name__}")
     try:
-        return _Episode.model_validate(tree).episode(rule)
+        return _Episode.model_validate(tree).line(rule)
     except ValidationError as error:
         raise UnreadableError(problems(error)) from None
 
@@ -52,7 +62,7 @@ def read_back(episode: Episode) -> Episode:
             a number that is not finite, an ``info`` that is not JSON or nested too deeply …
     """
     try:
-        return read_line(write_line(episode), SplitRule())
+        return read_line(write_line(episode), SplitRule()).episode
     except UnreadableError as error:
         raise _refusal(episode, error) from None
 
@@ -126,8 +136,19 @@ def _text_is_a_reflection(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
 
-_NOT_NAMING = {"trajectory": {"steps": {"__all__": {"usage"}}}}
-"""What an episode cost at each step says nothing of which one it is."""
+class _Recalled(_Line):
+    entries: list[str] = []
+    ids: list[str] = []
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if len(self.entries) != len(self.ids):
+            raise ValueError(f"{len(self.entries)} entries with {len(self.ids)} ids: each entry has its id")
+        return self
+
+
+_NOT_NAMING: dict[str, Any] = {"trajectory": {"steps": {"__all__": {"usage"}}}, "recalled": True}
+"""What does not tell an episode from another one: what each step cost, and what its trial and reflections decide."""
 
 
 class _Episode(_Line):
@@ -142,6 +163,7 @@ class _Episode(_Line):
     trial: Annotated[int, Field(ge=0)] = 0
     parent: str | None = None
     reflection: Annotated[_Reflection | None, BeforeValidator(_text_is_a_reflection)] = None
+    recalled: _Recalled | None = None
     split: Split | None = None
     kind: str = ""
     stop: StopReason | None = None
@@ -149,8 +171,11 @@ class _Episode(_Line):
     usage: _Usage = _Usage()
     info: dict[str, Any] = {}
 
-    def episode(self, rule: SplitRule) -> Episode:
-        reflection = self.reflection
+    def line(self, rule: SplitRule) -> Line:
+        return Line(self._episode(rule), says_recalled=self.recalled is not None)
+
+    def _episode(self, rule: SplitRule) -> Episode:
+        reflection, recalled = self.reflection, self.recalled or _Recalled()
         return Episode(
             id=self.id or content_digest(["jsonl", self.model_dump(mode="json", exclude=_NOT_NAMING)]),
             task=Task(self.environment, self.task, self.split or rule.split(self.environment, self.task), self.kind),
@@ -163,6 +188,7 @@ class _Episode(_Line):
             reflection=None
             if reflection is None
             else Reflection(**{**dict(reflection), "usage": Usage(**dict(reflection.usage))}),
+            recalled=Recalled(tuple(recalled.entries), tuple(recalled.ids)),
             seed=self.seed,
             usage=Usage(**dict(self.usage)),
             info=self.info,

@@ -19,10 +19,11 @@ import pyarrow.parquet
 
 from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.jsonl import BadLine, BufferImportError, ImportReport
+from retro.buffer.recalled import WINDOW
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
-from retro.buffer.store import MEMORY_KEY, ReplayBuffer
-from retro.types import Episode, Reflection, StopReason, Task, Trajectory
+from retro.buffer.store import ReplayBuffer
+from retro.types import Episode, Recalled, Reflection, StopReason, Task, Trajectory
 from retro.types import Step as TrajectoryStep
 
 OUTCOME_COLUMNS = {"trajectory", "G", "F1", "answer", "status"}
@@ -70,14 +71,18 @@ class _Trial:
 
 
 def import_reflexion_logs(
-    buffer: ReplayBuffer, paths: str | Path | Sequence[str | Path], rule: SplitRule | None = None
+    buffer: ReplayBuffer,
+    paths: str | Path | Sequence[str | Path],
+    rule: SplitRule | None = None,
+    window: int = WINDOW,
 ) -> ImportReport:
     """Add the trials of the given parquet files (or of a folder's ``*.parquet``) in one transaction.
 
     The return is the answer's F1 where the log has it (HotPotQA), else the log's outcome; success is the outcome (exact
     match). Rows flagged ``carried_over`` repeat an earlier success and are not episodes. A trial whose preceding
-    reflection no row tells becomes a root, with the texts its prompt held in ``info["memory"]``: it is neither a
-    rated retry nor a control. From ``trials`` alone, reflections are read off the growth of the prompts.
+    reflection no row tells becomes a root that recalled the texts its prompt held: it is neither a rated retry nor a
+    control. From ``trials`` alone, reflections are read off the growth of the prompts. An actor is taken to have seen
+    the last ``window`` of all reflections.
 
     Raises:
         BufferImportError: naming the file and the row (from 1) that is unreadable, or the conflict with the buffer.
@@ -91,7 +96,7 @@ def import_reflexion_logs(
     added = present = 0
     with buffer.transaction() as add:
         for key in sorted(chains):
-            for episode in _episodes(key, chains[key], key[1] in told, rule or SplitRule()):
+            for episode in _episodes(key, chains[key], key[1] in told, rule or SplitRule(), window):
                 try:
                     new = add(episode)
                 except EpisodeRefusedError as error:
@@ -214,11 +219,12 @@ def _merge(path: Path, key: _Key, known: _Trial, other: _Trial) -> _Trial:
     )
 
 
-def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRule) -> Iterator[Episode]:
+def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRule, window: int) -> Iterator[Episode]:
     """One chain as episodes, parents first; ``told``: tuples rows tell this log's reflections."""
     environment, source, task_id = key
     task = Task(environment, task_id, rule.split(environment, task_id))
     context = next((trial.context for trial in chain.values() if trial.context), "")
+    path: list[str] = []
     for number in sorted(chain):
         trial = chain[number]
         parent, reflection = None, None
@@ -226,7 +232,10 @@ def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRul
         if before is not None:
             known, reflection = _between(before, trial, told)
             parent = _id(key, number - 1) if known else None
-        given = _entries(trial.prompted or "") if parent is None else []
+        if parent is None:
+            path = _entries(trial.prompted or "")
+        elif reflection is not None:
+            path = [*path, reflection]
         yield Episode(
             id=_id(key, number),
             task=task,
@@ -237,8 +246,8 @@ def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRul
             stop=trial.stop,
             parent=parent,
             reflection=None if reflection is None else Reflection(reflection, source),
-            info={"log": source, "agent": trial.agent, "strategy": trial.strategy, "answer": trial.answer}
-            | ({MEMORY_KEY: given} if given else {}),
+            recalled=Recalled.latest(path, window),
+            info={"log": source, "agent": trial.agent, "strategy": trial.strategy, "answer": trial.answer},
         )
 
 

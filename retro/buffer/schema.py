@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
@@ -23,14 +24,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    inspect,
     select,
 )
 
 from retro.buffer.engine import ReplayBufferError
 from retro.reading import UnreadableError
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -76,11 +78,35 @@ episodes = Table(
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("trajectory", JSON, nullable=False),
+    Column("recalled", JSON, nullable=False),
     Column("info", JSON, nullable=False),
     Column("digest", String(32), nullable=False),
     ForeignKeyConstraint(["environment", "task"], ["tasks.environment", "tasks.id"]),
     Index("episodes_by_task", "environment", "task", "trial"),
 )
+
+
+def schema_version(connection: Connection) -> int | None:
+    """The version of the replay buffer in a database; None if there is none."""
+    if not inspect(connection).has_table(schema_info.name):
+        return None
+    return connection.scalar(select(schema_info.c.version))
+
+
+def unreadable(name: str, version: int | None) -> ReplayBufferError:
+    """Why a database of another version, or without one, is refused."""
+    if version is None:
+        return ReplayBufferError(
+            f"replay buffer {name}: not a replay buffer; collect or import episodes into a new one"
+        )
+    if version > SCHEMA_VERSION:
+        return ReplayBufferError(
+            f"replay buffer {name}: a later retro wrote it (schema version {version}; this one reads {SCHEMA_VERSION})"
+        )
+    return ReplayBufferError(
+        f"replay buffer {name}: it has schema version {version}, this retro reads {SCHEMA_VERSION}; bring it up to "
+        f"date, once, with: retro buffer migrate {name}"
+    )
 
 
 def content_digest(value: Any) -> str:
@@ -133,6 +159,7 @@ def episode_row(episode: Episode, reflection_id: str | None, tree: dict[str, Any
         "prompt_tokens": episode.usage.prompt_tokens,
         "completion_tokens": episode.usage.completion_tokens,
         "trajectory": tree["trajectory"],
+        "recalled": tree["recalled"],
         "info": tree["info"],
         "digest": digest,
     }
@@ -167,8 +194,8 @@ def to_episode(row: RowMapping) -> Episode:
 
 
 def _to_episode(row: RowMapping) -> Episode:
-    trajectory = row["trajectory"]
-    for value in (trajectory, row["info"]):
+    trajectory, recalled = row["trajectory"], row["recalled"]
+    for value in (trajectory, recalled, row["info"]):
         if isinstance(value, UnreadableError):
             raise value
     reflection = None
@@ -191,6 +218,7 @@ def _to_episode(row: RowMapping) -> Episode:
         stop=StopReason(row["stop"]),
         parent=row["parent"],
         reflection=reflection,
+        recalled=Recalled(tuple(recalled["entries"]), tuple(recalled["ids"])),
         seed=row["seed"],
         usage=Usage(row["prompt_tokens"], row["completion_tokens"]),
         info=row["info"],

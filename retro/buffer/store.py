@@ -7,20 +7,16 @@ episodes only. Any other SQLAlchemy URL works as well (PostgreSQL).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import (
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from retro.buffer.engine import WRITING, ReplayBufferError, open_engine
+from retro.buffer.engine import WRITING, ReplayBufferError, open_engine, use_wal
 from retro.buffer.insertion import insert_episode
 from retro.buffer.schema import (
     SCHEMA_VERSION,
@@ -28,14 +24,13 @@ from retro.buffer.schema import (
     metadata,
     reflections,
     schema_info,
+    schema_version,
     select_episodes,
     tasks,
     to_episode,
+    unreadable,
 )
 from retro.types import Episode, Reflection, Split, Task
-
-MEMORY_KEY = "memory"
-"""``Episode.info["memory"]`` of a root: texts its actor already had from trials that are not in the buffer (logs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +38,6 @@ class Group:
     """A failed episode and what was tried next: what a rating compares."""
 
     parent: Episode
-    memory: tuple[str, ...]
-    """The reflections on the way up to ``parent``, its own included, oldest first."""
     retries: tuple[Episode, ...]
     """Each with its reflection, ordered by source, index and id; none that an actor's error ended."""
     controls: tuple[Episode, ...]
@@ -67,7 +60,7 @@ class ReplayBuffer:
 
     Raises:
         ReplayBufferError: if the URL is malformed, its driver is missing, the database can't be opened, or it holds
-            another version of the schema.
+            another version of the schema, or something else.
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
@@ -75,7 +68,7 @@ class ReplayBuffer:
         self._engine = open_engine(url, create)
         self._known_tasks: dict[tuple[str, str], Task] = {}
         try:
-            self._prepare()
+            self._prepare(create)
         except ReplayBufferError:
             self._engine.dispose()
             raise
@@ -127,18 +120,15 @@ class ReplayBuffer:
 
         One pass over the episodes. Retries that an actor's error ended are in no group: they were not played out.
         """
-        paths: dict[str, tuple[str, ...]] = {}
         parents: dict[str, Episode] = {}
         children: dict[str, list[Episode]] = {}
         for episode in self._select(environments, splits):
-            paths[episode.id] = _memory(episode, paths)
             parents[episode.id] = episode
             if episode.parent is not None and not episode.broken:
                 children.setdefault(episode.parent, []).append(episode)
         return [
             Group(
                 parent=parent,
-                memory=paths[id],
                 retries=tuple(sorted((e for e in children[id] if e.reflection), key=_retry_order)),
                 controls=tuple(sorted((e for e in children[id] if not e.reflection), key=lambda e: e.id)),
             )
@@ -148,25 +138,18 @@ class ReplayBuffer:
 
     def failures(
         self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()
-    ) -> Iterator[tuple[Episode, tuple[str, ...]]]:
-        """Every failed episode, retried or not, with the reflections on its way up (see :class:`Group`.memory)."""
-        paths: dict[str, tuple[str, ...]] = {}
+    ) -> Iterator[tuple[Episode, tuple[Reflection, ...]]]:
+        """Every failed episode, retried or not, with the reflections on the way to it, its own included, oldest first.
+
+        A root after trial 0 goes on from trials that are not in the buffer (imported logs): what its actor was shown
+        stands for the reflections on those.
+        """
+        paths: dict[str, tuple[Reflection, ...]] = {}
         for episode in self._select(environments, splits):
-            paths[episode.id] = _memory(episode, paths)
+            above = _earlier(episode) if episode.parent is None else paths[episode.parent]
+            paths[episode.id] = above if episode.reflection is None else (*above, episode.reflection)
             if episode.failed:
                 yield episode, paths[episode.id]
-
-    def path(self, episode: Episode) -> tuple[Reflection, ...]:
-        """The reflections on the way from the root to ``episode``, its own included, oldest first."""
-        found: list[Reflection] = []
-        node: Episode | None = episode
-        while node is not None:
-            if node.reflection is not None:
-                found.append(node.reflection)
-            if node.parent is None:
-                found.extend(Reflection(text, source=MEMORY_KEY) for text in reversed(_given(node)))
-            node = self.get(node.parent) if node.parent is not None else None
-        return tuple(reversed(found))
 
     def counts(self) -> Counts:
         with self._engine.connect() as connection:
@@ -215,27 +198,34 @@ class ReplayBuffer:
             for row in connection.execution_options(yield_per=1000).execute(query).mappings():
                 yield to_episode(row)
 
-    def _prepare(self) -> None:
+    def _prepare(self, create: bool) -> None:
+        with self._engine.connect() as connection:
+            version = schema_version(connection)
+        if version is None and create:
+            version = self._create()
+        if version != SCHEMA_VERSION:
+            raise unreadable(str(self), version)
+        use_wal(self._engine)
+
+    def _create(self) -> int | None:
+        """Make the tables; the version, which is another one's if another process made them first."""
         with self._engine.execution_options(**WRITING).begin() as connection:
-            metadata.create_all(connection)
-            version = connection.scalar(select(schema_info.c.version))
+            version = schema_version(connection)
             if version is None:
+                present = inspect(connection).get_table_names()
+                if set(present) & set(metadata.tables) or (present and connection.dialect.name == "sqlite"):
+                    raise ReplayBufferError(
+                        f"replay buffer {self}: not a replay buffer, but a database with the tables "
+                        f"{', '.join(sorted(present))}; give the buffer one of its own"
+                    )
+                metadata.create_all(connection)
                 connection.execute(insert(schema_info).values(version=SCHEMA_VERSION))
-            elif version != SCHEMA_VERSION:
-                raise ReplayBufferError(
-                    f"replay buffer {self}: it has schema version {version}, this retro reads {SCHEMA_VERSION}; "
-                    "export it with the retro that wrote it (retro buffer export) and import the JSONL here"
-                )
+                return SCHEMA_VERSION
+        return version
 
 
-def _given(root: Episode) -> Sequence[str]:
-    given = root.info.get(MEMORY_KEY, ())
-    return [str(text) for text in given] if isinstance(given, Iterable) and not isinstance(given, str) else []
-
-
-def _memory(episode: Episode, paths: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    above = paths[episode.parent] if episode.parent is not None else tuple(_given(episode))
-    return above if episode.reflection is None else (*above, episode.reflection.text)
+def _earlier(root: Episode) -> tuple[Reflection, ...]:
+    return tuple(Reflection(text, source="import") for text in root.recalled.entries) if root.trial > 0 else ()
 
 
 def _retry_order(episode: Episode) -> tuple[str, int, str]:

@@ -20,11 +20,11 @@ Splits = Sequence[Split | str]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A failed episode, and the reflections its actor had: what a retrospective model is asked about."""
+    """A failed episode: what a retrospective model is asked about."""
 
     episode: Episode
-    memory: tuple[str, ...]
-    """Oldest first; all of them, the memory's strategy selects later."""
+    path: tuple[Reflection, ...] = ()
+    """The reflections on the way to it, its own included, oldest first: what a retry of it builds on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,16 @@ def contexts(
     buffer: ReplayBuffer,
     splits: Splits = (Split.TRAIN,),
     environments: Sequence[str] = (),
-    max_trial: int | None = None,
 ) -> list[Context]:
-    """Every failed episode with a trajectory, retried or not, up to trial ``max_trial`` (included; None: all)."""
-    return [
-        Context(episode, memory)
-        for episode, memory in buffer.failures(environments, splits)
-        if has_trajectory(episode) and (max_trial is None or episode.trial <= max_trial)
-    ]
+    """Every failed episode with a trajectory, retried or not."""
+    failures = buffer.failures(environments, splits)
+    return [Context(episode, path) for episode, path in failures if has_trajectory(episode)]
 
 
 def _rated(group: Group, scheme: Rating) -> list[RatedReflection]:
     if not has_trajectory(group.parent):
         return []
-    context = Context(group.parent, group.memory)
+    context = Context(group.parent)
     return [
         RatedReflection(context, retry.reflection, rating)
         for retry, rating in zip(group.retries, rate(group, scheme), strict=True)

@@ -44,6 +44,9 @@ def import_episodes(
         float, typer.Option(help="Share of tasks for validation, where the file says no split.")
     ] = 0.1,
     test: Annotated[float, typer.Option(help="Share of tasks for test, likewise.")] = 0.1,
+    window: Annotated[
+        int, typer.Option(min=1, help="How many of the latest reflections the actor saw, where a file does not say.")
+    ] = 3,
 ) -> None:
     """Add logged trials to a buffer.
 
@@ -63,9 +66,9 @@ def import_episodes(
     url = buffer_url(buffer)
     with ReplayBuffer(url) as store:
         if format is Format.REFLEXION_LOGS:
-            reports = [import_reflexion_logs(store, paths, rule)]  # the files of one log complete one another
+            reports = [import_reflexion_logs(store, paths, rule, window)]  # the files of one log complete one another
         else:
-            reports = [import_jsonl(store, path, on_error, rule) for path in paths]
+            reports = [import_jsonl(store, path, on_error, rule, window) for path in paths]
     for line in (line for report in reports for line in report.skipped):
         print(f"skipped {line}")
     added, present = sum(report.added for report in reports), sum(report.present for report in reports)
@@ -110,3 +113,40 @@ def export(
     with ReplayBuffer(buffer_url(buffer), create=False) as store:
         count = export_jsonl(store, path, environment, split)
     print(f"{path}: {count:,} episodes")
+
+
+@buffer_app.command()
+def migrate(
+    buffer: BufferArgument,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many of the latest reflections the actor saw; by default memory.size of the run, or 3."
+        ),
+    ] = None,
+) -> None:
+    """Bring a buffer of an earlier release up to date, in place.
+
+    Earlier releases did not record what the actor was shown: that is derived once (docs/buffer.md).
+
+    \b
+    Example:
+      retro buffer migrate runs/quickstart
+    """
+    from retro.buffer.migration import migrate as migrate_buffer
+
+    size = _window_of(Path(buffer)) if window is None else window
+    count = migrate_buffer(buffer_url(buffer), size)
+    print(f"{buffer}: {count:,} episodes brought up to date" if count else f"{buffer}: is up to date")
+
+
+def _window_of(run: Path) -> int:
+    """``memory.size`` of the run folder, if it is one and says it."""
+    from retro.buffer.recalled import WINDOW
+    from retro.reading import read_yaml
+
+    config = run / "config.yaml"
+    tree = read_yaml(config) if config.is_file() else None
+    memory = tree.get("memory") if isinstance(tree, dict) else None
+    size = memory.get("size") if isinstance(memory, dict) else None
+    return size if isinstance(size, int) and size > 0 else WINDOW

@@ -17,6 +17,7 @@ from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.config import ActorSection, ConfigError, MemorySection, PpoSection, RunConfig, deciding
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation.records import FORMAT
 from retro.evaluation.results import split_best_of
 from retro.prompts import PromptLibrary
 
@@ -120,6 +121,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
     model = config.model.model_dump(mode="json", exclude={"lora", "gradient_checkpointing"}) if written else None
     reward = reward_model(config) if arm.best_of > 1 else None
     parts = {
+        "format": FORMAT,
         "seed": config.seed,
         "environment": [environment.name, deciding_options(environment.name, environment.options)],
         "actor": deciding(arm.actor),

@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from retro.reading import parse_json, problems, read_lines
 from retro.types import Episode, Reflection, from_json, to_json
 
+FORMAT = 2
+"""Of the records; it is part of every arm's fingerprint. Since 2, an episode says what its actor was shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -36,6 +36,19 @@
     return box;
   };
 
+  const recalled = (episode) => {
+    if (!episode.recalled.length) return [];
+    const box = element("details", "recalled");
+    const list = element("ul");
+    for (const [id, entry] of episode.recalled) {
+      const item = element("li");
+      item.append(element("span", "id", id), element("span", "text", entry));
+      list.append(item);
+    }
+    box.append(element("summary", "", `recalled: ${episode.recalled.length}`), list);
+    return [box];
+  };
+
   const played = (episode) => {
     const card = element("article", "episode");
     const header = element("header");
@@ -52,7 +65,7 @@
       step.append(element("div", "action", action), element("div", "observation", observation));
       steps.append(step);
     }
-    card.append(header, element("p", "opening", episode.opening), steps);
+    card.append(header, ...recalled(episode), element("p", "opening", episode.opening), steps);
     return card;
   };
 

@@ -179,6 +179,7 @@ def _browsed(record: Record) -> dict[str, Any]:
         "opening": episode.trajectory.opening,
         "steps": [[step.thought, step.action, step.observation] for step in episode.trajectory.steps],
         "reflection": _reflected(episode.reflection) if episode.reflection else None,
+        "recalled": list(zip(episode.recalled.ids, episode.recalled.entries, strict=True)),
         "candidates": [_reflected(candidate) for candidate in record.candidates],
     }
 

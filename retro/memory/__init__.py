@@ -1,6 +1,6 @@
-"""What carries reflections of earlier trials into the actor's prompt: one strategy a file."""
+"""What carries experience into the actor's prompt: one kind of memory a file."""
 
-from retro.memory.base import Memory
+from retro.memory.base import Memory, Query
 from retro.memory.window import ReflectionWindow
 
-__all__ = ["Memory", "ReflectionWindow"]
+__all__ = ["Memory", "Query", "ReflectionWindow"]

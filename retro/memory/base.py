@@ -1,15 +1,28 @@
-"""What carries reflections of earlier trials into the actor's prompt."""
+"""What carries experience into the actor's prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from retro.types import Recalled, Reflection, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a memory is asked at the beginning of an episode."""
+
+    task: Task
+    opening: str
+    """The observation of the reset, which states the task."""
+    reflections: tuple[Reflection, ...] = ()
+    """Those on the way to this trial, oldest first."""
 
 
 @runtime_checkable
 class Memory(Protocol):
-    """A strategy: which of the reflections so far the actor sees, and in what words."""
+    """Chooses what the actor sees of earlier trials of its task, or of other tasks, and in what words."""
 
-    def recall(self, reflections: Sequence[str]) -> tuple[str, ...]:
-        """The entries of the actor's prompt, from the reflections on the way to this trial; both oldest first."""
+    def recall(self, query: Query) -> Recalled:
+        """The entries for the actor's prompt. Equal queries are answered equally."""
         ...

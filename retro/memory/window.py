@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from retro.config import MemorySection, PositiveInt
+from retro.memory.base import Query
+from retro.types import Recalled
 
 
 class WindowOptions(MemorySection):
@@ -24,5 +25,5 @@ class ReflectionWindow:
     def from_options(cls, options: WindowOptions) -> ReflectionWindow:
         return cls(options.size)
 
-    def recall(self, reflections: Sequence[str]) -> tuple[str, ...]:
-        return tuple(reflections[-self.size :])
+    def recall(self, query: Query) -> Recalled:
+        return Recalled.latest([reflection.text for reflection in query.reflections], self.size)

@@ -137,15 +137,6 @@ class SharedBase:
                 f"{path} was trained on the base {trained_on} and does not fit {self.identity}: {error}"
             ) from error
 
-    def copy_role(self, source: str, target: str) -> None:
-        """A frozen copy of a role: what a reference is. (Adapters off is the bare base, which is no reference once
-        there was supervised training.)"""
-        peft = self._require(source)
-        config = copy.deepcopy(peft.peft_config[source])
-        weights = {name: value.clone() for name, value in _weights(peft, source).items()}
-        self._add(target, config, trainable=False)
-        _fill(peft, target, weights)
-
     def remove_role(self, role: str) -> None:
         """Take a role off the base."""
         self._require(role)

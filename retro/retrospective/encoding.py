@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retro.config import ModelSection
@@ -33,23 +32,21 @@ class Encoder:
             lambda text: len(self.encode(text)), prompt_tokens(section, context=None), "model.max_prompt_tokens"
         )
 
-    def text(self, episode: Episode, memory: Sequence[str]) -> str:
-        """What the model is asked about ``episode``, before a chat template or a begin token.
+    def text(self, episode: Episode) -> str:
+        """The question about ``episode`` and what its actor recalled, before a chat template or a begin token.
 
         A prompt that is too long is shortened: observations are left out, the oldest first.
-
-        Args:
-            memory: What the memory of the episode's actor held, oldest first.
 
         Raises:
             PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
         """
         prompts = self._prompts.of(episode.task.environment)
-        return prompts.reflection(episode.trajectory, episode.return_, episode.success, memory, self._limit)
+        recalled = episode.recalled.entries
+        return prompts.reflection(episode.trajectory, episode.return_, episode.success, recalled, self._limit)
 
-    def prompt(self, episode: Episode, memory: Sequence[str]) -> list[int]:
+    def prompt(self, episode: Episode) -> list[int]:
         """:meth:`text` in tokens."""
-        return self.encode(self.text(episode, memory))
+        return self.encode(self.text(episode))
 
     def response(self, reflection: Reflection) -> list[int]:
         """The reflection's tokens, with the end token unless it was cut off before it: there is no end to learn."""

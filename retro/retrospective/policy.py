@@ -56,7 +56,7 @@ class Policy:
         Raises:
             PromptTooLongError: if the episode does not fit. Other requests of the batch are answered.
         """
-        prompt = self._encoder.prompt(request.episode, request.memory)
+        prompt = self._encoder.prompt(request.episode)
         return await self._rounds.submit(_Question(prompt, request.count, request.seed))
 
     def _answer(self, questions: list[_Question]) -> list[list[Reflection]]:

@@ -105,7 +105,7 @@ class RewardScorer:
 
     async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
         """A score for each reflection, in their order."""
-        prompt = self._encoder.prompt(request.episode, request.memory)
+        prompt = self._encoder.prompt(request.episode)
         responses = [self._encoder.response(reflection) for reflection in reflections]
         return await self._rounds.submit(_Group(prompt, responses))
 

@@ -12,12 +12,13 @@ from math import fsum
 from typing import Any, TypeVar
 
 from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet
-from retro.memory.base import Memory
+from retro.memory.base import Memory, Query
 from retro.prompts import Prompts, PromptTooLongError
 from retro.types import (
     Actor,
     ActorError,
     Episode,
+    Recalled,
     Reflection,
     Sampling,
     Step,
@@ -88,21 +89,21 @@ class Player:
         """
         identity = self.episode_id(task, trial, parent, index, control)
         draw = (*self.key, task.id, trial, parent or "", index)
-        memory = self.memory.recall([reflection.text for reflection in reflections])
         prompts = self.prompts.of(task.environment)
         limit: TokenLimit | None = getattr(self.actor, "prompt_limit", None)
-        opening, usage = "", Usage()
+        opening, recalled, usage = "", Recalled(), Usage()
         steps: list[Step] = []
         stop: StopReason | None = None
         info: dict[str, Any] = {}
         environment = _Played(self.taskset, task)
         try:
             opening = _unicode(await environment.reset(derive_seed(task.environment, task.id)))
+            recalled = self.memory.recall(Query(task, opening, reflections))
             while stop is None:
                 sampling = replace(
                     self.sampling, seed=derive_seed(*draw, len(steps)), session=identity, stop=prompts.actor_stop
                 )
-                prompt = prompts.actor(opening, steps, memory, limit)
+                prompt = prompts.actor(opening, steps, recalled.entries, limit)
                 completion = await self.actor.complete(prompt, sampling)
                 usage += completion.usage
                 thought, action = prompts.parse(_unicode(completion.text))
@@ -128,6 +129,7 @@ class Player:
             stop=stop,
             parent=parent,
             reflection=reflections[-1] if reflections and not control else None,
+            recalled=recalled,
             seed=derive_seed(*draw),
             usage=usage,
             info=info,

@@ -98,7 +98,7 @@ async def run_trials(
             episodes += retries
         else:
             try:
-                written = await ledger.reflections(failed, reflections, reflector, group)
+                written = await ledger.reflections(failed, reflector, group)
             except PromptTooLongError as error:
                 skip(Unreflected(failed, str(error)))
                 break
@@ -172,9 +172,7 @@ class _Ledger:
         known = self.recall_retry(failed, index, control=reflection is None)
         return known or await self.kept(lambda: retry(self.player, failed, before, reflection, index))
 
-    async def reflections(
-        self, failed: Episode, before: tuple[Reflection, ...], reflector: Reflector, group: int
-    ) -> list[Reflection]:
+    async def reflections(self, failed: Episode, reflector: Reflector, group: int) -> list[Reflection]:
         """The group's reflections: the stored ones of what was played, new ones only if a retry is missing."""
         known = [self.recall_retry(failed, index, control=False) for index in range(group)]
         stored = [episode.reflection if episode else None for episode in known]
@@ -183,7 +181,6 @@ class _Ledger:
             return written
         request = ReflectionRequest(
             episode=failed,
-            memory=self.player.memory.recall([reflection.text for reflection in before]),
             count=group,
             seed=derive_seed(*self.player.key, failed.task.id, failed.trial, failed.id, "reflect"),
         )

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, RatedReflection
-from retro.config import ConfigError, RunConfig, build
+from retro.config import ConfigError, RunConfig
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, require_trainable
 from retro.prompts import PromptLibrary, PromptTooLongError
@@ -35,7 +35,6 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
         section = with_prompt_limit(config.model, base_context(config.model))
         self._encoder = encoding.Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
-        self._memory = build(config.memory)
 
     def prompt(self, context: Context) -> list[int]:
         """What the retrospective model reads about a failed episode, in its environment's words.
@@ -43,7 +42,7 @@ class Encoder:
         Raises:
             PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
         """
-        return self._encoder.prompt(context.episode, self._memory.recall(context.memory))
+        return self._encoder.prompt(context.episode)
 
     def response(self, reflection: Reflection) -> list[int]:
         """The reflection with its end token; without it where it was cut: to end there is nothing to learn."""

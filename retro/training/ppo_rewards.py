@@ -137,9 +137,8 @@ class Retries:
 
         async def one(play: Play) -> Episode:
             failed = play.context.episode
-            before = tuple(Reflection(text, source="buffer") for text in play.context.memory)
             async with slots:
-                return await retry(player, failed, before, play.reflection, play.place)
+                return await retry(player, failed, play.context.path, play.reflection, play.place)
 
         return await all_of(one(play) for play in plays)
 

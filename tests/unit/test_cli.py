@@ -30,7 +30,14 @@ from retro.types import ActorError
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     *(["run"], *([stage] for stage in STAGES), ["report"], ["reflect"], ["doctor"]),
-    *(["buffer", "import"], ["buffer", "stats"], ["buffer", "export"], ["env", "list"], ["env", "play"]),
+    *(
+        ["buffer", "import"],
+        ["buffer", "stats"],
+        ["buffer", "export"],
+        ["buffer", "migrate"],
+        ["env", "list"],
+        ["env", "play"],
+    ),
 )
 
 

@@ -34,7 +34,7 @@ def test_every_form_is_the_same_trajectory(value):
     assert episode.trajectory == TRAJECTORY
     assert episode.return_ == 0.5
     assert episode.failed
-    assert memory == ()
+    assert memory is None
 
 
 def test_an_episode_as_json_is_the_episode():

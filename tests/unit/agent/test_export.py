@@ -70,7 +70,7 @@ def test_scores_are_equal_before_and_after(trained: RunConfig) -> None:
     folder = run_export(trained)
     exported = load_export(folder, None, "cpu", None)
     assert exported.scorer is not None
-    request = ReflectionRequest(group.parent, group.memory)
+    request = ReflectionRequest(group.parent)
     after = asyncio.run(exported.scorer(request, reflections))
     before = _scores_in_training(trained, reflections)
     assert after == pytest.approx(before, abs=1e-5)

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -13,10 +13,22 @@ from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
 from retro import FunctionEnvironment, RetroAgent, RetrospectiveModel
 from retro.memory import ReflectionWindow
 from retro.rollout.collect import collect
-from retro.types import Reflection, ReflectionRequest, Sampling, Split, StopReason, derive_seed
+from retro.types import (
+    Episode,
+    Recalled,
+    Reflection,
+    ReflectionRequest,
+    Sampling,
+    Split,
+    Step,
+    StopReason,
+    Trajectory,
+    derive_seed,
+)
 
 TASKS = Vaults().tasks(Split.TEST, 40)
 SAMPLING = Sampling(temperature=1.0, max_tokens=8)
+PLAYED = Episode("e", TASKS[0], 1, Trajectory("?", (Step("try 1", "no"),)), 0.0, False, StopReason.HORIZON)
 
 
 async def likes_large_digits(request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
@@ -143,7 +155,11 @@ def test_reflect_passes_the_memory_window(prompts):
     reflected = model.reflect(document, n=8)
     assert (reflected.text, reflected.score, len(reflected.candidates)) == ("not 1", None, 1)
     model.reflect(document, memory=("d",))
-    assert [request.memory for request in reflector.requests] == [("b", "c"), ("d",)]
+    played = replace(PLAYED, recalled=Recalled(("x", "y", "z"), ("1", "2", "3")))
+    model.reflect(played)
+    model.reflect(played, memory=())
+    recalled = [request.episode.recalled.entries for request in reflector.requests]
+    assert recalled == [("b", "c"), ("d",), ("x", "y", "z"), ()]
 
 
 def test_importing_retro_loads_no_torch():

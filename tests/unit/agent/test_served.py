@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,16 @@ from retro.cli.pipeline import next_commands
 from retro.config import LoraSection, ModelSection
 from retro.prompts import PromptTooLongError, load_prompts
 from retro.retrospective.encoding import Encoder
-from retro.types import ReflectionRequest, Sampling, Split, Usage
+from retro.types import Episode, Recalled, ReflectionRequest, Sampling, Split, Usage
 from tests.unit.agent.choices_server import DOCUMENT, NAME, served
 
 _CHAT = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def played() -> Episode:
+    """``DOCUMENT`` as an episode that recalled its memory."""
+    episode, memory = read_trajectory(DOCUMENT)
+    return replace(episode, recalled=Recalled.latest(memory or (), 3))
 
 
 def encoder_of(export: Path) -> Encoder:
@@ -36,7 +43,7 @@ def encoder_of(export: Path) -> Encoder:
 
 def expected_prompt(export: Path) -> list[int]:
     """What the local model is asked about ``DOCUMENT``."""
-    return encoder_of(export).prompt(*read_trajectory(DOCUMENT))
+    return encoder_of(export).prompt(played())
 
 
 def test_all_candidates_come_from_one_request_that_asks_what_the_local_model_is_asked(served_export, server):
@@ -65,8 +72,7 @@ def test_the_best_by_the_reward_model_here_is_kept(served_export, server):
     reflected = served(served_export, server).reflect(DOCUMENT, n=6)
     scorer = load_export(served_export, None, "cpu", None).scorer
     assert scorer is not None
-    episode, memory = read_trajectory(DOCUMENT)
-    scores = asyncio.run(scorer(ReflectionRequest(episode, memory), reflected.candidates))
+    scores = asyncio.run(scorer(ReflectionRequest(played()), reflected.candidates))
     assert [candidate.score for candidate in reflected.candidates] == pytest.approx(scores, abs=1e-6)
     assert len(set(scores)) > 2
     assert reflected.score == max(candidate.score for candidate in reflected.candidates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
 
 TASK = Task("household", "task-1", Split.TRAIN, "heat")
 
@@ -31,6 +31,7 @@ def make_episode(
         stop=stop or (StopReason.SUCCESS if success else StopReason.HORIZON),
         parent=parent.id if parent else None,
         reflection=Reflection(text, source, index, usage=Usage(100, 9), score=0.5) if text is not None else None,
+        recalled=Recalled((text,), ("reflection-0",)) if text is not None else Recalled(),
         seed=2**63 - 1,
         usage=Usage(50, 7),
         info={"note": "ä"},

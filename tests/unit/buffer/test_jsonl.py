@@ -16,7 +16,7 @@ from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.jsonl import BufferImportError, export_jsonl, import_jsonl
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
 
 Make = Callable[..., Episode]
 
@@ -78,6 +78,7 @@ BAD = [
     (json.dumps({**ROOT, "id": "c", "split": "train", "kind": "x"}), "one split and one kind"),
     (json.dumps({**RETRY, "id": "c", "reflection": {"text": 3}}), "reflection.text: "),
     (json.dumps({**ROOT, "id": "c", "stop": "tired"}), "stop: Input should be 'success', 'failure'"),
+    (json.dumps({**ROOT, "id": "c", "recalled": {"entries": ["x"]}}), "recalled: Value error, 1 entries with 0 ids"),
     (json.dumps({**ROOT, "id": "c", "task": "\ud800"}), "half of a surrogate pair"),
     (json.dumps({**ROOT, "id": "c", "info": {"x": "infinite"}}).replace('"infinite"', "1e999"), "not a finite number"),
     (json.dumps({**ROOT, "id": "c", "trial": 2**63}), "an integer beyond 64 bits"),
@@ -218,3 +219,19 @@ def test_the_split_rule_keeps_its_shares() -> None:
     assert found.count(Split.TEST) == pytest.approx(500, rel=0.15)
     with pytest.raises(ValueError, match="together"):
         SplitRule(0, 0.6, 0.6)
+
+
+def test_what_an_actor_recalled_is_taken_from_its_line_or_derived_once(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    """A line without it: the last reflections on the way, also over parents that the buffer had before."""
+    told = {"entries": ["a hint"], "ids": ["hint-7"]}
+    import_jsonl(buffer, write(tmp_path / "a.jsonl", ROOT, {**RETRY, "success": False, "recalled": told}))
+    third = {**RETRY, "id": "c", "trial": 2, "parent": "b", "success": False, "reflection": "Sort."}
+    control = {**third, "id": "d", "trial": 3, "parent": "c", "reflection": None}
+    import_jsonl(buffer, write(tmp_path / "b.jsonl", control, third), window=1)
+    recalled = {episode.id: episode.recalled for episode in buffer.episodes()}
+    assert recalled == {
+        "a": Recalled(),
+        "b": Recalled(("a hint",), ("hint-7",)),
+        "c": Recalled(("Sort.",), ("reflection-1",)),
+        "d": Recalled(("Sort.",), ("reflection-1",)),
+    }

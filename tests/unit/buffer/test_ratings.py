@@ -17,7 +17,6 @@ def group(parent: float, retries: list[float], controls: list[float]) -> Group:
     root = make_episode("root", parent)
     return Group(
         parent=root,
-        memory=(),
         retries=tuple(
             make_episode(f"retry-{index}", value, parent=root, text=str(index), index=index)
             for index, value in enumerate(retries)

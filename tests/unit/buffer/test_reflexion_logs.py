@@ -13,7 +13,7 @@ from retro.buffer.jsonl import BufferImportError
 from retro.buffer.reflexion_logs import import_reflexion_logs, parse_trajectory
 from retro.buffer.stats import Change, buffer_stats, stats_table
 from retro.buffer.views import contexts, sft_examples
-from retro.types import Split, Step, StopReason
+from retro.types import Recalled, Split, Step, StopReason
 
 QUESTION = {"env": "hotpotqa", "agent": "react", "strategy": "reflexion", "source": "log/a", "task_id": "q1"}
 QUESTION |= {"question": "Who?", "key": "Ada"}
@@ -94,7 +94,9 @@ def test_both_layouts_tell_the_same_tree(tmp_path: Path) -> None:
             first, second, third = buffer.episodes()
             assert (first.return_, second.return_, third.return_) == (0.0, 0.5, 1.0)
             assert [episode.success for episode in (first, second, third)] == [False, False, True]
-            assert [group.memory for group in buffer.groups()] == [(), ("Read more.\n- Then answer.",)]
+            assert first.recalled == Recalled()
+            assert second.recalled == Recalled(("Read more.\n- Then answer.",), ("reflection-0",))
+            assert third.recalled.entries == ("Read more.\n- Then answer.", "Be brief.")
             (stats,) = buffer_stats(buffer)
             assert (stats.tuples, stats.by_return, stats.by_success) == (2, Change(2, 0, 0), Change(1, 1, 0))
     assert len(digests) == 1
@@ -119,8 +121,10 @@ def test_a_gap_in_a_log_begins_a_new_root_with_the_memory_it_had(buffer: ReplayB
     ]
     import_reflexion_logs(buffer, write(tmp_path / "tuples.parquet", rows))
     first, second = buffer.groups()
-    assert (first.parent.trial, first.memory) == (0, ())
-    assert (second.parent.trial, second.parent.parent, second.memory) == (2, None, ("First.", "Second."))
+    assert (first.parent.trial, first.parent.recalled.entries) == (0, ())
+    assert (second.parent.trial, second.parent.parent) == (2, None)
+    assert second.parent.recalled == Recalled(("First.", "Second."), ("reflection-0", "reflection-1"))
+    assert second.retries[0].recalled.entries == ("First.", "Second.", "Third.")
     assert not first.controls
     assert not second.controls
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from retro.buffer import ReplayBuffer, ReplayBufferError
 from retro.buffer.engine import EpisodeRefusedError
-from retro.types import Episode, Split, Step, StopReason, Task, Trajectory
+from retro.types import Episode, Recalled, Split, Step, StopReason, Task, Trajectory
 
 Make = Callable[..., Episode]
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,28 +106,36 @@ def test_a_reflection_without_a_parent_is_refused(buffer: ReplayBuffer, make: Ma
         buffer.add(make("new", text="try harder"))
 
 
-def test_groups_and_paths(buffer: ReplayBuffer, make: Make) -> None:
+def test_groups(buffer: ReplayBuffer, make: Make) -> None:
     for episode in tree(make):
         buffer.add(episode)
     first, second = buffer.groups()
-    assert (first.parent.id, first.memory) == ("root", ())
+    assert first.parent.id == "root"
     assert [retry.id for retry in first.retries] == ["retry-a", "retry-b"]
     assert [control.id for control in first.controls] == ["control"]
-    assert (second.parent.id, second.memory) == ("retry-b", ("open it",))
+    assert second.parent.id == "retry-b"
     assert [retry.id for retry in second.retries] == ["deeper"]
-    deeper = buffer.get("deeper")
-    assert deeper is not None
-    assert [reflection.text for reflection in buffer.path(deeper)] == ["open it", "use the microwave"]
 
 
-def test_the_memory_a_root_was_given_comes_first(buffer: ReplayBuffer, make: Make) -> None:
-    root = replace(make("root", 0.3), trial=3, info={"memory": ["older", "old"]})
-    retry = make("retry", 0.3, parent=root, text="new")
-    last = make("last", 0.3, parent=retry)
-    for episode in (root, retry, last):
+def paths(buffer: ReplayBuffer) -> dict[str, list[str]]:
+    return {episode.id: [reflection.text for reflection in path] for episode, path in buffer.failures()}
+
+
+def test_a_failure_comes_with_the_reflections_on_the_way_to_it(buffer: ReplayBuffer, make: Make) -> None:
+    for episode in tree(make):
         buffer.add(episode)
-    assert [group.memory for group in buffer.groups()] == [("older", "old"), ("older", "old", "new")]
-    assert [reflection.text for reflection in buffer.path(last)] == ["older", "old", "new"]
+    assert paths(buffer) == {"root": [], "retry-a": ["heat it"], "retry-b": ["open it"], "control": []}
+
+
+def test_what_a_late_root_recalled_stands_for_the_trials_before_it(buffer: ReplayBuffer, make: Make) -> None:
+    known = Recalled(("older", "old"), ("reflection-0", "reflection-1"))
+    root = replace(make("root", 0.3), trial=3, recalled=known)
+    retry = make("retry", 0.3, parent=root, text="new")
+    first = replace(make("first", 0.3, task=Task("household", "task-2", Split.TRAIN)), recalled=known)
+    for episode in (root, retry, make("last", 0.3, parent=retry), first):
+        buffer.add(episode)
+    late = {"root": ["older", "old"], "retry": ["older", "old", "new"], "last": ["older", "old", "new"]}
+    assert paths(buffer) == late | {"first": []}
 
 
 def test_retries_that_the_actor_broke_off_are_in_no_group(buffer: ReplayBuffer, make: Make) -> None:
@@ -194,7 +203,40 @@ def test_a_missing_file_or_a_foreign_one_is_an_error(tmp_path: Path) -> None:
         ReplayBuffer(f"sqlite:///{foreign}")
 
 
-def test_a_database_that_is_damaged_or_has_other_tables_is_one_error(tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("table", ["episodes", "songs"])
+def test_a_database_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, table: str, create: bool) -> None:
+    foreign = tmp_path / "foreign.sqlite"
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute(f"create table {table} (title text)")
+    before = foreign.read_bytes()
+    with pytest.raises(ReplayBufferError, match=r"foreign\.sqlite: not a replay buffer"):
+        ReplayBuffer(f"sqlite:///{foreign}", create=create)
+    assert foreign.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.sqlite"]
+
+
+def test_an_empty_file_becomes_a_buffer_only_where_one_is_asked_for(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    with pytest.raises(ReplayBufferError, match="not a replay buffer"):
+        ReplayBuffer(f"sqlite:///{empty}", create=False)
+    assert empty.stat().st_size == 0
+    ReplayBuffer(f"sqlite:///{empty}").close()
+    ReplayBuffer(f"sqlite:///{empty}", create=False).close()
+
+
+def test_a_buffer_opens_while_another_process_writes(tmp_path: Path, make: Make) -> None:
+    url = f"sqlite:///{tmp_path / 'buffer.sqlite'}"
+    with ReplayBuffer(url) as writer, writer.transaction() as add:
+        add(make("root"))
+        begun = time.monotonic()
+        with ReplayBuffer(url) as reader:  # it would wait for the writer's lock if it created anything
+            assert reader.counts().episodes == 0
+        assert time.monotonic() - begun < 10
+
+
+def test_a_damaged_database_is_one_error(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "buffer.sqlite"
     with ReplayBuffer(f"sqlite:///{path}") as store:
         for number in range(200):
@@ -207,12 +249,6 @@ def test_a_database_that_is_damaged_or_has_other_tables_is_one_error(tmp_path: P
         ),
         ReplayBuffer(f"sqlite:///{path}", create=False) as store,
     ):
-        list(store.episodes())
-    foreign = tmp_path / "foreign.sqlite"
-    with sqlite3.connect(foreign) as connection:
-        connection.execute("create table episodes (title text)")
-    says = r"foreign\.sqlite: no such column"
-    with pytest.raises(ReplayBufferError, match=says), ReplayBuffer(f"sqlite:///{foreign}") as store:
         list(store.episodes())
 
 
@@ -229,6 +265,7 @@ def test_a_database_that_is_damaged_or_has_other_tables_is_one_error(tmp_path: P
         ("trajectory", "[" * 5000, "nested deeper"),
         ("info", '{"x": 1e999}', "not a finite number"),
         ("info", "{", "not JSON"),
+        ("recalled", '{"entries": ["a"], "ids": []}', "each entry has its id"),
         ("stop", "tired", "'tired' is not a valid StopReason"),
     ],
 )

@@ -36,13 +36,12 @@ def test_sft_reads_what_is_rated_above_the_threshold_on_training_tasks(filled: R
     assert over.rating == pytest.approx(0.15)
 
 
-def test_contexts_are_failed_episodes_with_their_memory(filled: ReplayBuffer) -> None:
+def test_contexts_are_failed_episodes_with_their_path(filled: ReplayBuffer) -> None:
     found = contexts(filled, [Split.TEST])
     assert {context.episode.id for context in found} == {"test", "test-0", "test-1", "test-2", "test-3", "test-control"}
-    memory = {context.episode.id: context.memory for context in found}
-    assert memory["test"] == memory["test-control"] == ()
-    assert memory["test-0"] == ("good test",)
-    assert [context.episode.id for context in contexts(filled, [Split.TEST], max_trial=0)] == ["test"]
+    paths = {context.episode.id: [reflection.text for reflection in context.path] for context in found}
+    assert paths["test"] == paths["test-control"] == []
+    assert paths["test-0"] == ["good test"]
 
 
 def test_splits_never_share_a_task_and_environments_are_filtered(filled: ReplayBuffer) -> None:

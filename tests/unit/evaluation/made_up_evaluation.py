@@ -11,7 +11,7 @@ from retro.artifacts import write_json
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.statistics import outcome
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quotes\" \u2028 'single'"
 """What no text of a model may do to a page."""
@@ -50,12 +50,13 @@ def chain(arm: str, task: Task, seed: int) -> list[Record]:
             )
             reflection = max(candidates, key=lambda c: c.score or 0)
             candidates = candidates if best_of > 1 else ()
+        recalled = Recalled((reflection.text,), ("reflection-0",)) if reflection else Recalled()
         steps = tuple(Step(f"go to cabinet {i}", f"the cabinet {i} is closed", 0.0, "where is it?") for i in range(3))
         episode = Episode(
             f"{task.id}/{trial}", task, trial, Trajectory("You are in a room. Task: heat a mug.", steps),
             1.0 if success else rng.choice((0.0, 0.3, 0.6)), success,
             StopReason.SUCCESS if success else StopReason.HORIZON, f"{task.id}/{trial - 1}" if trial else None,
-            reflection, usage=Usage(900, 60),
+            reflection, recalled, usage=Usage(900, 60),
         )  # fmt: skip
         records.append(Record(arm, "digest", episode, candidates))
         if success:

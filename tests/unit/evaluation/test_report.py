@@ -79,14 +79,9 @@ def test_what_a_model_writes_never_becomes_markup(run_dir: Path) -> None:
     assert elements.tags.count("script") == 2 and not elements.handlers
     assert "alert(2)>" not in page and "<img src=x" not in page
     data = json.loads(re.search(r'id="episodes">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
-    texts = [
-        episode["reflection"]["text"]
-        for by_task in data["arms"].values()
-        for chain in by_task.values()
-        for episode in chain
-        if episode["reflection"]
-    ]
-    assert texts and all(HOSTILE in text for text in texts)
+    episodes = [e for by_task in data["arms"].values() for chain in by_task.values() for e in chain if e["reflection"]]
+    assert episodes and all(HOSTILE in episode["reflection"]["text"] for episode in episodes)
+    assert all(e["recalled"] == [["reflection-0", e["reflection"]["text"]]] for e in episodes)
 
 
 def test_hostile_names_are_escaped(run_dir: Path) -> None:

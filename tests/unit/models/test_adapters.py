@@ -79,7 +79,8 @@ def test_roles_do_not_disturb_one_another(make_base: MakeBase) -> None:
 def test_switching_moves_no_requires_grad(make_base: MakeBase, tmp_path: Path) -> None:
     """PEFT's own switch freezes the adapter left, and thaws a frozen one."""
     base = make_base("policy")
-    base.copy_role("policy", "reference")
+    base.save_role("policy", tmp_path)
+    base.load_role("reference", tmp_path, trainable=False)
     for role in ("reference", None, "policy", "reference"):
         with base.role(role):
             assert all(parameter.requires_grad for parameter in base.role_parameters("policy").values())
@@ -129,9 +130,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_base: MakeBase) ->
         torch.testing.assert_close(gradient, found[1][name])
 
 
-def test_a_frozen_role_records_nothing_and_cannot_be_trained(make_base: MakeBase) -> None:
+def test_a_frozen_role_records_nothing_and_cannot_be_trained(make_base: MakeBase, tmp_path: Path) -> None:
     base = make_base("policy")
-    base.copy_role("policy", "reference")
+    base.save_role("policy", tmp_path)
+    base.load_role("reference", tmp_path, trainable=False)
     assert not logits(base, "reference").requires_grad
     assert not logits(base, "policy").requires_grad
     for role in ("reference", None):
@@ -159,7 +161,7 @@ def test_the_reference_is_the_supervised_adapter_not_the_bare_base(make_base: Ma
     base = make_base("sft")
     base.save_role("sft", tmp_path)
     base.load_role("policy", tmp_path, trainable=True)
-    base.copy_role("policy", "reference")
+    base.load_role("reference", tmp_path, trainable=False)
     started = logits(base, "policy")
     assert torch.equal(logits(base, "reference"), started)
     assert not torch.allclose(logits(base, None), started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
@@ -38,7 +39,9 @@ def make_base(model: Path, checkpointing: bool) -> SharedBase:
         with torch.no_grad():
             for parameter in base.role_parameters(role).values():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    base.copy_role("reward", "reward")  # frozen from here on
+    with TemporaryDirectory() as folder:
+        base.save_role("reward", Path(folder))
+        base.load_role("reward", Path(folder), trainable=False)  # frozen from here on
     return base
 
 

@@ -41,7 +41,7 @@ async def nearest_to_five(request: ReflectionRequest, reflections: Sequence[Refl
 
 def test_the_best_of_each_group_in_order_with_its_score_and_what_all_cost():
     reflector = Numbers()
-    kept = asyncio.run(BestOf(reflector, nearest_to_five, 4).reflect(ReflectionRequest(EPISODE, (), 2)))
+    kept = asyncio.run(BestOf(reflector, nearest_to_five, 4).reflect(ReflectionRequest(EPISODE, 2)))
     assert [reflection.text for reflection in kept] == ["3", "5"]
     assert [reflection.score for reflection in kept] == [-2, 0]
     assert [reflection.index for reflection in kept] == [0, 1]

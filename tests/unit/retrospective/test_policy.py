@@ -15,7 +15,7 @@ from retro.retrospective.encoding import Encoder
 from retro.retrospective.policy import Policy
 from retro.retrospective.reward_model import RewardModel, RewardScorer
 from retro.retrospective.samplers.best_of import BestOf
-from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
+from retro.types import Episode, Recalled, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
 
 PROMPTS = load_prompts("household")
 
@@ -32,10 +32,14 @@ def failed_episode(number: int, actions: int = 3) -> Episode:
     return Episode(f"e{number}", task, 0, Trajectory(opening, tuple(steps)), 0.0, False, StopReason.HORIZON)
 
 
+def recalling(episode: Episode, *entries: str) -> Episode:
+    return replace(episode, recalled=Recalled.latest(entries, len(entries)))
+
+
 REQUESTS = [
-    ReflectionRequest(failed_episode(0), (), 4, seed=1),
-    ReflectionRequest(failed_episode(1, 1), ("look .",), 4, seed=2),
-    ReflectionRequest(failed_episode(2), ("look .", "take mug 1 ."), 2, seed=3),
+    ReflectionRequest(failed_episode(0), 4, seed=1),
+    ReflectionRequest(recalling(failed_episode(1, 1), "look ."), 4, seed=2),
+    ReflectionRequest(recalling(failed_episode(2), "look .", "take mug 1 ."), 2, seed=3),
 ]
 
 
@@ -68,7 +72,7 @@ def test_reflections_in_order_each_with_its_source_usage_and_ending(base, sectio
     reflector = Policy.on(base, "policy", PROMPTS, section, "ppo")
     assert isinstance(reflector, Reflector)
     for request, group in zip(REQUESTS, reflect(reflector), strict=True):
-        asked = Encoder(PROMPTS, base.tokenizer, section).prompt(request.episode, request.memory)
+        asked = Encoder(PROMPTS, base.tokenizer, section).prompt(request.episode)
         assert [reflection.index for reflection in group] == list(range(request.count))
         assert {reflection.source for reflection in group} == {"ppo"}
         for reflection in group:
@@ -107,7 +111,7 @@ def test_scores_are_those_of_each_reflection_alone(base, section):
         return await asyncio.gather(*(scorer(*pair) for pair in zip(REQUESTS, groups, strict=True)))
 
     for request, group, scores in zip(REQUESTS, groups, asyncio.run(together()), strict=True):
-        prompt = encoder.prompt(request.episode, request.memory)
+        prompt = encoder.prompt(request.episode)
         for reflection, score in zip(group, scores, strict=True):
             ids = torch.tensor([prompt + encoder.response(reflection)])
             with base.role("reward"), torch.no_grad():
@@ -143,7 +147,7 @@ def test_a_request_that_is_too_long_fails_alone(base, section):
     reflector = Policy.on(base, "policy", PROMPTS, section, "ppo")
 
     async def together():
-        requests = [*REQUESTS, ReflectionRequest(long, (), 4, seed=9)]
+        requests = [*REQUESTS, ReflectionRequest(long, 4, seed=9)]
         return await asyncio.gather(*map(reflector.reflect, requests), return_exceptions=True)
 
     *written, error = asyncio.run(together())
@@ -155,9 +159,9 @@ def test_prompts_keep_to_the_limit_and_the_error_names_the_key(base, section):
     episode = failed_episode(0)
     steps = [replace(step, observation="you see mug 1 . " * 20) for step in episode.trajectory.steps]
     episode = replace(episode, trajectory=Trajectory(episode.trajectory.opening, tuple(steps)))
-    whole = Encoder(PROMPTS, base.tokenizer, section).prompt(episode, ())
+    whole = Encoder(PROMPTS, base.tokenizer, section).prompt(episode)
     shorter = section.model_copy(update={"max_prompt_tokens": len(whole) - 1})
-    assert len(Encoder(PROMPTS, base.tokenizer, shorter).prompt(episode, ())) < len(whole)
+    assert len(Encoder(PROMPTS, base.tokenizer, shorter).prompt(episode)) < len(whole)
     impossible = section.model_copy(update={"max_prompt_tokens": 5})
     with pytest.raises(PromptTooLongError, match=r"model\.max_prompt_tokens"):
         asyncio.run(Policy.on(base, "policy", PROMPTS, impossible, "x").reflect(REQUESTS[0]))

@@ -49,7 +49,9 @@ def test_a_chain_of_reflections_carries_its_memory(prompts):
         assert len(texts) == len(episodes) - 1 == len(reflector.requests)
         for number, request in enumerate(reflector.requests):
             assert request.episode == episodes[number]
-            assert request.memory == tuple(texts[:number][-2:])
+            assert request.episode.recalled.entries == tuple(texts[:number][-2:])
+            first = max(0, number - 2)
+            assert request.episode.recalled.ids == tuple(f"reflection-{place}" for place in range(first, number))
             assert request.count == 1
 
 
