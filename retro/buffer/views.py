@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retro.buffer.ratings import rate
 from retro.buffer.store import Group, ReplayBuffer
 from retro.config import Rating
+from retro.ratings import delta_return, group_normalised, over_control
 from retro.ties import exceeds
 from retro.types import Episode, Reflection, Split
 
@@ -34,6 +34,25 @@ class RatedReflection:
     context: Context
     reflection: Reflection
     rating: float
+
+
+def rate(group: Group, scheme: Rating) -> list[float]:
+    """The ratings of ``group.retries``, one each and in their order, by the named scheme of :mod:`retro.ratings`.
+
+    A rating is a query and never a stored column.
+
+    Raises:
+        ValueError: if there is no such scheme.
+    """
+    returns, parent = [retry.return_ for retry in group.retries], group.parent.return_
+    match scheme:
+        case "delta_return":
+            return delta_return(returns, parent)
+        case "over_control":
+            return over_control(returns, [control.return_ for control in group.controls], parent)
+        case "group":
+            return group_normalised(returns)
+    raise ValueError(f"rating {scheme!r}: there are delta_return, over_control and group")
 
 
 def has_trajectory(episode: Episode) -> bool:

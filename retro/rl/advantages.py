@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retro.ratings import DEVIATION_FLOOR
 from retro.rl.experience import Reduce, alone, masked_sum
 from retro.ties import EQUAL
 
@@ -55,8 +56,10 @@ def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
     return (totals - (sums - totals) / (sizes - 1)).masked_fill(_tied(totals, one_hot), 0.0)
 
 
-def group_normalised(scores: Tensor, groups: Sequence[int], epsilon: float = 1e-6) -> Tensor:
+def group_normalised(scores: Tensor, groups: Sequence[int]) -> Tensor:
     """(score − group mean) / (group std + ε), std over n − 1 (GRPO, Shao et al. 2024, section 4.1.2).
+
+    :func:`retro.ratings.group_normalised` for tensors, several groups at once.
 
     Exactly 0 for a group whose scores are equal up to rounding: the division would make a signal of the rounding.
 
@@ -70,7 +73,7 @@ def group_normalised(scores: Tensor, groups: Sequence[int], epsilon: float = 1e-
     one_hot, sizes = _membership(scores, groups)
     centred = scores - (one_hot @ (scores @ one_hot)) / sizes
     deviation = ((one_hot @ (centred.square() @ one_hot)) / (sizes - 1)).sqrt()
-    return (centred / (deviation + epsilon)).masked_fill(_tied(scores, one_hot), 0.0)
+    return (centred / (deviation + DEVIATION_FLOOR)).masked_fill(_tied(scores, one_hot), 0.0)
 
 
 def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
-    {"reading"},
-    {"types", "config", "ties"},
+    {"reading", "ties"},
+    {"ratings"},
+    {"types", "config"},
     {"artifacts"},
     {"envs", "memory", "prompts", "models", "rl"},
     {"buffer", "actors", "retrospective"},

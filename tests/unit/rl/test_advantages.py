@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retro import ratings
 from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
 
 HUNDREDTHS = st.integers(-500, 500).map(lambda value: value / 100)
@@ -82,14 +83,14 @@ def test_group_baselines_against_loops(totals: list[list[float]], shift: float) 
     loo = leave_one_out(flat, labels)
     expected = [v - (sum(group) - v) / (len(group) - 1) for group in totals for v in group]
     assert loo.tolist() == pytest.approx(expected, abs=1e-9)
-    normalised = group_normalised(flat, labels)
-    slow = []
-    for group in totals:
-        mean = sum(group) / len(group)
-        deviation = math.sqrt(sum((v - mean) ** 2 for v in group) / (len(group) - 1))
-        slow += [(v - mean) / (deviation + 1e-6) for v in group]
-    assert normalised.tolist() == pytest.approx(slow, abs=1e-6)
+    rated = [rating for group in totals for rating in ratings.group_normalised(group)]
+    assert group_normalised(flat, labels).tolist() == pytest.approx(rated, abs=1e-6)
     torch.testing.assert_close(leave_one_out(flat + shift, labels), loo)  # a baseline takes any constant away
+
+
+def test_group_normalisation_by_hand() -> None:
+    scores = torch.tensor([0.6, 0.3, 0.0])  # mean .3, deviation over n − 1 .3
+    torch.testing.assert_close(group_normalised(scores, [0, 0, 0]), torch.tensor([1.0, 0.0, -1.0]), atol=1e-5, rtol=0)
 
 
 def test_a_group_of_one_has_nothing_to_compare() -> None:
