@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import retro.actors.retrying
-import retro.agent.server
+import retro.retrospective.served
+import retro.wire.retrying
 from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
@@ -25,9 +25,11 @@ from retro.cli.errors import USER_ERROR, one_line_errors
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
+from retro.retrospective.served import served_client
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.types import Episode, Reflection, ReflectionRequest, Sampling, Split
+from retro.wire.request import RequestSection
 
 TIMEOUT_SECONDS = 1.0
 """Of one request to the broken server."""
@@ -117,8 +119,8 @@ def _collect(url: str, folder: Path, count: int, seed: int, timeout_seconds: flo
 
 
 async def _reflect(url: str, folder: Path) -> None:
-    server = retro.agent.server.ModelServer(url, "scripted", chat=True, start="vllm serve")
-    answer = await server.ask("What went wrong?", 2, Sampling(1.0, 1.0, _MAX_TOKENS), retries=1)
+    client = served_client(RequestSection(model="scripted", base_url=url), start="vllm serve")
+    answer = await client.ask("What went wrong?", Sampling(1.0, 1.0, _MAX_TOKENS), count=2, retries=1)
     write_json(folder / "reflected.json", [choice.text for choice in answer.choices])
 
 
@@ -136,8 +138,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.DEBUG)
-    retro.actors.retrying.FIRST_PAUSE_SECONDS = 0.01
-    retro.agent.server.TIMEOUT_SECONDS = TIMEOUT_SECONDS
+    retro.wire.retrying.FIRST_PAUSE_SECONDS = 0.01
+    retro.retrospective.served.TIMEOUT_SECONDS = TIMEOUT_SECONDS
     for kind, percent, folder in arguments.works:
         work(arguments.url, kind, percent, Path(folder), arguments.tasks, arguments.seed)
 

@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
-from retro.actors.answers import cut
 from retro.actors.local import LocalActor
 from retro.config import RunConfig, build
 from retro.envs import make_taskset
@@ -20,6 +19,7 @@ from retro.prompts import load_prompts
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.types import Actor, Completion, Episode, Prompt, Sampling, Task, Usage
+from retro.wire.answers import cut
 
 WARM_UP_EPISODES = 8
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from retro.actors.answers import cut
 from retro.config import ActorSection, CheckpointSection, ConfigError
 from retro.models.rounds import Rounds
 from retro.prompts import PromptTooLongError
 from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
+from retro.wire.answers import cut
 
 if TYPE_CHECKING:
     import torch

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retro.actors.answers import MOST_TOKENS, readable
 from retro.config import ConfigError
 from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Completion, from_json, to_json
+from retro.wire.answers import MOST_TOKENS, readable
 
 _LOCK_SECONDS = 60.0
 """How long another process may be writing."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from enum import StrEnum
-from typing import Any
 
 from retro.config import ConfigError
+from retro.wire.answers import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -15,27 +14,15 @@ LEAST_ANSWERS = 40
 """Before that nothing is said: the first answers of a run are all to the same kind of prompt."""
 WARNED_SHARE = 0.05
 STOPPED_SHARE = 0.5
-
-
-class Silence(StrEnum):
-    """Why an answer has no text; the value says it with the remedy."""
-
-    FILTERED = "the server's content filter or the model refused; change the server's filter, or take another model"
-    TOOL_CALL = "the model called a tool instead; serve it without tools and without a tool parser"
-    THOUGHT = "actor.max_tokens ended while the model was thinking; raise it, or turn thinking off (actor.extra_body)"
-    EMPTY = "the text was empty, or a stop string came first; look at actor.endpoint and the server's chat template"
-
-    @classmethod
-    def of(cls, message: Any, finish_reason: str | None) -> Silence:
-        """The reason, by what the answer has in the place of a text."""
-        fields = message if isinstance(message, dict) else {}
-        if finish_reason in ("content_filter", "refusal") or fields.get("refusal"):
-            return cls.FILTERED
-        if finish_reason in ("tool_calls", "function_call") or fields.get("tool_calls") or fields.get("function_call"):
-            return cls.TOOL_CALL
-        if finish_reason == "length" or fields.get("reasoning_content") or fields.get("reasoning"):
-            return cls.THOUGHT
-        return cls.EMPTY
+_REASONS = {
+    Silence.FILTERED: "the server's content filter or the model refused; change the server's filter, or take another "
+    "model",
+    Silence.TOOL_CALL: "the model called a tool instead; serve it without tools and without a tool parser",
+    Silence.THOUGHT: "actor.max_tokens ended while the model was thinking; raise it, or turn thinking off "
+    "(actor.extra_body)",
+    Silence.EMPTY: "the text was empty, or a stop string came first; look at actor.endpoint and the server's chat "
+    "template",
+}
 
 
 class SilenceMonitor:
@@ -65,7 +52,8 @@ class SilenceMonitor:
         if self._answers < LEAST_ANSWERS or share <= WARNED_SHARE:
             return
         [(reason, _)] = self._silent.most_common(1)
-        text = f"{self._name}: {self._silent.total()} of {self._answers} answers say nothing; most often {reason}"
+        silent = f"{self._silent.total()} of {self._answers} answers say nothing"
+        text = f"{self._name}: {silent}; most often {_REASONS[reason]}"
         if share > STOPPED_SHARE:
             raise ConfigError(f"{text}. What was played is kept")
         if not self._warned:

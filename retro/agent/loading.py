@@ -6,13 +6,11 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retro.agent.integrity import check_files
 from retro.agent.model import run_sync
 from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
-from retro.agent.served import ServedReflector
-from retro.agent.server import ModelServer, ServerAddress
 from retro.config import ConfigError, LoraSection, ModelSection, build
 from retro.memory import Memory
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
@@ -28,21 +26,29 @@ from retro.models.loading import (
     resolve_device,
     same_base,
 )
-from retro.models.text import end_tokens
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.policy import Policy
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel, RewardScorer
 from retro.retrospective.samplers.base import Scorer
+from retro.retrospective.served import ServedPolicy, request_section, served_client
 from retro.types import Reflector
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 logger = logging.getLogger(__name__)
 
 REWARD = "reward"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a model is served; ``model`` None means: as the export says."""
+
+    url: str
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +178,8 @@ def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSect
 
 def _served(
     path: Path, section: ModelSection, prompts: Prompts, address: ServerAddress, chat: bool | None, start: str
-) -> ServedReflector:
-    """A reflector whose server has answered; of the base only the tokenizer is loaded."""
+) -> ServedPolicy:
+    """A policy whose server has answered; of the base only the tokenizer is loaded."""
     if not address.model:
         raise ExportError(f"{path} does not say what a server calls it: give server_model. Started by\n  {start}")
     try:
@@ -184,20 +190,11 @@ def _served(
             "or hub name that has it"
         ) from None
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    server = ModelServer(address.url, address.model, chat, start, _extra_body(section, tokenizer, chat))
-    run_sync(server.check())
-    limited = with_prompt_limit(section, local_context(section))
-    return ServedReflector(server, tokenizer, prompts, limited, path.name, chat)
-
-
-def _extra_body(section: ModelSection, tokenizer: PreTrainedTokenizerBase, chat: bool) -> dict[str, Any]:
-    """What a server must be told beside the prompt to do as the local model does: the arguments of the chat template,
-    and where a turn ends if that is not the tokenizer's end token, the only one that the server knows by itself."""
-    ends = sorted(end_tokens(tokenizer) - {tokenizer.eos_token_id})
-    return {
-        **({"chat_template_kwargs": section.chat_template_kwargs} if chat and section.chat_template_kwargs else {}),
-        **({"stop_token_ids": ends} if ends else {}),
-    }
+    client = served_client(request_section(address.url, address.model, section, tokenizer, chat), start)
+    encoder = Encoder(prompts, tokenizer, with_prompt_limit(section, local_context(section)))
+    policy = ServedPolicy(client, encoder, path.name)
+    run_sync(policy.check())
+    return policy
 
 
 def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:

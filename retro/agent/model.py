@@ -84,8 +84,7 @@ class RetrospectiveModel:
             ConfigError: if the server is not there, or does not know the model.
             AdapterMismatchError: if ``base`` is not the base it was trained on; names both.
         """
-        from retro.agent.loading import load_export
-        from retro.agent.server import ServerAddress
+        from retro.agent.loading import ServerAddress, load_export
 
         if server is None and server_model is not None:
             raise ValueError("server_model names a model of a server: give server, its URL")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from retro.actors.budget import BudgetExceededError
-from retro.actors.failures import QuotaError
 from retro.envs.base import EnvironmentFailedError
 from retro.types import ActorError
+from retro.wire.failures import QuotaError
 
 USER_ERROR = 2
 _STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError)

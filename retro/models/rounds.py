@@ -1,10 +1,10 @@
-"""Deterministic batching of concurrent requests: a round begins once every coroutine waits."""
+"""Concurrent requests: batched deterministically once every coroutine waits, or awaited all together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,3 +67,13 @@ class Rounds(Generic[T, R]):
             return
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
+
+
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all concurrently; results in order. The first exception cancels the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in running]

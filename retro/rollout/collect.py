@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from retro.models.rounds import all_of
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
-from retro.rollout.trials import Recall, Record, Skip, all_of, run_trials, warn
+from retro.rollout.trials import Recall, Record, Skip, run_trials, warn
 from retro.types import Episode, Reflector, Task
 
 

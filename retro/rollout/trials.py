@@ -6,13 +6,13 @@ calls of :func:`run_trials` or :func:`retry`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from retro.models.rounds import all_of
 from retro.prompts import PromptTooLongError
 from retro.rollout.episode import Player
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Task, derive_seed
@@ -142,16 +142,6 @@ async def retry(
         index=index,
         control=reflection is None,
     )
-
-
-async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all concurrently; results in order. The first exception cancels the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in running]
 
 
 @dataclass(frozen=True, slots=True)

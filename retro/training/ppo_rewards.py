@@ -15,10 +15,11 @@ import torch
 from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig, build
 from retro.envs import make_taskset
+from retro.models.rounds import all_of
 from retro.prompts import PromptLibrary
 from retro.reading import read_json
 from retro.rollout.episode import Player
-from retro.rollout.trials import all_of, retry
+from retro.rollout.trials import retry
 from retro.ties import minus
 from retro.types import Episode, Reflection, Sampling
 

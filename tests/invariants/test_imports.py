@@ -9,12 +9,14 @@ PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
     {"reading", "ties"},
     {"ratings"},
-    {"types", "config"},
+    {"types"},
+    {"config"},
     {"artifacts"},
-    {"envs", "memory", "prompts", "models", "rl"},
-    {"buffer", "actors", "retrospective"},
+    {"wire"},
+    {"envs", "memory", "prompts", "models", "rl", "buffer"},
+    {"retrospective", "actors"},
     {"rollout", "stage"},
-    {"agent"},
+    {"agent"},  # its export is a stage
     {"training", "evaluation"},
     {"cli"},
 ]

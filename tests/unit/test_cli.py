@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from retro.actors.budget import BudgetExceededError
-from retro.actors.failures import QuotaError
 from retro.cli import main
 from retro.cli.buffer import buffer_url
 from retro.cli.errors import is_for_the_user, one_line_errors
@@ -26,6 +25,7 @@ from retro.config import STAGES, ConfigError, parse_config
 from retro.envs.base import EnvironmentFailedError
 from retro.reading import UnreadableError
 from retro.types import ActorError
+from retro.wire.failures import QuotaError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from retro.actors import retrying
+from retro.wire import retrying
 from tests.unit.actors.api_server import SECRET, Server
 
 

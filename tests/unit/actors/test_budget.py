@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retro.actors.budget import Budget, BudgetExceededError
 from retro.config import BudgetSection, ConfigError
 from retro.types import Usage
-from tests.unit.actors.fake_time import FakeTimeLoop, run_in
+from tests.unit.wire.fake_time import FakeTimeLoop, run_in
 
 
 async def spend(budget: Budget, estimate: Usage, used: Usage, seconds: float = 1.0) -> bool:

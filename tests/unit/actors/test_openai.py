@@ -162,15 +162,10 @@ def test_a_server_is_kept_waiting_as_long_as_it_asks_and_so_are_all(server: Serv
     assert min(server.times[1:]) - server.times[0] >= 0.49
 
 
-@pytest.mark.parametrize(
-    ("status", "name", "requests"),
-    [(500, "InternalServerError", 3), (429, "RateLimitError", 3), (400, "BadRequestError", 1), (422, "Unproc", 1)],
-)
-def test_what_failed_for_good_is_the_actors_error_without_the_key(
-    server: Server, status: int, name: str, requests: int
-) -> None:
+@pytest.mark.parametrize(("status", "requests"), [(500, 3), (429, 3), (400, 1), (422, 1)])
+def test_what_failed_for_good_is_the_actors_error_without_the_key(server: Server, status: int, requests: int) -> None:
     server.standing = Reply(status)
-    with pytest.raises(ActorError, match=rf"'some-model' at http.*{name}.*you sent Bearer \*\*\*") as caught:
+    with pytest.raises(ActorError, match=rf"'some-model' at http.*HTTP {status}.*you sent Bearer \*\*\*") as caught:
         ask(actor_at(server, max_retries=2))
     assert len(server.requests) == requests
     assert caught.value.__context__ is None and caught.value.__cause__ is None
@@ -180,7 +175,7 @@ def test_what_failed_for_good_is_the_actors_error_without_the_key(
     ("reply", "words"),
     [
         (Reply(401), "OPENAI_API_KEY was refused"),
-        (Reply(403), "may not"),
+        (Reply(403), "may not be used"),
         (Reply(404), "no such model"),
         (Reply(429, error("You exceeded your current quota", "insufficient_quota")), "nothing is left to pay with"),
         (Reply(402, error("Insufficient balance")), "nothing is left to pay with"),
@@ -227,7 +222,7 @@ def test_a_url_that_gave_nothing_but_pages_is_the_users_mistake(server: Server) 
     server.standing = Reply()
     ask(actor)
     server.standing = page
-    with pytest.raises(ActorError, match="malformed"):
+    with pytest.raises(ActorError, match="not with completions"):
         ask(actor)
 
 
@@ -365,7 +360,7 @@ def test_before_a_run_it_is_asked_whether_anybody_is_there(server: Server) -> No
     asyncio.run(actor_at(server).check())  # whatever it answers to a list of models: somebody is there
     assert not server.requests
     free = OpenAIOptions(model="some-model", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(ConfigError, match=r"nobody listens at http://127\.0\.0\.1:9/v1: start the server") as caught:
+    with pytest.raises(ConfigError, match=r":9/v1: nobody listens there: start the server") as caught:
         asyncio.run(OpenAIActor(free).check())
     assert caught.value.__context__ is None
 

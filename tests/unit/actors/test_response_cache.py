@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.actors.redaction import redacted
 from retro.actors.response_cache import ResponseCache, request_key
 from retro.config import ConfigError
 from retro.types import Completion, Usage
+from retro.wire.redaction import redacted
 
 ANSWER = Completion('a "text"\nof two lines — ', "length", Usage(3, 4))
 

@@ -16,6 +16,7 @@ from retro.config import ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import base_identity
+from retro.wire import retrying
 from tests.unit.agent.choices_server import NAME, Server
 
 
@@ -23,6 +24,7 @@ from tests.unit.agent.choices_server import NAME, Server
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.01)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()

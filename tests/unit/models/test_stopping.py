@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from retro.actors.answers import cut
 from retro.models.running import Running
 from retro.models.stopping import StopStrings
 from retro.types import Sampling
+from retro.wire.answers import cut
 
 
 def test_tokens_that_can_complete_a_stop_string(tokenizer: PreTrainedTokenizerBase) -> None:

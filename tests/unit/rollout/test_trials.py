@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
 
+from retro.models.rounds import all_of
 from retro.prompts import PromptTooLongError
-from retro.rollout.trials import all_of, retry, run_trials
+from retro.rollout.trials import retry, run_trials
 from retro.types import Episode, Reflection, ReflectionRequest, Split, StopReason
 
 TASKS = Vaults().tasks(Split.TRAIN, 60)

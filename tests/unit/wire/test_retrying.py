@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.actors.retrying import backoff_seconds, retry_after_seconds, spread_seconds
+from retro.wire.retrying import backoff_seconds, retry_after_seconds, spread_seconds
 
 
 @given(attempt=st.integers(0, 10_000), seed=st.integers(0, 2**63 - 1))

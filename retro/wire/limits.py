@@ -1,4 +1,4 @@
-"""Rate limits of an actor behind an API: requests and tokens a minute, and the server's own word to wait."""
+"""Rate limits: requests and tokens a minute, and the server's own word to wait."""
 
 from __future__ import annotations
 

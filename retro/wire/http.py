@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from retro.actors.retrying import LONGEST_WAIT_SECONDS, retry_after_seconds
+from retro.wire.retrying import retry_after_seconds
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient, Request, Response
@@ -94,6 +94,4 @@ def _kept_headers(response: Response) -> list[tuple[bytes, bytes]]:
     wait = retry_after_seconds(response.headers)
     if wait is not None:
         kept.append((b"retry-after", str(wait).encode()))
-        if wait > LONGEST_WAIT_SECONDS:  # the SDK would try again at its own pace
-            kept.append((b"x-should-retry", b"false"))
     return kept

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.actors.limits import Bucket, RateLimiter
-from tests.unit.actors.fake_time import FakeTimeLoop, run_in
+from retro.wire.limits import Bucket, RateLimiter
+from tests.unit.wire.fake_time import FakeTimeLoop, run_in
 
 MINUTE = 60.0
 

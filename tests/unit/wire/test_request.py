@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
-from retro.actors.openai import OpenAIOptions
-from retro.actors.openai_request import RequestForm
 from retro.config import ConfigError
 from retro.types import Sampling, Usage
+from retro.wire.request import RequestForm, RequestSection
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.5, max_tokens=9, stop=("a", "b", "c", "d", "e"), seed=3)
 
 
 def form(**settings: Any) -> RequestForm:
-    return RequestForm(OpenAIOptions(model="m", **settings))
+    return RequestForm(RequestSection(model="m", **settings), "actor.base_url", "actor.")
 
 
 def test_extra_parameters_are_sent_and_null_leaves_one_out() -> None:
@@ -39,12 +38,12 @@ def test_at_most_four_stop_strings_are_sent() -> None:
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({"model": None}, "written by the actor"),
-        ({"messages": []}, "written by the actor"),
+        ({"model": None}, "written for each call"),
+        ({"messages": []}, "written for each call"),
         ({"temperature": 0.3}, "own key in the config"),
         ({"max_tokens": 3}, "own key in the config"),
         ({"stream": True}, "read whole"),
-        ({"n": 2}, "one answer"),
+        ({"n": 2}, "for each call"),
     ],
 )
 def test_what_the_config_says_elsewhere_is_refused(extra: dict[str, Any], words: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from retro.actors.redaction import redacted
 from retro.config import ConfigError
+from retro.wire.redaction import redacted
 
 KEY = "OPENAI_API_KEY"
 NO_KEY = "none"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.actors.redaction import Redaction, redacted, shown
+from retro.wire.redaction import Redaction, redacted, shown
 
 KEY = "sk-this-must-not-leak-4f1c/x"
 ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in KEY)

@@ -1,0 +1,240 @@
+"""Asks one model of an OpenAI-compatible server, again where that may help, and reads what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from retro.reading import UnreadableError, parse_json
+from retro.types import Prompt, Sampling, Usage
+from retro.wire.answers import Answer, MalformedAnswerError, read_answer
+from retro.wire.failures import Failure, Problem, Words, failure_of, malformed
+from retro.wire.http import http_library, open_client
+from retro.wire.limits import RateLimiter
+from retro.wire.redaction import shown
+from retro.wire.request import RequestForm, RequestSection
+from retro.wire.retrying import LONGEST_WAIT_SECONDS, backoff_seconds, spread_seconds
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+CONNECT_SECONDS = 10.0
+_POOL_CONNECTIONS = 32
+"""Of one SDK client: at every request a pool looks at all connections that it has."""
+_SHOWN_MODELS = 20
+
+
+class Spending(Protocol):
+    """Counts what calls cost, and may make them wait."""
+
+    async def reserve(self, estimate: Usage) -> None:
+        """Called before a request, whose cost is at most about ``estimate``."""
+        ...
+
+    def settle(self, estimate: Usage, used: Usage) -> None:
+        """Called after each :meth:`reserve`; a request that was not answered has used nothing."""
+        ...
+
+    def keep(self) -> None:
+        """Called when the connections are closed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    opened: AsyncGenerator[list[AsyncOpenAI]]
+    """Holds the clients open; they are closed with the loop, which closes its generators."""
+    clients: list[AsyncOpenAI]
+    free: list[AsyncOpenAI]
+    """A client for each further request that may be under way, the one with the latest used connection last."""
+    slots: asyncio.Semaphore
+
+
+class Client:
+    """Asks a model for texts.
+
+    Args:
+        section: Which model of which server, and the form of the requests.
+        words: How errors are told.
+        key: The API's.
+        timeout_seconds: Of one try at a request, to the last byte of its answer.
+        max_retries: Further tries at a request whose failure may pass.
+        concurrency: Requests under way at once.
+        limiter: Keeps rate limits.
+        spending: Counts the costs.
+
+    Raises:
+        ConfigError: see :class:`~retro.wire.request.RequestForm`.
+    """
+
+    def __init__(
+        self,
+        section: RequestSection,
+        words: Words,
+        key: str,
+        timeout_seconds: float,
+        max_retries: int,
+        concurrency: int,
+        limiter: RateLimiter | None = None,
+        spending: Spending | None = None,
+    ) -> None:
+        self.form = RequestForm(section, words.url, words.prefix)
+        self._words = words
+        self._key = key
+        self._timeout_seconds = timeout_seconds
+        self._max_retries = max_retries
+        self._concurrency = concurrency
+        self._limiter = limiter or RateLimiter()
+        self._spending = spending
+        self._connection: _Connection | None = None
+        self._answered = False
+
+    async def ask(self, prompt: Prompt, sampling: Sampling, count: int = 1, retries: int | None = None) -> Answer:
+        """Up to ``count`` choices, at least one: not every server gives more. Each text ends before the first stop
+        string.
+
+        Args:
+            retries: Instead of ``max_retries``.
+
+        Raises:
+            Exception: the one that the words name for the problem; ``ConfigError`` where they name none.
+            QuotaError: if the server asks every caller to wait for more than two minutes.
+        """
+        body = self.form.body(prompt, sampling, count)
+        estimate = self.form.estimate(prompt, sampling, count)
+        most = self._max_retries if retries is None else retries
+        attempt = 0
+        while isinstance(outcome := await self._once(body, estimate, count), Failure):
+            asked = outcome.wait_seconds
+            if asked is not None and asked > LONGEST_WAIT_SECONDS:
+                raise self._words.wait_error(outcome, asked)
+            if asked is not None and outcome.for_all:
+                self._limiter.hold(asked)
+            if outcome.problem is Problem.MODEL:
+                outcome = replace(outcome, text=await self._without_model(outcome))
+            if not outcome.again or attempt == most:
+                raise self._words.error(outcome)
+            key = (sampling.session, sampling.seed)
+            await asyncio.sleep(
+                backoff_seconds(attempt, *key) if asked is None else spread_seconds(asked, attempt, *key)
+            )
+            attempt += 1
+        choices = tuple(choice.within(sampling.stop, sampling.max_tokens) for choice in outcome.choices)
+        return replace(outcome, choices=choices)
+
+    async def models(self) -> list[str] | Failure:
+        """The names of the models that the server lists; it costs no tokens, and not every server answers."""
+        from openai import APIError, HttpxBinaryResponseContent
+
+        connection = await self._connected()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                listed = await connection.clients[0].get("/models", cast_to=HttpxBinaryResponseContent)
+            body = parse_json(listed.content, half_surrogates=True)
+        except APIError as error:
+            return failure_of(error)
+        except TimeoutError:
+            return Failure(Problem.NO_ANSWER, f"no list of models within {CONNECT_SECONDS:g} s", again=True)
+        except UnreadableError as error:
+            return Failure(Problem.MALFORMED, f"a list of models that cannot be read: {error}")
+        data = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(data, list):
+            return Failure(Problem.MALFORMED, "an answer that is not a list of models")
+        return [item["id"] for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
+
+    async def aclose(self) -> None:
+        """Close the connections now; otherwise the end of the event loop closes them."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.opened.aclose()
+
+    async def _once(self, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+        """One request, when it is its turn: within the concurrency, the budget and the rate limits."""
+        connection = await self._connected()
+        async with connection.slots:
+            client = connection.free.pop()
+            try:
+                if self._spending is not None:
+                    await self._spending.reserve(estimate)
+                return await self._paid(client, body, estimate, count)
+            finally:
+                connection.free.append(client)
+
+    async def _paid(self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+        used = Usage()
+        try:
+            await self._limiter.admit(estimate.total)
+            outcome = await self._sent(client, body, estimate, count)
+            if isinstance(outcome, Answer):
+                used = outcome.usage
+                self._limiter.correct(estimate.total, used.total)
+            return outcome
+        finally:
+            if self._spending is not None:
+                self._spending.settle(estimate, used)
+
+    async def _sent(self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+        """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
+        from openai import APIError, HttpxBinaryResponseContent
+
+        try:
+            response = await client.post(self.form.path, cast_to=HttpxBinaryResponseContent, body=body)
+        except APIError as error:
+            return failure_of(error)
+        try:
+            answer = read_answer(response.content, self.form.endpoint, count, estimate.prompt_tokens)
+        except MalformedAnswerError as error:
+            return malformed(error, self._words, self._answered)
+        self._answered = True
+        return answer
+
+    async def _without_model(self, failure: Failure) -> str:
+        """What the server has instead of the model, or that the URL may be wrong."""
+        models = await self.models()
+        if isinstance(models, Failure):
+            return f"{failure.text}, and no list of models: does the URL ({self._words.url}) end in /v1?"
+        names = ", ".join(shown(name) for name in models[:_SHOWN_MODELS]) or "none"
+        more = f" and {len(models) - _SHOWN_MODELS:,} more" if len(models) > _SHOWN_MODELS else ""
+        return f"has no model {self.form.model!r}; it has: {names}{more}"
+
+    async def _connected(self) -> _Connection:
+        """What belongs to the running event loop: connections die with their loop."""
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            opened = self._open()
+            clients = await anext(opened)
+            free = [client for client in clients for _ in range(_POOL_CONNECTIONS)][: self._concurrency]
+            self._connection = _Connection(loop, opened, clients, free, asyncio.Semaphore(len(free)))
+        return self._connection
+
+    async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
+        from openai import AsyncOpenAI, Timeout
+
+        library, seconds = http_library(), self._timeout_seconds
+        limits = library.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
+        timeout = Timeout(None, connect=min(CONNECT_SECONDS, seconds))
+        certificates = library.create_ssl_context()
+        clients = [
+            AsyncOpenAI(
+                api_key=self._key,
+                base_url=self.form.base_url,
+                max_retries=0,
+                http_client=open_client(
+                    seconds, self._words.timeout, verify=certificates, limits=limits, timeout=timeout
+                ),
+            )
+            for _ in range(math.ceil(self._concurrency / _POOL_CONNECTIONS))
+        ]
+        try:
+            yield clients
+        finally:
+            if self._spending is not None:
+                self._spending.keep()
+            for client in clients:
+                await client.close()
