@@ -23,6 +23,7 @@ from retro.cli.errors import one_line_errors
 from retro.config import load_config
 from retro.evaluation.report import Paths
 from retro.evaluation.results import Results
+from retro.evaluation.roles import Role
 from retro.evaluation.stage import evaluate_into
 from retro.evaluation.statistics import wilson
 from retro.evaluation.table import results_table
@@ -45,17 +46,18 @@ def next_attempt(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def checks(results: Results) -> list[dict[str, Any]]:
     """What must hold before training is worth it, each with the figure that decides."""
-    curve = {name: arm["success_by_trial"] for name, arm in results["arms"].items()}
-    of_arm = {name: next(iter(by_seed.values())) for name, by_seed in results["outcomes"].items()}
-    control, untrained, oracle = curve["retry-sampled"][-1], curve["reflexion"][-1], curve["oracle"][-1]
-    repaired = next_attempt(of_arm["oracle"])["share"]
+    names = {arm["role"]: name for name, arm in results["arms"].items()}
+    curve = {role: results["arms"][name]["success_by_trial"] for role, name in names.items()}
+    control, untrained, oracle = (curve[role][-1] for role in (Role.CONTROL, Role.UNTRAINED, Role.CEILING))
+    told = next(iter(results["outcomes"][names[Role.CEILING]].values()))
+    repaired = next_attempt(told)["share"]
     way = (untrained - control) / (oracle - control) if oracle > control else float("nan")
-    vague = curve["vague"][-1] - curve["retry"][-1]
+    vague = curve[Role.VAGUE][-1] - curve[Role.RETRY][-1]
     figures = [
         ("an oracle reflection repairs ≥ .9 of the failures at the next attempt", repaired, repaired >= 0.9),
         ("a vague reflection is within 5 points of retry", vague, abs(vague) <= 0.05),
-        ("retry-sampled gains ≥ 10 points from the first to the last attempt", control - curve["retry-sampled"][0],
-         control - curve["retry-sampled"][0] >= 0.10),
+        ("retry-sampled gains ≥ 10 points from the first to the last attempt", control - curve[Role.CONTROL][0],
+         control - curve[Role.CONTROL][0] >= 0.10),
         ("reflexion is ≥ 10 points above retry-sampled", untrained - control, untrained - control >= 0.10),
         ("reflexion is ≤ .6 of the way from retry-sampled to the oracle", way, way <= 0.6),
     ]  # fmt: skip

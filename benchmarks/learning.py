@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,21 +28,31 @@ from rich.console import Console
 
 from retro.artifacts import write_atomically, write_json
 from retro.cli.errors import one_line_errors
-from retro.config import RunConfig, load_config
+from retro.config import ArmSection, RunConfig, load_config
 from retro.envs import make_taskset
 from retro.evaluation.figures import save_png, success_by_trial
+from retro.evaluation.presets import best_of
 from retro.evaluation.report import read_results
-from retro.evaluation.results import SCOPE, Comparison, Draws, Outcomes, Results, compare, outcomes_from_json, summarise
+from retro.evaluation.results import (
+    SCOPE,
+    ArmResult,
+    Comparison,
+    Draws,
+    Outcomes,
+    Results,
+    compare,
+    outcomes_from_json,
+    summarise,
+)
+from retro.evaluation.roles import Description, Role, one_of
 from retro.evaluation.table import best_learned_arm, results_table
 from retro.stage import read_manifest
 from retro.types import Split
 
 SHARED = ("collect", "sft", "reward")
 """Stages that both runs of a seed share."""
-ORDER = (
-    "one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft",
-    "ppo-rm", "ppo-rm-bon4", "ppo-rm-bon8", "ppo-env", "ppo-env-bon4", "ppo-env-bon8", "oracle",
-)  # fmt: skip
+CONTROLS = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft")
+"""Evaluated before the policies of both rewards, each with its Best-of-N; the oracle comes last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ CLAIMS = (
     Claim("ppo-rm", "sft", low_at_least=-0.01),
 )
 HEADROOM = 0.5
-"""Of the way from ``retry-sampled`` to the oracle, what the best arm must close."""
+"""Of the way from the control to the oracle, what the best arm must close."""
 
 
 def configs(arguments: argparse.Namespace, seed: int) -> tuple[RunConfig, RunConfig, RunConfig]:
@@ -93,10 +103,15 @@ def configs(arguments: argparse.Namespace, seed: int) -> tuple[RunConfig, RunCon
         return load_config(arguments.config, [*fixed, *arguments.overrides, *further])
 
     rm = config("model", "rm")
-    names = ["ppo-rm", *(f"ppo-rm-bon{n}" for n in rm.evaluate.best_of)]
-    checkpoints = json.dumps(dict.fromkeys(names, str(rm.run_dir / "ppo")))
-    held_out = (f"environment.tasks.test={arguments.tasks}", f"evaluate.checkpoints={checkpoints}")
+    policies = [ArmSection(name="ppo-rm", policy=str(rm.run_dir / "ppo")), ArmSection(name="ppo-env", policy="ppo")]
+    arms = [*CONTROLS, *(arm.model_dump(mode="json") for arm in with_best_of(policies, rm.evaluate.best_of)), "oracle"]
+    held_out = (f"environment.tasks.test={arguments.tasks}", f"evaluate.arms={json.dumps(arms)}")
     return config("environment", "env"), rm, config("environment", "env", *held_out)
+
+
+def with_best_of(policies: Sequence[ArmSection], sizes: Sequence[int]) -> Iterator[ArmSection]:
+    for policy in policies:
+        yield from (policy, *(best_of(policy, n) for n in sizes))
 
 
 def run_seed(arguments: argparse.Namespace, seed: int) -> None:
@@ -138,11 +153,23 @@ def share(source: RunConfig, target: RunConfig) -> None:
 
 
 def pooled(results: Mapping[int, Results]) -> dict[str, dict[int, Any]]:
-    """The outcomes of all seeds by arm, in the order of the table; arms that a seed lacks are left out."""
+    """The outcomes of all seeds by arm, in the first seed's order; arms that a seed lacks are left out."""
     by_seed = {seed: outcomes_from_json(result["outcomes"]) for seed, result in results.items()}
-    shared = set.intersection(*(set(outcomes) for outcomes in by_seed.values()))
-    names = [name for name in ORDER if name in shared] + sorted(shared - set(ORDER))
+    first, *others = by_seed.values()
+    names = [name for name in first if all(name in outcomes for outcomes in others)]
     return {name: {seed: outcomes[name][seed] for seed, outcomes in by_seed.items()} for name in names}
+
+
+def descriptions(results: Mapping[int, Results]) -> dict[str, Description]:
+    """What the first seed's arms are. A policy of another run is called by its arm: each seed has it elsewhere."""
+    arms: dict[str, ArmResult] = next(iter(results.values()))["arms"]
+    found: dict[str, Description] = {}
+    for name, arm in arms.items():
+        policy = arm["parts"]["policy"]
+        if policy["path"] is not None:
+            policy = {**policy, "name": arm["base"] or name, "path": None, "stage": "ppo"}
+        found[name] = {"role": arm["role"], "parts": {**arm["parts"], "policy": policy}}
+    return found
 
 
 def judge(outcomes: Mapping[str, Outcomes], results: Results, draws: Draws) -> list[dict[str, Any]]:
@@ -163,12 +190,12 @@ def judge(outcomes: Mapping[str, Outcomes], results: Results, draws: Draws) -> l
         verdicts.append(
             {"claim": f"{claim.a} against {claim.b}: {wanted}", "holds": claim.holds(comparison), **comparison}
         )
-    best = best_learned_arm(results)
-    if best and {"retry-sampled", "oracle"} <= results["arms"].keys():
-        control, top, oracle = (results["arms"][n]["success_by_trial"][-1] for n in ("retry-sampled", best, "oracle"))
+    names = (one_of(results["arms"], Role.CONTROL), best_learned_arm(results), one_of(results["arms"], Role.CEILING))
+    if all(names):
+        control, top, oracle = (results["arms"][name or ""]["success_by_trial"][-1] for name in names)
         closed = (top - control) / (oracle - control) if oracle > control else float("nan")
         verdicts.append(
-            {"claim": f"headroom closed by {best} ≥ {HEADROOM}", "holds": closed >= HEADROOM, "closed": closed}
+            {"claim": f"headroom closed by {names[1]} ≥ {HEADROOM}", "holds": closed >= HEADROOM, "closed": closed}
         )
     return verdicts
 
@@ -192,7 +219,7 @@ def summarise_seeds(arguments: argparse.Namespace) -> bool:
     tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
     draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, seed=0)
     outcomes = pooled(found)
-    results = summarise(outcomes, tasks, config.evaluate.attempts, draws)
+    results = summarise(descriptions(found), outcomes, tasks, config.evaluate.attempts, draws)
     results["seconds"] = {
         f"{stage}, mean of seeds": sum(r["seconds"].get(stage, 0.0) for r in found.values()) / len(found)
         for stage in next(iter(found.values()))["seconds"]

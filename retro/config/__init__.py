@@ -16,7 +16,7 @@ from retro.config.base import (
     Speed,
     deciding,
 )
-from retro.config.evaluation import ARMS, EvaluateSection, ExportSection, SamplerSection
+from retro.config.evaluation import ArmSection, EvaluateSection, ExportSection, SamplerSection
 from retro.config.kinds import POINTS, Kind, KindSection, OneOf, Point, build, parse_section, resolve
 from retro.config.load import load_config, parse_config
 from retro.config.models import CheckpointSection, GeneratorSection, LoraSection, ModelSection
@@ -44,12 +44,12 @@ from retro.config.training import (
 
 __all__ = [
     "ACTOR_KEYS",
-    "ARMS",
     "POINTS",
     "PPO_KEYS",
     "STAGES",
     "ActorSection",
     "AdamSection",
+    "ArmSection",
     "BudgetSection",
     "BufferSection",
     "CheckpointSection",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
 
 from retro.config.base import PositiveFloat, PositiveInt, Section
-from retro.config.kinds import KindSection
+from retro.config.kinds import KindSection, OneOf
 
 
 class SamplerSection(KindSection):
@@ -19,16 +22,40 @@ class ExportSection(Section):
     checkpoint: Literal["best", "last"] = "best"
 
 
-ARMS = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "ppo", "oracle")
+class ArmSection(Section):
+    """One way of playing that is evaluated."""
+
+    name: Annotated[str, Field(min_length=1)]
+    policy: str
+    """Who writes the reflections: ``none``, ``base`` (the untrained model), ``sft``, the run's own policy (``ppo``,
+    ``ppo-env`` …), ``shuffled``, ``oracle``, ``vague``, or a path: a run, a stage, a checkpoint or a PEFT adapter."""
+    memory: dict[str, Any] = {}
+    """What differs from the run's ``memory``."""
+    sampler: OneOf[SamplerSection] = SamplerSection()
+    actor: dict[str, Any] = {}
+    """What differs from the run's ``actor``."""
+    attempts: PositiveInt | None = None
+    """By default ``evaluate.attempts``, which is also the most."""
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ArmSection.model_validate(value)
+    if isinstance(value, str | ArmSection):
+        return value
+    raise ValueError("an arm is a short name, or a mapping of its name and parts")
+
+
+NameOrParts = Annotated[str | ArmSection, BeforeValidator(_parts)]
 
 
 class EvaluateSection(Section):
     attempts: PositiveInt = 4
-    arms: list[str] = []
-    """Names of arms; empty: every arm that the run has the models for. ``ppo-rm`` and ``ppo-env`` name the PPO stage by
-    its reward (of its rivals: ``grpo-rm``, ``grpo-env``, ``dpo``); ``-bonN`` keeps the best of N reflections by the
-    reward model's score."""
+    arms: list[NameOrParts] = []
+    """Short names of arms, or mappings of an arm's parts (docs/training.md lists both); empty: every arm that the run
+    has the models for."""
     best_of: list[PositiveInt] = [4, 8]
+    """The N of the policy's Best-of-N arms, ``…-bonN``, where ``arms`` is empty."""
     sampled_temperature: PositiveFloat = 1.0
     """The actor's temperature in ``retry-sampled``."""
     bootstrap: PositiveInt = 10_000

@@ -139,6 +139,17 @@ POINTS: dict[str, Point] = {
         _BUILT,
         {"window": Kind("retro.memory.window:ReflectionWindow", "the latest reflections on this task (Reflexion)")},
     ),
+    "sampler": Point(
+        "how one reflection is chosen among those that the model could write",
+        "a sampler",
+        _BUILT,
+        {
+            "first": Kind("retro.retrospective.samplers.first:First", "the first one that is drawn"),
+            "best_of": Kind(
+                "retro.retrospective.samplers.best_of:BestOf", "the best of N by the reward model's score (Best-of-N)"
+            ),
+        },
+    ),
 }
 """Every extension point and its built-in kinds. To add a kind, add its line here."""
 

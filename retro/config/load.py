@@ -134,8 +134,7 @@ def _section_at(location: Sequence[str | int], tree: Any) -> tuple[type[BaseMode
         if isinstance(part, int):
             section: Any = model
         else:
-            annotation = model.model_fields[part].annotation
-            section = next(filter(_is_model, [annotation, *get_args(annotation)]), None)
+            section = next(_sections_in(model.model_fields[part].annotation), None)
         if section is None:
             return None, ""
         model, kind = section, ""
@@ -149,5 +148,8 @@ def _is_kind(annotation: Any) -> TypeGuard[type[KindSection]]:
     return isinstance(annotation, type) and issubclass(annotation, KindSection)
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retro.evaluation.results import Results, split_best_of
+from retro.evaluation.results import Results
+from retro.evaluation.roles import Description, Role, sampler_group, takes_the_first
 
 matplotlib.rcParams["svg.hashsalt"] = "retro"  # the same figure gives the same bytes
 
 # Okabe & Ito's palette: distinguishable with every common colour vision deficiency, and on paper by its markers.
 _GREY, _BLACK = "#8a8a8a", "#222222"
-_KNOWN = {
-    "one-shot": (_GREY, "."),
-    "retry": (_GREY, "x"),
-    "retry-sampled": ("#5f5f5f", "s"),
-    "vague": (_GREY, "v"),
-    "shuffled": ("#CC79A7", "D"),
-    "reflexion": ("#E69F00", "^"),
-    "sft": ("#56B4E9", "v"),
-    "ppo": ("#0072B2", "o"),
-    "ppo-rm": ("#009E73", "P"),
-    "ppo-env": ("#0072B2", "o"),
-    "ppo-mix": ("#D55E00", "X"),
-    "oracle": (_BLACK, "*"),
+_OF_ROLE = {
+    Role.SINGLE: (_GREY, "."),
+    Role.RETRY: (_GREY, "x"),
+    Role.CONTROL: ("#5f5f5f", "s"),
+    Role.VAGUE: (_GREY, "v"),
+    Role.SHUFFLED: ("#CC79A7", "D"),
+    Role.UNTRAINED: ("#E69F00", "^"),
+    Role.IMITATION: ("#56B4E9", "v"),
+    Role.CEILING: (_BLACK, "*"),
 }
+_OF_POLICY = {"ppo-rm": ("#009E73", "P"), "ppo-env": ("#0072B2", "o"), "ppo-mix": ("#D55E00", "X")}
+"""Of this run's own policy; others take the next free colour."""
 _FURTHER = ("#D55E00", "#7B4FA3", "#8C6D1F", "#A0522D", "#2F6F6F")
-_DASHES = {1: "-", 4: "--", 8: ":"}
+_BEST_OF = {4: "--", 8: ":"}
+_OF_TRAINING = ("#56B4E9", "#0072B2", "#009E73", "#D55E00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,36 @@ class ArmStyle:
     line: str
 
 
-def arm_style(name: str, arms: Sequence[str]) -> ArmStyle:
-    """A Best-of-N arm has its base's colour and another dash; arms without a fixed colour take the next free one."""
-    base, best_of = split_best_of(name)
-    line = _DASHES.get(best_of, "-.")
-    if base in _KNOWN:
-        return ArmStyle(*_KNOWN[base], line)
-    others = list(dict.fromkeys(b for b, _ in map(split_best_of, arms) if b not in _KNOWN))
-    return ArmStyle(_FURTHER[others.index(base) % len(_FURTHER)], "h", line)
+def arm_styles(arms: Mapping[str, Description]) -> dict[str, ArmStyle]:
+    """Arms that differ in their samplers alone share a colour and have different dashes.
+
+    The first arms of a role and of this run's policy have a fixed colour, others take the next free one.
+    """
+    looks: dict[str, tuple[str, str]] = {}
+    free = cycle(_FURTHER)
+    styles = {}
+    for name, arm in arms.items():
+        group = sampler_group(arm)
+        if group not in looks:
+            policy = arm["parts"]["policy"]
+            own = _OF_POLICY.get(policy["name"]) if policy["stage"] else None
+            fixed = _OF_ROLE.get(Role(arm["role"]), own)
+            looks[group] = fixed if fixed and fixed not in looks.values() else (next(free), "h")
+        sampler = arm["parts"]["sampler"]
+        line = "-" if takes_the_first(arm) else _BEST_OF.get(sampler.get("n", 0), "-.")
+        styles[name] = ArmStyle(*looks[group], line)
+    return styles
 
 
 def success_by_trial(results: Results) -> Figure:
     """Left: cumulative success by attempt. Right: the last attempt with its 95 % intervals, best arm on top."""
-    arms = list(results["arms"])
-    figure = Figure(figsize=(11.5, max(4.8, 1.6 + 0.27 * len(arms))), layout="constrained")
+    styles = arm_styles(results["arms"])
+    figure = Figure(figsize=(11.5, max(4.8, 1.6 + 0.27 * len(styles))), layout="constrained")
     curves, last = figure.subplots(1, 2, width_ratios=(1.45, 1))
     attempts = range(1, results["attempts"] + 1)
     ends: list[tuple[float, str, str]] = []
     for name, arm in results["arms"].items():
-        style = arm_style(name, arms)
+        style = styles[name]
         values = arm["success_by_trial"]
         low, high = ([interval[side] for interval in arm["ci95"]] for side in (0, 1))
         curves.fill_between(attempts, low, high, color=style.colour, alpha=0.07, linewidth=0)
@@ -75,7 +88,7 @@ def success_by_trial(results: Results) -> Figure:
     curves.set_ylim(0, top)
     curves.set_xlim(0.9, results["attempts"] + 0.05)
     _label_ends(curves, results["attempts"], ends, gap=0.034 * top * 4.8 / figure.get_figheight())
-    _last_attempt(last, results)
+    _last_attempt(last, results, styles)
     for axes in (curves, last):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y" if axes is curves else "x", color="#e6e6e6", linewidth=0.8)
@@ -83,24 +96,32 @@ def success_by_trial(results: Results) -> Figure:
     return figure
 
 
-def success_by_step(results: Results, steps: Mapping[str, int]) -> Figure:
-    """Success at the last attempt over the training steps of the checkpoints evaluated (``steps``: arm → step)."""
+def checkpoint_series(arms: Mapping[str, Description]) -> list[list[str]]:
+    """The arms whose policies are checkpoints of one training and that are alike in all else, by step."""
+    found: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        policy = arm["parts"]["policy"]
+        if policy["step"] is not None and takes_the_first(arm):
+            alike = {**arm["parts"], "policy": policy["name"]}
+            found.setdefault(json.dumps(alike, sort_keys=True), []).append(name)
+    return [sorted(names, key=lambda name: _step(arms[name])) for names in found.values()]
+
+
+def success_by_step(results: Results, series: Sequence[Sequence[str]]) -> Figure:
+    """Success at the last attempt over the training steps of the checkpoints evaluated (:func:`checkpoint_series`)."""
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes: Axes = figure.subplots()
-    series: dict[str, list[tuple[int, str]]] = {}
-    for name, step in steps.items():
-        series.setdefault(name.partition("@")[0], []).append((step, name))
-    for index, (label, points) in enumerate(series.items()):
-        points.sort()
-        values = [results["arms"][name]["success_by_trial"][-1] for _, name in points]
-        intervals = [results["arms"][name]["ci95"][-1] for _, name in points]
+    arms = results["arms"]
+    for names, colour in zip(series, cycle(_OF_TRAINING), strict=False):
+        values = [arms[name]["success_by_trial"][-1] for name in names]
+        intervals = [arms[name]["ci95"][-1] for name in names]
         bars = [
             [v - low for v, (low, _) in zip(values, intervals, strict=True)],
             [h - v for v, (_, h) in zip(values, intervals, strict=True)],
         ]
-        colour = list(_KNOWN.values())[6 + index % 4][0]
-        at = [step for step, _ in points]
+        at = [_step(arms[name]) for name in names]
         axes.errorbar(at, values, yerr=bars, color=colour, marker="o", capsize=3, linewidth=1.6)
+        label = arms[names[-1]]["parts"]["policy"]["name"]
         axes.annotate(label, (at[-1], values[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
     axes.set_xlabel("training step")
     axes.set_ylabel(f"tasks solved after {results['attempts']} attempts")
@@ -156,15 +177,18 @@ def save_png(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
+def _step(arm: Description) -> int:
+    return arm["parts"]["policy"]["step"] or 0
+
+
 def _caption(tasks: int, seeds: int) -> str:
     return f"success by attempt · {tasks} held-out tasks" + (f", {seeds} seeds" if seeds > 1 else "")
 
 
-def _last_attempt(axes: Axes, results: Results) -> None:
-    arms = list(results["arms"])
-    ranked = sorted(arms, key=lambda name: results["arms"][name]["success_by_trial"][-1])
+def _last_attempt(axes: Axes, results: Results, styles: Mapping[str, ArmStyle]) -> None:
+    ranked = sorted(styles, key=lambda name: results["arms"][name]["success_by_trial"][-1])
     for row, name in enumerate(ranked):
-        arm, style = results["arms"][name], arm_style(name, arms)
+        arm, style = results["arms"][name], styles[name]
         value, (low, high) = arm["success_by_trial"][-1], arm["ci95"][-1]
         axes.plot([low, high], [row, row], color=style.colour, linewidth=2.2, solid_capstyle="round", alpha=0.75)
         axes.plot([value], [row], color=style.colour, marker=style.marker, markersize=7)

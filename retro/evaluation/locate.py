@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retro.config import ConfigError, RunConfig
+from retro.config import STAGES, ConfigError, RunConfig
 from retro.retrospective.reward_files import RewardFiles
 from retro.stage import MANIFEST, read_manifest, stage_folder
 
 _ADAPTER = "adapter_config.json"
+_CHECKPOINT = "checkpoint-"
 _INSIDE = ("adapter", "policy", "best/adapter", "best/policy", "best", "export/adapter", "ppo", "sft")
 """Where a run's, a stage's or a checkpoint's adapter is looked for, the most telling place first."""
 
@@ -29,6 +30,18 @@ def find_adapter(path: Path) -> Path:
             f"checkpoint {path}: no PEFT adapter ({_ADAPTER}) there; name a run, a stage, a checkpoint or an adapter"
         )
     return found
+
+
+def checkpoint_of(path: Path) -> tuple[str, int | None]:
+    """What training an adapter's folder belongs to, and the training step where it is one of its checkpoints.
+
+    ``runs/mine`` → ``mine``; ``runs/mine/sft`` → ``mine/sft``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo``, 10.
+    """
+    parts = [part for part in path.resolve().parts if part not in ("adapter", "export", "best")]
+    step = parts[-1].removeprefix(_CHECKPOINT)
+    if step != parts[-1] and step.isdigit():
+        return "/".join(parts[-3:-1]), int(step)
+    return "/".join(parts[-2:]) if parts[-1] in STAGES else parts[-1], None
 
 
 def stage_adapter(config: RunConfig, name: str) -> Path | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from retro.config import ConfigError, RunConfig
-from retro.evaluation.arms import Arm, Source
+from retro.config import RunConfig, build
+from retro.evaluation.arms import Arm, adapter_of
 from retro.evaluation.locate import reward_model
 from retro.evaluation.play import Candidates
-from retro.evaluation.results import split_best_of
 from retro.models.adapters import SharedBase
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import resolve_device
@@ -14,7 +13,6 @@ from retro.prompts import Prompts
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.policy import Policy
 from retro.retrospective.reward_model import RewardModel, RewardScorer
-from retro.retrospective.samplers.best_of import BestOf
 from retro.types import Reflector
 
 
@@ -36,21 +34,20 @@ class RetrospectiveArms:
         if self._base is None:
             self._base = SharedBase.load(self._config.model, resolve_device(self._config.device))
         role = None
-        if arm.source is Source.ADAPTER and arm.adapter is not None:
+        adapter = adapter_of(arm.policy, self._config)
+        if adapter is not None:
             role = "policy"
-            self._base.load_role(role, arm.adapter, trainable=False)
-        source = "base" if role is None else split_best_of(arm.name)[0]
-        policy = Policy.on(self._base, role, self._prompts, self._config.model, source)
-        if arm.best_of == 1:
-            return policy, None
-        candidates = Candidates(self._reward_model(self._base))
-        return BestOf(policy, candidates, arm.best_of), candidates
+            self._base.load_role(role, adapter, trainable=False)
+        policy = Policy.on(self._base, role, self._prompts, self._config.model, arm.policy.source)
+        scorer = None if arm.takes_the_first else self._reward_model(self._base)
+        candidates = Candidates(scorer) if scorer else None
+        reflector: Reflector = build(arm.sampler, policy=policy, scorer=candidates)
+        return reflector, candidates
 
-    def _reward_model(self, base: SharedBase) -> RewardScorer:
-        if self._scorer is None:
-            found = reward_model(self._config)
-            if found is None:
-                raise ConfigError(f"{self._config.run_dir}: no finished reward stage; first: retro reward CONFIG")
+    def _reward_model(self, base: SharedBase) -> RewardScorer | None:
+        """None if the run has no reward model."""
+        found = reward_model(self._config)
+        if self._scorer is None and found is not None:
             section = with_prompt_limit(self._config.model, base.context)
             self._scorer = RewardScorer(Encoder(self._prompts, base.tokenizer, section), RewardModel.load(base, found))
         return self._scorer

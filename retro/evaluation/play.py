@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from retro.config import ActorSection, ConfigError, build
 from retro.envs.base import EnvironmentFailedError, TaskSet
-from retro.evaluation.arms import Arm, Source
+from retro.evaluation.arms import Arm, Writer
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
 from retro.prompts import Prompts
@@ -61,14 +61,14 @@ class ArmPlayer:
     """What an evaluation before this one recorded: episodes of arms that are as they were are taken over."""
     _actors: dict[str, Actor] = field(default_factory=dict)
     _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
-    """Actor → episode id → first play."""
+    """Actor and memory → episode id → first play."""
 
     async def play(self, arm: Arm, mark: str, best: Sequence[Record] = ()) -> list[Record]:
         """Every record of ``arm``, of as many tasks as it can play.
 
         Args:
             mark: The arm's fingerprint.
-            best: The best arm's records; ``Source.SHUFFLED`` only.
+            best: The best arm's records; ``Writer.SHUFFLED`` only.
 
         Raises:
             ActorError: if the actor failed for good on some episodes: what was played is kept, the same call goes on.
@@ -83,7 +83,7 @@ class ArmPlayer:
         if todo:
             await self._play(arm, mark, player, todo, best)
             known = self._known(arm, mark)
-        pool = self._first[arm.actor.model_dump_json()]
+        pool = self._first[_alike_at_first(arm)]
         pool.update({known[task.id][0].episode.id: known[task.id][0].episode for task in tasks})
         return [record for task in tasks for record in known[task.id]]
 
@@ -93,7 +93,7 @@ class ArmPlayer:
 
     def tasks_of(self, arm: Arm) -> list[Task]:
         """The tasks that an arm can play: the oracle does not know every one."""
-        if arm.source is Source.ORACLE:
+        if arm.policy.writer is Writer.ORACLE:
             return [task for task in self.tasks if self.taskset.oracle(task) is not None]
         return list(self.tasks)
 
@@ -150,8 +150,8 @@ class ArmPlayer:
                 self.records.add(record)
 
     def _share_first_plays(self, arm: Arm, mark: str, player: Player, tasks: Sequence[Task]) -> None:
-        """Give ``arm`` the first plays of arms with the same actor: before any reflection their episodes are equal."""
-        pool = self._first.setdefault(arm.actor.model_dump_json(), {})
+        """Give ``arm`` the first plays of arms with the same actor and memory: they differ in reflections alone."""
+        pool = self._first.setdefault(_alike_at_first(arm), {})
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
         for task in tasks:
             identity = player.episode_id(task)
@@ -159,13 +159,13 @@ class ArmPlayer:
                 self.records.add(Record(arm.name, mark, pool[identity]))
 
     def _reflector(self, arm: Arm, best: Sequence[Record]) -> tuple[Reflector | None, Candidates | None]:
-        if arm.source is Source.NONE:
+        if arm.policy.writer is Writer.NONE:
             return None, None
-        if arm.source is Source.ORACLE:
+        if arm.policy.writer is Writer.ORACLE:
             return Written(lambda task: self.taskset.oracle(task) or "", "oracle"), None
-        if arm.source is Source.VAGUE:
+        if arm.policy.writer is Writer.VAGUE:
             return Written(self._vague, "vague"), None
-        if arm.source is Source.SHUFFLED:
+        if arm.policy.writer is Writer.SHUFFLED:
             donors = {task: [r.episode for r in chain] for task, chain in chains(best).items()}
             return Shuffled(donors, self.tasks, self.seed), None
         return self.models(arm)
@@ -176,6 +176,11 @@ class ArmPlayer:
             raise ConfigError(f"evaluate.arms: environment {self.taskset.name!r} has no vague reflection")
         text: str = vague(task)
         return text
+
+
+def _alike_at_first(arm: Arm) -> str:
+    """Equal for arms whose first plays are equal."""
+    return arm.actor.model_dump_json() + arm.memory.model_dump_json()
 
 
 def _complete(chain: Sequence[Record], attempts: int) -> bool:

@@ -15,7 +15,8 @@ from retro.reading import parse_json, problems, read_lines
 from retro.types import Episode, Reflection, from_json, to_json
 
 FORMAT = 2
-"""Of the records; it is part of every arm's fingerprint. Since 2, an episode says what its actor was shown."""
+"""Of the records and of ``results.json``; it is part of every arm's fingerprint. Since 2, an episode says what its
+actor was shown, and the results keep the arms' parts."""
 
 
 @dataclass(frozen=True, slots=True)

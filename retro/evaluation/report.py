@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from retro.artifacts import write_atomically
 from retro.evaluation.figures import (
+    checkpoint_series,
     learning_curves,
     reliability_diagram,
     save_png,
@@ -89,7 +90,7 @@ def read_results(path: Path) -> Results:
     """``results.json`` as it was written.
 
     Raises:
-        NothingMeasuredError: if there is none, or something else.
+        NothingMeasuredError: if there is none, something else, or what an earlier version wrote.
         UnreadableError: if it is damaged.
     """
     if not path.is_file():
@@ -99,6 +100,11 @@ def read_results(path: Path) -> Results:
     results = read_json(path, _RESULTS_BYTES)
     if not isinstance(results, dict) or not isinstance(results.get("arms"), dict):
         raise NothingMeasuredError(f"{path}: no results of an evaluation; evaluate the run again")
+    if not all(isinstance(arm, dict) and "parts" in arm for arm in results["arms"].values()):
+        raise NothingMeasuredError(
+            f"{path}: an earlier version wrote it, which did not keep the parts of an arm; evaluate the run again: "
+            f"retro evaluate {path.parent.parent}/config.yaml"
+        )
     return cast(Results, results)
 
 
@@ -113,7 +119,7 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     )
     environment.filters["share"] = lambda value: f"{100 * value:.1f}"
     environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
-    steps = _checkpoint_steps(results)
+    checkpoints = checkpoint_series(results["arms"])
     metrics = _stage_metrics(paths.run / "metrics.jsonl")
     reward = _json_object(paths.run / "reward" / "reward.json")
     bins = reward.get("test", {}).get("reliability", [])
@@ -125,7 +131,7 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
         best=best_learned_arm(results),
         comparisons=_by_pair(results["comparisons"]),
         curves=_image(to_svg(success_by_trial(results))),
-        step_curves=_image(to_svg(success_by_step(results, steps))) if len(steps) > 1 else None,
+        step_curves=_image(to_svg(success_by_step(results, checkpoints))) if sum(map(len, checkpoints)) > 1 else None,
         learning={stage: _image(to_svg(learning_curves(series))) for stage, series in metrics.items()},
         best_checkpoint=_json_object(paths.run / "ppo" / "best" / "state.json"),
         reward=_flat_numbers(reward),
@@ -203,16 +209,6 @@ def _script_json(value: Any) -> Markup:
 
 def _image(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-
-
-def _checkpoint_steps(results: Results) -> dict[str, int]:
-    """Arms called ``NAME@STEP``: checkpoints of one training run."""
-    found = {}
-    for name in results["arms"]:
-        label, at, step = name.rpartition("@")
-        if at and label and step.isdigit():
-            found[name] = int(step)
-    return found
 
 
 def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:

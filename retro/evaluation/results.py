@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from retro.evaluation.roles import Description, base_of, planned_pairs
 from retro.evaluation.statistics import Floats, Outcome, bootstrap_mean, mcnemar_exact, sign_flip, wilson
 from retro.ties import minus, sign
 from retro.types import Task, derive_seed
@@ -31,7 +30,9 @@ class Breakdown(TypedDict):
     return_by_trial: list[float]
 
 
-class ArmResult(TypedDict):
+class ArmResult(Description):
+    base: str | None
+    """The arm that differs from this one in its sampler alone, and takes the first reflection."""
     success_by_trial: list[float]
     """Share of tasks solved at attempt t or earlier, mean over seeds."""
     return_by_trial: list[float]
@@ -86,24 +87,31 @@ class Draws:
     seed: int = 0
 
 
-def split_best_of(name: str) -> tuple[str, int]:
-    """``ppo-env-bon8`` → ``("ppo-env", 8)``; a name without the suffix keeps one reflection."""
-    match = re.fullmatch(r"(.+)-bon([1-9]\d*)", name)
-    return (match[1], int(match[2])) if match else (name, 1)
-
-
-def summarise(outcomes: Mapping[str, Outcomes], tasks: Sequence[Task], attempts: int, draws: Draws) -> Results:
+def summarise(
+    arms: Mapping[str, Description],
+    outcomes: Mapping[str, Outcomes],
+    tasks: Sequence[Task],
+    attempts: int,
+    draws: Draws,
+) -> Results:
     """Everything that ``results.json`` says but the stages' seconds and the notes.
+
+    Args:
+        arms: What each arm of ``outcomes`` is.
 
     Raises:
         ValueError: if the seeds of an arm hold different tasks.
     """
     by_id = {task.id: task for task in tasks}
+    described = {name: arms[name] for name in outcomes}
     return Results(
         tasks=len(tasks),
         attempts=attempts,
-        arms={name: _arm(name, of_arm, by_id, attempts, draws) for name, of_arm in outcomes.items()},
-        comparisons=[c for a, b in planned_pairs(list(outcomes)) for c in compare(outcomes, a, b, attempts - 1, draws)],
+        arms={
+            name: _arm(name, described[name], base_of(name, described), of_arm, by_id, attempts, draws)
+            for name, of_arm in outcomes.items()
+        },
+        comparisons=[c for a, b in planned_pairs(described) for c in compare(outcomes, a, b, attempts - 1, draws)],
         seconds={},
         outcomes={
             name: {
@@ -113,27 +121,6 @@ def summarise(outcomes: Mapping[str, Outcomes], tasks: Sequence[Task], attempts:
         },
         notes=[],
     )
-
-
-def planned_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Which arms are compared, the one that should be better first: the method's chain, each of its controls, and the
-    trained policies with one another in the order given."""
-    controls = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "oracle", "vague")
-    pairs = [
-        ("retry-sampled", "retry"),
-        ("shuffled", "retry-sampled"),
-        ("reflexion", "retry-sampled"),
-        ("sft", "reflexion"),
-        ("oracle", "retry-sampled"),
-    ]
-    for arm in arms:
-        if arm in controls:
-            continue
-        base, best_of = split_best_of(arm)
-        rivals = (base, "shuffled") if best_of > 1 else ("sft", "reflexion", "shuffled", "retry-sampled")
-        pairs += [(arm, rival) for rival in rivals]
-    pairs += combinations((arm for arm in arms if arm not in controls and split_best_of(arm)[1] == 1), 2)
-    return [(a, b) for a, b in pairs if a in arms and b in arms]
 
 
 def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws: Draws) -> list[Comparison]:
@@ -194,7 +181,15 @@ def outcomes_from_json(
     }
 
 
-def _arm(name: str, outcomes: Outcomes, tasks: Mapping[str, Task], attempts: int, draws: Draws) -> ArmResult:
+def _arm(
+    name: str,
+    arm: Description,
+    base: str | None,
+    outcomes: Outcomes,
+    tasks: Mapping[str, Task],
+    attempts: int,
+    draws: Draws,
+) -> ArmResult:
     seeds = sorted(outcomes)
     ids = sorted(outcomes[seeds[0]])
     for seed in seeds:
@@ -203,6 +198,9 @@ def _arm(name: str, outcomes: Outcomes, tasks: Mapping[str, Task], attempts: int
     success, returns = _success(outcomes, seeds, ids), _returns(outcomes, seeds, ids)  # (S, T, K)
     rows = [tasks[task] for task in ids]
     return ArmResult(
+        role=arm["role"],
+        parts=arm["parts"],
+        base=base,
         success_by_trial=_curve(success),
         return_by_trial=_curve(returns),
         ci95=[

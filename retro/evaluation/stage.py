@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
-from retro.config import ACTOR_KEYS, STAGES, ConfigError, RunConfig, build
+from retro.config import ACTOR_KEYS, STAGES, ArmSection, ConfigError, RunConfig, build
 from retro.envs import make_taskset
-from retro.evaluation.arms import Arm, Source, fingerprint, prompts_digest, selected_arms
-from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation import presets
+from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint, prompts_digest
+from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 from retro.evaluation.play import ArmPlayer, Candidates
-from retro.evaluation.records import EpisodeRecords, Record, RecordFileError, chains
+from retro.evaluation.records import FORMAT, EpisodeRecords, Record, RecordFileError, chains
 from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
@@ -57,11 +57,20 @@ Log = Callable[..., None]
 
 
 def stage_inputs(config: RunConfig) -> dict[str, str]:
-    """A digest of every model that the arms play with."""
-    inputs = {"actor": digest_model(config.actor.model), "base": digest_model(config.model.base, config.model.revision)}
+    """A digest of every model that the arms play with, and the form in which the results are kept."""
+    inputs = {
+        "format": str(FORMAT),
+        "actor": digest_model(config.actor.model),
+        "base": digest_model(config.model.base, config.model.revision),
+    }
     inputs |= digest_actor_parts(config.actor) | {"prompts": prompts_digest(config)}
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
-    adapters |= {name: find_adapter(Path(path)) for name, path in config.evaluate.checkpoints.items()}
+    for arm in presets.planned_arms(config):
+        if arm.policy.path is not None:
+            adapters[f"policy of {arm.name}"] = adapter_of(arm.policy, config)
+        if arm.actor.model_copy(update={"temperature": config.actor.temperature}) != config.actor:
+            actor = {"actor": digest_model(arm.actor.model), **digest_actor_parts(arm.actor)}
+            inputs |= {f"{part} of {arm.name}": digest for part, digest in actor.items()}
     inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
     reward = reward_model(config)
     return inputs | ({"reward": reward.digest} if reward else {})
@@ -108,7 +117,7 @@ def evaluate_into(
         seconds: The evaluation's own wall time so far.
         earlier: What another evaluation recorded; of arms that are as they were it is not played again.
     """
-    arms = selected_arms(config)
+    arms = presets.selected_arms(config)
     prompts = PromptLibrary.from_section(config.environment)
     counts = config.environment.tasks
     taskset = make_taskset(config.environment.name, config.environment.options)
@@ -136,7 +145,8 @@ def evaluate_into(
         )
         outcomes, notes = asyncio.run(play_all(config, arms, player, log))
     draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)
-    results = summarise(outcomes, tasks, config.evaluate.attempts, draws)
+    described = {arm.name: describe(arm, config) for arm in arms if arm.name in outcomes}
+    results = summarise(described, outcomes, tasks, config.evaluate.attempts, draws)
     results["notes"] = [*cautions(results), *notes]
     results["seconds"] = stage_seconds(config) | ({"evaluate": round(seconds(), 3)} if seconds else {})
     write_json(paths.results, results)
@@ -155,30 +165,29 @@ def cautions(results: Results) -> list[str]:
 
 
 def with_checkpoints(config: RunConfig, paths: Sequence[Path], best_of: Sequence[int] = ()) -> RunConfig:
-    """The config that evaluates the checkpoints at ``paths``, named by :func:`checkpoint_name`.
+    """The config that evaluates the checkpoints at ``paths``, and the best of so many reflections of each.
 
     Without ``evaluate.arms`` they are played beside ``retry-sampled`` and ``reflexion`` alone.
 
     Raises:
         ConfigError: if two paths have one name.
     """
-    checkpoints: dict[str, str] = {}
+    arms: dict[str, ArmSection] = {}
     for path in paths:
-        name = checkpoint_name(path)
-        if name in checkpoints:
-            raise ConfigError(f"{path} and {checkpoints[name]} would both be called {name!r}; use evaluate.checkpoints")
-        checkpoints |= {name: str(path)} | {f"{name}-bon{n}": str(path) for n in best_of}
-    arms = config.evaluate.arms or ["retry-sampled", "reflexion"]
-    update = {"arms": arms, "checkpoints": config.evaluate.checkpoints | checkpoints}
+        arm = ArmSection(name=checkpoint_name(path), policy=str(path.absolute()))
+        if arm.name in arms:
+            raise ConfigError(
+                f"{path} and {arms[arm.name].policy} would both be called {arm.name!r}; use evaluate.checkpoints"
+            )
+        arms |= {one.name: one for one in [arm, *(presets.best_of(arm, n) for n in best_of)]}
+    update = {"arms": [*(config.evaluate.arms or ["retry-sampled", "reflexion"]), *arms.values()]}
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update=update)})
 
 
 def checkpoint_name(path: Path) -> str:
-    """``runs/mine`` → ``mine``; ``runs/mine/sft`` → ``mine/sft``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo@10``."""
-    parts = [part for part in path.resolve().parts if part not in ("adapter", "export", "best")]
-    if step := re.fullmatch(r"checkpoint-(\d+)", parts[-1]):
-        return f"{'/'.join(parts[-3:-1])}@{step[1]}"
-    return "/".join(parts[-2:]) if parts[-1] in STAGES else parts[-1]
+    """``runs/mine`` → ``mine``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo@10``."""
+    training, step = checkpoint_of(path)
+    return training if step is None else f"{training}@{step}"
 
 
 def stage_seconds(config: RunConfig) -> dict[str, float]:
@@ -189,8 +198,8 @@ def stage_seconds(config: RunConfig) -> dict[str, float]:
 
 def best_arm(arms: Sequence[Arm], outcomes: dict[str, dict[int, dict[str, Outcome]]], seed: int) -> Arm | None:
     """The arm with a model of its own that solved most at the end; the higher return, then the first, wins a tie."""
-    modelled = [arm for arm in arms if arm.source is Source.ADAPTER and arm.name in outcomes]
-    modelled = modelled or [arm for arm in arms if arm.source is Source.BASE and arm.name in outcomes]
+    modelled = [arm for arm in arms if arm.policy.writer is Writer.ADAPTER and arm.name in outcomes]
+    modelled = modelled or [arm for arm in arms if arm.policy.writer is Writer.BASE and arm.name in outcomes]
 
     def ended(arm: Arm) -> Iterable[Outcome]:
         return outcomes[arm.name][seed].values()
@@ -209,18 +218,18 @@ async def play_all(
     outcomes: dict[str, dict[int, dict[str, Outcome]]] = {}
     notes: list[str] = []
     # The shuffled arm takes what the best of the others wrote: it comes last.
-    for step, arm in enumerate(sorted(arms, key=lambda arm: arm.source is Source.SHUFFLED), start=1):
+    for step, arm in enumerate(sorted(arms, key=lambda arm: arm.policy.writer is Writer.SHUFFLED), start=1):
         best: Arm | None = None
         if not player.tasks_of(arm):
             notes.append(f"{arm.name}: left out, the environment cannot play it on these tasks.")
             continue
         marks[arm.name] = fingerprint(arm, config)
-        if arm.source is Source.SHUFFLED:
+        if arm.policy.writer is Writer.SHUFFLED:
             best = best_arm(arms, outcomes, config.seed)
             if best is None:
                 notes.append(f"{arm.name}: left out, no arm with a retrospective model was evaluated.")
                 continue
-            marks[arm.name] = fingerprint(arm, config, best.name, marks[best.name], *(task.id for task in player.tasks))
+            marks[arm.name] = fingerprint(arm, config, marks[best.name], *(task.id for task in player.tasks))
             notes.append(
                 f"{arm.name}: reflections that {best.name} wrote for other tasks of the same kind and attempt."
             )

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from retro.evaluation.results import SCOPE, Results
+from retro.evaluation.roles import LEARNED
 from retro.ties import exceeds, highest
 
 
@@ -44,9 +45,8 @@ def best_learned_arm(results: Results) -> str | None:
 
     None where all of them earned nothing, or the first two are level in both: then there is no best.
     """
-    untrained = {"one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle", "vague"}
     arms = results["arms"]
-    learned = [name for name in arms if name not in untrained and exceeds(arms[name]["return_by_trial"][-1])]
+    learned = [n for n, arm in arms.items() if arm["role"] in LEARNED and exceeds(arm["return_by_trial"][-1])]
     for figure in ("success_by_trial", "return_by_trial"):
         learned = [learned[index] for index in highest([arms[name][figure][-1] for name in learned])]
     return learned[0] if len(learned) == 1 else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from retro.config import ConfigError, PositiveInt, Section
+from retro.config import ConfigError, PositiveInt, SamplerSection
 from retro.retrospective.samplers.base import Scorer
 from retro.types import Reflection, ReflectionRequest, Reflector, Usage
 
@@ -15,7 +15,7 @@ from retro.types import Reflection, ReflectionRequest, Reflector, Usage
 class BestOf:
     """A reflector that keeps, of every ``n`` reflections that ``policy`` writes, the one with the highest score."""
 
-    class Options(Section):
+    class Options(SamplerSection):
         """How many reflections the reward model chooses from."""
 
         kind: Literal["best_of"] = "best_of"

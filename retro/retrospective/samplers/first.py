@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from retro.config import Section
+from retro.config import SamplerSection
 from retro.retrospective.samplers.base import Scorer
 from retro.types import Reflection, ReflectionRequest, Reflector
 
@@ -14,7 +14,7 @@ from retro.types import Reflection, ReflectionRequest, Reflector
 class First:
     """Passes on what ``policy`` samples."""
 
-    class Options(Section):
+    class Options(SamplerSection):
         """There is nothing to choose."""
 
         kind: Literal["first"] = "first"

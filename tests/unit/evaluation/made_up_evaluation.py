@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from retro.artifacts import write_json
+from retro.config import EvaluateSection, PpoSection, RunConfig
+from retro.evaluation.arms import describe
+from retro.evaluation.presets import planned_arms
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.results import Draws, Results, summarise
+from retro.evaluation.roles import Description
 from retro.evaluation.statistics import outcome
 from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
 
@@ -21,6 +26,16 @@ RATES = {
     "ppo-env-bon8": 0.53, "oracle": 0.92,
 }  # fmt: skip
 ATTEMPTS = 4
+
+
+def described(names: Iterable[str]) -> dict[str, Description]:
+    """What short names stand for: those with ``rm`` in a run whose policy learnt from the reward model."""
+    found = {}
+    for name in names:
+        reward = "model" if "rm" in name else "environment"
+        config = RunConfig(ppo=PpoSection(reward=reward), evaluate=EvaluateSection(attempts=ATTEMPTS, arms=[name]))
+        found[name] = describe(planned_arms(config)[0], config)
+    return found
 
 
 def tasks(count: int) -> list[Task]:
@@ -73,7 +88,7 @@ def made_up(arms: list[str], count: int, seeds: int = 1) -> tuple[Results, list[
         }
         for arm, of_arm in played.items()
     }
-    results = summarise(outcomes, tasks(count), ATTEMPTS, Draws(bootstrap=500, permutations=2_000))
+    results = summarise(described(arms), outcomes, tasks(count), ATTEMPTS, Draws(bootstrap=500, permutations=2_000))
     results["seconds"] = {"collect": 101.2, "sft": 35.0}
     results["notes"] = ["shuffled: reflections by ppo-env-bon8 for other tasks of the same kind and attempt."]
     return results, [record for of_arm in played.values() for records in of_arm[0].values() for record in records]

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from retro.artifacts import write_json
-from retro.config import BudgetSection, ConfigError, EnvironmentSection, PpoSection, RunConfig
-from retro.evaluation.arms import Source, available_names, fingerprint, make_arm, selected_arms
+from retro.config import (
+    BudgetSection,
+    ConfigError,
+    EnvironmentSection,
+    EvaluateSection,
+    PpoSection,
+    RunConfig,
+    parse_config,
+)
+from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation.presets import available_names, selected_arms
+from retro.evaluation.roles import Role
 from retro.evaluation.stage import checkpoint_name, stage_inputs, with_checkpoints
+from retro.retrospective.samplers.best_of import BestOf
 
 
 def adapter(folder: Path, text: str = "{}") -> Path:
@@ -36,6 +50,18 @@ def config_of(tmp_path: Path, **evaluate: object) -> RunConfig:
 
 def finished(config: RunConfig, stage: str, outputs: dict[str, dict[str, str]] | None = None) -> None:
     write_json(config.run_dir / stage / "stage.json", {"status": "complete", "outputs": outputs or {}, "seconds": 1.0})
+
+
+def with_arms(config: RunConfig, *arms: str | dict[str, Any], **checkpoints: str) -> RunConfig:
+    section = EvaluateSection.model_validate(
+        {**config.evaluate.model_dump(), "arms": list(arms), "checkpoints": checkpoints}
+    )
+    return config.model_copy(update={"evaluate": section})
+
+
+def arm_of(config: RunConfig, arm: str | dict[str, Any]) -> Arm:
+    (made,) = selected_arms(with_arms(config, arm))
+    return made
 
 
 @pytest.fixture
@@ -65,10 +91,10 @@ def test_a_whole_run_has_every_arm(whole: RunConfig) -> None:
     ]
     assert arms["one-shot"].attempts == 1 and arms["retry"].attempts == 4
     assert arms["retry-sampled"].actor.temperature == 1.0 and arms["retry"].actor.temperature == 0.0
-    assert arms["reflexion"].source is Source.BASE and arms["reflexion"].adapter is None
-    assert arms["sft"].adapter == whole.run_dir / "sft" / "adapter"
-    assert arms["ppo-env-bon8"].best_of == 8
-    assert arms["ppo-env"].adapter == (whole.run_dir / "ppo" / "best" / "adapter").resolve()
+    assert arms["reflexion"].policy.writer is Writer.BASE and adapter_of(arms["reflexion"].policy, whole) is None
+    assert adapter_of(arms["sft"].policy, whole) == whole.run_dir / "sft" / "adapter"
+    assert arms["ppo-env-bon8"].sampler == BestOf.Options(n=8)
+    assert adapter_of(arms["ppo-env"].policy, whole) == (whole.run_dir / "ppo" / "best" / "adapter").resolve()
 
 
 def test_an_unfinished_stage_gives_no_arm(whole: RunConfig) -> None:
@@ -76,7 +102,7 @@ def test_an_unfinished_stage_gives_no_arm(whole: RunConfig) -> None:
     assert stage_adapter(whole, "ppo") is None
     assert "ppo-env" not in list(available_names(whole))
     with pytest.raises(ConfigError, match="'ppo-env' needs the ppo stage"):
-        make_arm(whole, "ppo-env")
+        arm_of(whole, "ppo-env")
 
 
 @pytest.mark.parametrize(
@@ -84,12 +110,12 @@ def test_an_unfinished_stage_gives_no_arm(whole: RunConfig) -> None:
     [
         ("reflection", "did you mean 'reflexion'"),
         ("ppo-rm", "its ppo.reward is 'environment', which makes the arm 'ppo-env'"),
-        ("oracle-bon4", "only an arm whose reflections are sampled"),
+        ("oracle-bon4", "'oracle-bon4' is not an arm; did you mean"),
     ],
 )
 def test_mistakes_are_named(whole: RunConfig, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_arm(whole, name)
+        arm_of(whole, name)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +133,18 @@ def test_the_policys_arm_is_named_after_its_algorithm(
     config = whole.model_copy(update={"ppo": PpoSection.model_validate(ppo)})
     names = list(available_names(config))
     assert [name, f"{name}-bon8"] == names[names.index("sft") + 1 : -1]
-    adapter = make_arm(config, name).adapter
-    assert adapter == make_arm(config, alias).adapter == make_arm(whole, "ppo-env").adapter
+    policies = [arm_of(config, name).policy, arm_of(config, alias).policy]
+    assert policies[0] == policies[1]
+    assert adapter_of(policies[0], config) == adapter_of(arm_of(whole, "ppo-env").policy, whole)
     with pytest.raises(ConfigError, match=f"which makes the arm '{name}'"):
-        make_arm(config, wrong)
+        arm_of(config, wrong)
 
 
 def test_best_of_n_needs_a_reward_model(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert reward_model(config) is None
     with pytest.raises(ConfigError, match="needs the reward model"):
-        make_arm(config, "reflexion-bon4")
+        arm_of(config, "reflexion-bon4")
 
 
 def test_checkpoints_of_every_kind_are_found(whole: RunConfig, tmp_path: Path) -> None:
@@ -139,25 +166,104 @@ def test_checkpoints_of_every_kind_are_found(whole: RunConfig, tmp_path: Path) -
 def test_checkpoints_become_arms_and_their_names_may_not_clash(whole: RunConfig) -> None:
     path = str(whole.run_dir / "ppo" / "checkpoint-10")
 
-    def with_checkpoints(**checkpoints: str) -> RunConfig:
-        evaluate = whole.evaluate.model_copy(update={"arms": ["sft"], "checkpoints": checkpoints})
-        return whole.model_copy(update={"evaluate": evaluate})
-
-    arms = selected_arms(with_checkpoints(**{"ppo@10": path, "ppo@10-bon8": path}))
-    assert [(arm.name, arm.best_of) for arm in arms] == [("sft", 1), ("ppo@10", 1), ("ppo@10-bon8", 8)]
+    arms = selected_arms(with_arms(whole, "sft", mine=path))
+    assert [(arm.name, arm.policy.name, arm.policy.step) for arm in arms] == [
+        ("sft", "sft", None),
+        ("mine", "run/ppo", 10),
+    ]
     with pytest.raises(ConfigError, match="'sft' is already an arm"):
-        selected_arms(with_checkpoints(sft=path))
+        selected_arms(with_arms(whole, "sft", sft=path))
+    with pytest.raises(ConfigError, match=r"\{name: mine-bon8, policy: .*, sampler: \{kind: best_of, n: 8\}\}"):
+        selected_arms(with_arms(whole, "sft", **{"mine-bon8": path}))
+
+
+def test_an_arm_is_its_parts(whole: RunConfig) -> None:
+    ten = str(whole.run_dir / "ppo" / "checkpoint-10")
+    mine = {
+        "name": "mine",
+        "policy": ten,
+        "memory": {"size": 1},
+        "sampler": {"kind": "best_of", "n": 3},
+        "actor": {"temperature": 0.5},
+        "attempts": 2,
+    }
+    arm = arm_of(whole, mine)
+    assert (arm.name, arm.policy.path, arm.policy.step, arm.attempts) == ("mine", ten, 10, 2)
+    assert arm.memory == whole.memory.model_copy(update={"size": 1})
+    assert arm.actor == whole.actor.model_copy(update={"temperature": 0.5})
+    described = describe(arm, whole)
+    assert json.loads(json.dumps(described)) == described
+    assert described["role"] == Role.TRAINED and described["parts"]["sampler"] == {"kind": "best_of", "n": 3}
+    again = parse_config(yaml.safe_load(with_arms(whole, mine).dump()), "dumped")
+    assert selected_arms(again) == [arm]
+
+
+def test_equal_parts_are_equal_arms_whatever_they_are_called(whole: RunConfig) -> None:
+    short = arm_of(whole, "ppo-env-bon8")
+    written = arm_of(whole, {"name": "mine", "policy": "ppo", "sampler": {"kind": "best_of", "n": 8}})
+    assert describe(short, whole) == describe(written, whole)
+    assert fingerprint(short, whole) == fingerprint(written, whole)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"policy": "shufled"}, "'mine': policy 'shufled': there is no such folder; did you mean 'shuffled'"),
+        ({"policy": "none", "sampler": {"kind": "best_of"}}, "'mine': only an arm whose reflections are sampled"),
+        ({"policy": "base", "attempts": 9}, "'mine': attempts: 9 is more than evaluate.attempts, 4"),
+        ({"policy": "base", "actor": {"temprature": 1}}, "(?s)'mine'.*actor.temprature: .*did you mean 'temperature'"),
+        ({"policy": "base", "memory": {"kind": "none"}}, "(?s)'mine'.*memory.kind"),
+        ({"policy": "grpo"}, "'mine': this run's ppo.algorithm is 'ppo'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(whole: RunConfig, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arm_of(whole, {"name": "mine", **parts})
+    with pytest.raises(ConfigError, match=message):  # before a stage runs: planning asks for the inputs
+        stage_inputs(with_arms(whole, {"name": "mine", **parts}))
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ([{"name": "mine"}], r"evaluate.arms.0.policy: Field required"),
+        (
+            [{"name": "mine", "policy": "base", "polcy": "base"}],
+            r"evaluate.arms.0.polcy: unknown key; did you mean 'policy'",
+        ),
+        (
+            [{"name": "mine", "policy": "base", "sampler": {"kind": "best_of", "m": 8}}],
+            r"evaluate.arms.0.sampler.m: unknown key",
+        ),
+        (
+            ["sft", {"name": "mine", "policy": "base", "attempts": 0}],
+            r"evaluate.arms.1.attempts: Input should be greater",
+        ),
+        ([3], r"evaluate.arms.0: an arm is a short name, or a mapping"),
+    ],
+)
+def test_an_arm_that_is_not_one_is_refused_when_the_config_is_read(arms: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"evaluate": {"arms": arms}}, "here")
+
+
+def test_any_n_is_an_arm_and_every_n_of_the_config(whole: RunConfig) -> None:
+    assert arm_of(whole, "reflexion-bon3").sampler == BestOf.Options(n=3)
+    with pytest.raises(ConfigError, match="'sft-bon100' is not an arm"):
+        arm_of(whole, "sft-bon100")
+    more = whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"best_of": [100]})})
+    assert arm_of(more, "sft-bon100").sampler == BestOf.Options(n=100)
 
 
 def test_a_fingerprint_changes_with_what_decides_the_episodes_alone(whole: RunConfig) -> None:
-    arm = make_arm(whole, "sft")
+    arm = arm_of(whole, {"name": "mine", "policy": str(whole.run_dir / "sft")})
     before = fingerprint(arm, whole)
+    assert before == fingerprint(arm_of(whole, "sft"), whole)  # the same adapter, found in another way
     assert before == fingerprint(arm, whole.model_copy(update={"name": "other", "device": "cpu"}))
     assert before != fingerprint(arm, whole.model_copy(update={"seed": 1}))
-    assert before != fingerprint(make_arm(whole, "sft-bon8"), whole)
+    assert before != fingerprint(arm_of(whole, "sft-bon8"), whole)
     assert before != fingerprint(arm, whole, "further")
-    assert arm.adapter is not None
-    (arm.adapter / "adapter_model.safetensors").write_bytes(b"trained on")
+    (whole.run_dir / "sft" / "adapter" / "adapter_model.safetensors").write_bytes(b"trained on")
     assert before != fingerprint(arm, whole)
 
 
@@ -184,16 +290,24 @@ def test_checkpoints_are_played_beside_the_controls(whole: RunConfig) -> None:
 
 
 def test_the_stage_reads_every_model(whole: RunConfig) -> None:
-    assert set(stage_inputs(whole)) == {"actor", "base", "prompts", "sft", "ppo", "reward"}
+    own = {"format", "actor", "base", "prompts", "sft", "ppo", "reward"}
+    assert set(stage_inputs(whole)) == own
+    ten = str(whole.run_dir / "ppo" / "checkpoint-10")
+    other = {"name": "mine", "policy": ten, "actor": {"model": str(whole.run_dir / "ppo"), "temperature": 1.0}}
+    assert set(stage_inputs(with_arms(whole, other, ten=ten))) == own | {
+        "policy of mine",
+        "actor of mine",
+        "policy of ten",
+    }
 
 
 def test_a_fingerprint_leaves_out_how_fast_and_at_what_cost_the_actor_is_asked(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    before = fingerprint(make_arm(config, "retry"), config)
+    before = fingerprint(arm_of(config, "retry"), config)
 
     def now(**actor: object) -> str:
         changed = config.model_copy(update={"actor": config.actor.model_copy(update=actor)})
-        return fingerprint(make_arm(changed, "retry"), changed)
+        return fingerprint(arm_of(changed, "retry"), changed)
 
     assert before == now(budget=BudgetSection(tokens=9), cache="answers.sqlite", requests_per_minute=5, max_retries=1)
     assert before != now(max_tokens=9)
@@ -201,14 +315,14 @@ def test_a_fingerprint_leaves_out_how_fast_and_at_what_cost_the_actor_is_asked(t
         config.model_copy(update={"environment": EnvironmentSection(name="scienceworld", options={"engines": engines})})
         for engines in (2, 3)
     ]
-    assert len({fingerprint(make_arm(one, "retry"), one) for one in played}) == 1
+    assert len({fingerprint(arm_of(one, "retry"), one) for one in played}) == 1
 
 
 def test_an_actors_adapter_counts_by_its_content(tmp_path: Path) -> None:
     path = adapter(tmp_path / "tuned")
     config = config_of(tmp_path)
     config = config.model_copy(update={"actor": config.actor.model_copy(update={"adapter": str(path)})})
-    inputs, mark = stage_inputs(config), fingerprint(make_arm(config, "retry"), config)
+    inputs, mark = stage_inputs(config), fingerprint(arm_of(config, "retry"), config)
     (path / "adapter_model.safetensors").write_bytes(b"trained on")
     assert stage_inputs(config) != inputs
-    assert fingerprint(make_arm(config, "retry"), config) != mark
+    assert fingerprint(arm_of(config, "retry"), config) != mark

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from made_up_evaluation import ATTEMPTS, RATES, chain, made_up, tasks
+from made_up_evaluation import ATTEMPTS, RATES, chain, described, made_up, tasks
 
 from benchmarks.ceilings import checks, next_attempt
 from benchmarks.learning import Claim, judge, markdown, pooled, share
@@ -24,7 +24,7 @@ def one_seed(seed: int, count: int = 60) -> Results:
         arm: {seed: {t.id: outcome([r.episode for r in chain(arm, t, seed)], ATTEMPTS) for t in tasks(count)}}
         for arm in RATES
     }
-    return summarise(outcomes, tasks(count), ATTEMPTS, DRAWS)
+    return summarise(described(RATES), outcomes, tasks(count), ATTEMPTS, DRAWS)
 
 
 def test_seeds_are_pooled_in_the_tables_order_and_judged() -> None:
@@ -32,7 +32,7 @@ def test_seeds_are_pooled_in_the_tables_order_and_judged() -> None:
     outcomes = pooled(results)
     assert list(outcomes) == list(RATES)
     assert sorted(outcomes["sft"]) == [1, 2, 3]
-    summary = summarise(outcomes, tasks(60), ATTEMPTS, DRAWS)
+    summary = summarise(described(RATES), outcomes, tasks(60), ATTEMPTS, DRAWS)
     verdicts = {verdict["claim"].split(":")[0]: verdict for verdict in judge(outcomes, summary, DRAWS)}
     assert verdicts["reflexion against retry-sampled"]["holds"]
     assert verdicts["ppo-env against shuffled"]["seeds_agreeing"] == 3
@@ -109,7 +109,7 @@ def test_shared_stages_are_copied_once_and_whole(tmp_path: Path) -> None:
 
 def test_the_checks_of_the_ceilings() -> None:
     results, _ = made_up(["retry", "retry-sampled", "reflexion", "oracle"], 200)
-    results["arms"]["vague"] = results["arms"]["retry"]
+    results["arms"]["vague"] = {**results["arms"]["retry"], **described(["vague"])["vague"]}  # type: ignore[typeddict-item]
     results["outcomes"]["vague"] = results["outcomes"]["retry"]
     found = {check["check"]: check for check in checks(results)}
     assert len(found) == 5

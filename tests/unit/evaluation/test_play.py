@@ -12,8 +12,9 @@ from small_world import Excluder, Guesser, Vault, Vaults, vault_prompts
 
 from retro.config import RunConfig
 from retro.envs.base import EnvironmentFailedError
-from retro.evaluation.arms import Arm, make_arm
+from retro.evaluation.arms import Arm
 from retro.evaluation.play import ArmPlayer, Candidates
+from retro.evaluation.presets import selected_arms
 from retro.evaluation.records import EpisodeRecords, latest, read_records
 from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
@@ -61,14 +62,14 @@ class World:
         )
 
     def reflector(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
-        if arm.best_of == 1:
+        if arm.takes_the_first:
             return self.excluder, None
         candidates = Candidates(by_length)
-        return BestOf(self.excluder, candidates, arm.best_of), candidates
+        return BestOf(self.excluder, candidates, arm.sampler.n), candidates
 
 
 def arms(config: RunConfig, *names: str) -> list[Arm]:
-    return [make_arm(config, name) for name in names]
+    return selected_arms(config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": names})}))
 
 
 def evaluate(world: World, config: RunConfig, *names: str) -> tuple[dict[str, dict[str, Outcome]], list[str]]:
@@ -167,8 +168,8 @@ def test_a_broken_environment_is_not_called_the_actors_failure(tmp_path: Path, c
 
 def test_best_of_n_keeps_its_candidates(tmp_path: Path, config: RunConfig) -> None:
     world = World(tmp_path / "w")
-    arm = make_arm(config, "reflexion")
-    best_of = Arm("reflexion-bon4", arm.actor, arm.memory, arm.source, 3, best_of=4)
+    (arm,) = arms(config, "reflexion")
+    best_of = replace(arm, sampler=BestOf.Options(n=4))
     records = asyncio.run(world.player.play(best_of, "mark"))
     retries = [record for record in records if record.episode.trial > 0]
     assert retries
@@ -198,14 +199,14 @@ def test_shuffled_is_left_out_where_there_is_nothing_to_shuffle(tmp_path: Path, 
 
 
 def test_the_best_arm_is_the_best_trained_one(config: RunConfig) -> None:
-    base = make_arm(config, "reflexion")
+    (base,) = arms(config, "reflexion")
     outcomes = {"reflexion": {0: {"t": Outcome((True,), (1.0,), 1)}}}
     assert best_arm([base], outcomes, 0) == base
     assert best_arm(arms(config, "retry"), {"retry": outcomes["reflexion"]}, 0) is None
 
 
 def test_equal_returns_are_a_tie_whatever_the_order_of_their_sum(config: RunConfig) -> None:
-    first = make_arm(config, "reflexion")
+    (first,) = arms(config, "reflexion")
     second = replace(first, name="other")
     sums = {"reflexion": (0.3, 0.2, 0.1), "other": (0.1, 0.2, 0.3)}
     assert sum(sums["reflexion"]) < sum(sums["other"])  # as floats

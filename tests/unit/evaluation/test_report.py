@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_up_evaluation import HOSTILE, RATES, made_up, write_run
+from made_up_evaluation import HOSTILE, RATES, described, made_up, write_run
 from rich.console import Console
 
 from retro.artifacts import write_json
-from retro.evaluation.figures import arm_style, success_by_trial
+from retro.evaluation.figures import arm_styles, checkpoint_series, success_by_trial
 from retro.evaluation.report import (
     BROWSED_TASKS,
     NothingMeasuredError,
@@ -141,10 +141,21 @@ def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:
 def test_checkpoints_of_one_run_make_a_curve_over_steps(run_dir: Path) -> None:
     path = run_dir / "evaluation" / "results.json"
     results = json.loads(path.read_text())
-    for step in (10, 20, 30):
-        results["arms"][f"ppo@{step}"] = results["arms"]["ppo-env"]
+    for step in (20, 10, 30):
+        of_step = results["arms"][f"at step {step}"] = json.loads(json.dumps(results["arms"]["ppo-env"]))
+        of_step["parts"]["policy"] |= {"stage": None, "name": "mine/ppo", "path": f"checkpoint-{step}", "step": step}
+    assert checkpoint_series(results["arms"]) == [["at step 10", "at step 20", "at step 30"]]
     path.write_text(json.dumps(results))
     assert "Over training steps" in rebuild_report(run_dir).read_text()
+
+
+def test_results_without_parts_are_refused_with_the_command_that_evaluates_again(run_dir: Path) -> None:
+    path = run_dir / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    del results["arms"]["sft"]["parts"]
+    path.write_text(json.dumps(results))
+    with pytest.raises(NothingMeasuredError, match=f"evaluate the run again: retro evaluate {run_dir}/config.yaml"):
+        rebuild_report(run_dir)
 
 
 def test_the_browser_spreads_its_tasks_and_says_how_many_there_are() -> None:
@@ -186,10 +197,29 @@ def test_level_arms_have_no_best_among_them(run_dir: Path) -> None:
 
 
 def test_arms_keep_their_colours_and_best_of_n_differs_by_its_dash() -> None:
-    names = [*RATES, "mine@10", "other"]
-    assert arm_style("ppo-env", names).colour == arm_style("ppo-env-bon8", names).colour
-    assert arm_style("ppo-env", names).line != arm_style("ppo-env-bon8", names).line
-    assert arm_style("mine@10", names).colour != arm_style("other", names).colour
+    arms = described([*RATES, "vague"])
+    for name in ("mine", "other"):
+        arms[name] = json.loads(json.dumps(arms["ppo-env"]))
+        arms[name]["parts"]["policy"] |= {"stage": None, "name": name, "path": f"runs/{name}"}
+    styles = {name: (style.colour, style.marker, style.line) for name, style in arm_styles(arms).items()}
+    assert styles == {
+        "one-shot": ("#8a8a8a", ".", "-"),
+        "retry": ("#8a8a8a", "x", "-"),
+        "retry-sampled": ("#5f5f5f", "s", "-"),
+        "shuffled": ("#CC79A7", "D", "-"),
+        "reflexion": ("#E69F00", "^", "-"),
+        "sft": ("#56B4E9", "v", "-"),
+        "ppo-rm": ("#009E73", "P", "-"),
+        "ppo-rm-bon4": ("#009E73", "P", "--"),
+        "ppo-rm-bon8": ("#009E73", "P", ":"),
+        "ppo-env": ("#0072B2", "o", "-"),
+        "ppo-env-bon4": ("#0072B2", "o", "--"),
+        "ppo-env-bon8": ("#0072B2", "o", ":"),
+        "oracle": ("#222222", "*", "-"),
+        "vague": ("#8a8a8a", "v", "-"),
+        "mine": ("#D55E00", "h", "-"),
+        "other": ("#7B4FA3", "h", "-"),
+    }
     results, _ = made_up(list(RATES), 12, seeds=2)
     left, right = success_by_trial(results).axes
     labels = sorted(text.get_position()[1] for text in left.texts)

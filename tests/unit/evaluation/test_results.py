@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from made_up_evaluation import described
 
 from retro.artifacts import finite
-from retro.evaluation.results import Draws, compare, outcomes_from_json, planned_pairs, split_best_of, summarise
+from retro.evaluation.results import Draws, compare, outcomes_from_json, summarise
 from retro.evaluation.statistics import Outcome, wilson
 from retro.types import Split, Task
 
@@ -25,7 +26,9 @@ B = {0: {"t0": solved_at(0), "t1": solved_at(None), "t2": solved_at(None), "t3":
 
 
 def test_curves_and_breakdowns_by_hand() -> None:
-    results = summarise({"reflexion": A, "retry-sampled": B}, TASKS, 2, DRAWS)
+    results = summarise(
+        described(["reflexion", "retry-sampled"]), {"reflexion": A, "retry-sampled": B}, TASKS, 2, DRAWS
+    )
     arm = results["arms"]["reflexion"]
     assert arm["success_by_trial"] == [0.25, 0.75]
     assert arm["return_by_trial"] == pytest.approx([(1 + 0.9) / 4, (3 + 0.3) / 4])
@@ -48,7 +51,7 @@ def test_curves_and_breakdowns_by_hand() -> None:
 
 def test_several_seeds_are_one_bootstrap_over_tasks_and_no_mcnemar() -> None:
     both = {"sft": {0: A[0], 1: A[0], 2: B[0]}, "reflexion": {0: B[0], 1: B[0], 2: B[0]}}
-    results = summarise(both, TASKS, 2, DRAWS)
+    results = summarise(described(both), both, TASKS, 2, DRAWS)
     assert results["arms"]["sft"]["seeds"] == 3
     assert results["arms"]["sft"]["success_by_trial"][1] == pytest.approx((0.75 + 0.75 + 0.25) / 3)
     (only,) = results["comparisons"]
@@ -69,26 +72,11 @@ def test_pairs_are_compared_on_common_tasks_and_seeds_only() -> None:
 
 def test_seeds_that_played_other_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match="arm sft: seed 1 played other tasks than seed 0"):
-        summarise({"sft": {0: A[0], 1: {"t0": solved_at(0)}}}, TASKS, 2, DRAWS)
-
-
-def test_planned_pairs_follow_the_method() -> None:
-    pairs = planned_pairs(["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon8", "mine@10"])
-    assert ("sft", "reflexion") in pairs and ("ppo-env", "sft") in pairs
-    assert ("ppo-env-bon8", "ppo-env") in pairs and ("ppo-env-bon8", "shuffled") in pairs
-    assert ("mine@10", "retry-sampled") in pairs
-    assert ("ppo-env", "mine@10") in pairs and ("mine@10", "ppo-env") not in pairs  # trained ones, each two once
-    assert all("oracle" not in pair for pair in pairs)
-
-
-def test_names_of_best_of_n() -> None:
-    assert split_best_of("ppo-env-bon8") == ("ppo-env", 8)
-    assert split_best_of("carbon") == ("carbon", 1)
-    assert split_best_of("x-bon0") == ("x-bon0", 1)
+        summarise(described(["sft"]), {"sft": {0: A[0], 1: {"t0": solved_at(0)}}}, TASKS, 2, DRAWS)
 
 
 def test_outcomes_survive_json() -> None:
-    results = summarise({"sft": A}, TASKS, 2, DRAWS)
+    results = summarise(described(["sft"]), {"sft": A}, TASKS, 2, DRAWS)
     assert outcomes_from_json(json.loads(json.dumps(results["outcomes"]))) == {"sft": A}
 
 

@@ -1,0 +1,124 @@
+"""Every arm's outcomes, compared with those recorded by the commit before arms became data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from small_world import Guesser, Vaults, vault_prompts
+
+from retro.artifacts import write_json
+from retro.config import RunConfig
+from retro.evaluation.arms import Arm, describe
+from retro.evaluation.play import ArmPlayer, Candidates
+from retro.evaluation.presets import selected_arms
+from retro.evaluation.records import EpisodeRecords
+from retro.evaluation.results import Draws, outcome_to_json, summarise
+from retro.evaluation.stage import play_all
+from retro.retrospective.samplers.best_of import BestOf
+from retro.types import Reflection, ReflectionRequest, Reflector, Split, Task, Usage, derive_seed
+
+RECORDED = Path(__file__).with_name("recorded_arms.json")
+ARMS = (
+    "one-shot", "retry", "retry-sampled", "vague", "shuffled", "reflexion", "reflexion-bon4", "sft", "sft-bon4",
+    "ppo-env", "ppo-env-bon4", "ppo-env-bon8", "oracle",
+)  # fmt: skip
+
+
+class VagueVaults(Vaults):
+    def vague(self, task: Task) -> str:
+        return "Try harder."
+
+
+class Excluder:
+    """Names ``words`` guesses of the trajectory that were wrong (seeded: which ones)."""
+
+    def __init__(self, words: int) -> None:
+        self.words = words
+
+    async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
+        guesses = [step.action.removeprefix("try ") for step in request.episode.trajectory.steps]
+        draws = [random.Random(derive_seed(request.seed, index)) for index in range(request.count)]
+        texts = [" ".join(f"not {draw.choice(guesses)}" for _ in range(self.words)) for draw in draws]
+        return [Reflection(text, "test", index, usage=Usage(9, self.words)) for index, text in enumerate(texts)]
+
+
+async def by_variety(request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
+    """The more different guesses a reflection names, the better."""
+    return [float(len(set(reflection.text.split()))) for reflection in reflections]
+
+
+def reflector(arm: Arm) -> tuple[Reflector, Candidates | None]:
+    excluder = Excluder(3 if "ppo" in arm.policy.name else 2 if "sft" in arm.policy.name else 1)
+    if arm.takes_the_first:
+        return excluder, None
+    candidates = Candidates(by_variety)
+    return BestOf(excluder, candidates, arm.sampler.n), candidates
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run with every stage's adapters, one of them a checkpoint of another run."""
+    model = tmp_path / "model"
+    run = tmp_path / "run"
+    for folder in (
+        model,
+        run / "sft/adapter",
+        run / "ppo/best/adapter",
+        run / "reward/adapter",
+        tmp_path / "other/ppo",
+    ):
+        folder.mkdir(parents=True)
+        (folder / ("config.json" if folder == model else "adapter_config.json")).write_text("{}")
+    (run / "reward" / "head.safetensors").write_bytes(b"head")
+    for stage, outputs in (
+        ("sft", {"adapter": {"path": "adapter"}}),
+        ("ppo", {"best": {"path": "best"}}),
+        ("reward", {}),
+    ):
+        write_json(run / stage / "stage.json", {"status": "complete", "outputs": outputs, "seconds": 1.0})
+    return RunConfig.model_validate(
+        {
+            "name": "run",
+            "runs": str(tmp_path),
+            "actor": {"model": str(model), "concurrency": 4},
+            "model": {"base": str(model)},
+            "evaluate": {"attempts": 4, "arms": list(ARMS), "checkpoints": {"other": str(tmp_path / "other/ppo")}},
+        }
+    )
+
+
+def test_every_arm_reaches_what_was_recorded(tmp_path: Path, config: RunConfig) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    tasks = VagueVaults().tasks(Split.TEST, 12)
+    with EpisodeRecords(world / "episodes.jsonl") as records:
+        player = ArmPlayer(
+            taskset=VagueVaults(),
+            prompts=vault_prompts(world),
+            tasks=tasks,
+            seed=0,
+            records=records,
+            actor=lambda section: Guesser(),
+            models=reflector,
+        )
+        arms = selected_arms(config)
+        outcomes, notes = asyncio.run(play_all(config, arms, player))
+    results = summarise(
+        {arm.name: describe(arm, config) for arm in arms}, outcomes, tasks, 4, Draws(bootstrap=200, permutations=1_000)
+    )
+    found = {
+        "notes": notes,
+        "comparisons": [
+            [c["a"], c["b"], c["test"], c["difference"], *c["ci95"], c["p_value"]] for c in results["comparisons"]
+        ],
+        "outcomes": {
+            name: {task: outcome_to_json(outcome) for task, outcome in by_seed[0].items()}
+            for name, by_seed in outcomes.items()
+        },
+    }
+    assert found == json.loads(RECORDED.read_text(encoding="utf-8"))
