@@ -17,6 +17,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -35,8 +36,10 @@ from retro.cli.errors import one_line_errors
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
 from retro.types import Actor, Completion, Prompt, Sampling, Split, Task
 from tests.servers.processes import server_process
 
@@ -83,13 +86,13 @@ def play(actor: Actor, tasks: Sequence[Task], concurrency: int, folder: str) -> 
         load_prompts("household"),
         ReflectionWindow(3),
         Sampling(temperature=1.0, max_tokens=MAX_TOKENS),
-        key=("benchmark",),
     )
     with (
+        closing(LocalRunner(player, concurrency)) as runner,
         tempfile.TemporaryDirectory(dir=folder) as place,
         ReplayBuffer(f"sqlite:///{Path(place) / 'buffer.sqlite'}") as buffer,
     ):
-        trees = asyncio.run(collect(player, tasks, 1, recall=buffer.get, record=buffer.add, concurrency=concurrency))
+        trees = asyncio.run(collect(runner, tasks, Plan(("benchmark",), 1), journal=buffer))
     return sum(len(episode.trajectory.steps) for tree in trees for episode in tree)
 
 

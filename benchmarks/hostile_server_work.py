@@ -14,6 +14,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import retro.retrospective.served
@@ -26,8 +27,10 @@ from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
 from retro.retrospective.served import served_client
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
 from retro.types import Episode, Reflection, ReflectionRequest, Sampling, Split
 from retro.wire.request import RequestSection
 
@@ -98,20 +101,25 @@ def _collect(url: str, folder: Path, count: int, seed: int, timeout_seconds: flo
     actor = OpenAIActor(section, folder / "actor_usage.jsonl")
     taskset = make_taskset("household")
     sampling = Sampling(0.0, 1.0, _MAX_TOKENS)
-    player = Player(taskset, actor, load_prompts("household"), ReflectionWindow(3), sampling, key=("hostile", seed))
-    with ReplayBuffer(f"sqlite:///{folder / 'buffer.sqlite'}") as buffer:
+    player = Player(taskset, actor, load_prompts("household"), ReflectionWindow(3), sampling)
+    with (
+        closing(LocalRunner(player, CONCURRENCY)) as runner,
+        ReplayBuffer(f"sqlite:///{folder / 'buffer.sqlite'}") as buffer,
+    ):
 
-        def record(episode: Episode) -> None:
-            buffer.add(episode)
-            with (folder / "recorded.txt").open("a", encoding="utf-8") as file:
-                file.write(episode.id + "\n")
+        class Recorded:
+            def get(self, id: str, /) -> Episode | None:
+                return buffer.get(id)
+
+            def add(self, episode: Episode, /) -> None:
+                buffer.add(episode)
+                with (folder / "recorded.txt").open("a", encoding="utf-8") as file:
+                    file.write(episode.id + "\n")
 
         async def run() -> list[list[Episode]]:
             await actor.check()
             tasks = taskset.tasks(Split.TRAIN, count, seed)
-            return await collect(
-                player, tasks, _ATTEMPTS, Oracle(), 1, recall=buffer.get, record=record, concurrency=CONCURRENCY
-            )
+            return await collect(runner, tasks, Plan(("hostile", seed), _ATTEMPTS), Oracle(), Recorded())
 
         episodes = [episode for tree in asyncio.run(run()) for episode in tree]
     broken = [episode.info["error"] for episode in episodes if episode.broken]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Literal, cast
 
 import torch
@@ -16,8 +17,10 @@ from retro.envs import make_taskset
 from retro.models.loading import load_base, load_tokenizer
 from retro.models.text import decode, decode_response, encode_prompt, end_tokens
 from retro.prompts import load_prompts
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
 from retro.types import Actor, Completion, Episode, Prompt, Sampling, Task, Usage
 from retro.wire.answers import cut
 
@@ -59,9 +62,9 @@ def play(config: RunConfig, actor: Actor, tasks: Sequence[Task], concurrency: in
         load_prompts(config.environment.name),
         build(config.memory),
         Sampling(0.0, 1.0, config.actor.max_tokens),
-        key=(config.seed, "benchmark"),
     )
-    return [chain[0] for chain in asyncio.run(collect(player, tasks, attempts=1, concurrency=concurrency))]
+    with closing(LocalRunner(player, concurrency)) as runner:
+        return [chain[0] for chain in asyncio.run(collect(runner, tasks, Plan((config.seed, "benchmark"), 1)))]
 
 
 def measure_collection(

@@ -15,7 +15,9 @@ from typing import Any
 from retro.envs.base import Environment, TaskSet, UnknownTaskError
 from retro.memory import ReflectionWindow
 from retro.prompts import PromptSet
+from retro.rollout.attempts import Plan
 from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
 from retro.types import (
     ActorError,
     Completion,
@@ -137,12 +139,19 @@ def vault_prompts(folder: Path) -> PromptSet:
     return PromptSet("vault", folder)
 
 
-def vault_player(prompts: PromptSet, actor: Guesser, temperature: float = 1.0, seed: int = 0) -> Player:
+def vault_player(prompts: PromptSet, actor: Guesser, temperature: float = 1.0) -> Player:
     return Player(
         taskset=Vaults(),
         actor=actor,
         prompts=prompts,
         memory=ReflectionWindow(2),
         sampling=Sampling(temperature=temperature, max_tokens=8),
-        key=(seed, "test"),
     )
+
+
+def vault_runner(prompts: PromptSet, actor: Guesser, concurrency: int = 256) -> LocalRunner:
+    return LocalRunner(vault_player(prompts, actor), concurrency)
+
+
+def vault_plan(attempts: int, group: int = 1, controls: int = 0, seed: int = 0) -> Plan:
+    return Plan((seed, "test"), attempts, group, controls)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 from retro.agent.functions import FunctionEnvironment
 from retro.agent.model import RetrospectiveModel, run_sync
 from retro.envs.base import TaskSet
 from retro.memory import Memory, ReflectionWindow
 from retro.prompts import Prompts
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
-from retro.rollout.trials import Record
+from retro.rollout.runner import LocalRunner
 from retro.types import Actor, Episode, Sampling, Split, Task
+
+Record = Callable[[Episode], None]
+"""Is told of an episode the moment it is over."""
 
 
 class RetroAgent:
@@ -59,8 +65,8 @@ class RetroAgent:
             prompts=prompts,
             memory=memory or ReflectionWindow(),
             sampling=sampling or Sampling(),
-            key=(seed, "agent"),
         )
+        self._key = (seed, "agent")
         self._reflector = model.sampler(n) if model else None
         self._attempts = attempts
         self._concurrency = 1 if isinstance(environment, FunctionEnvironment) else concurrency
@@ -97,15 +103,23 @@ class RetroAgent:
         progress: CollectionProgress | None = None,
     ) -> list[list[Episode]]:
         """:meth:`run_all`, for callers with an event loop."""
-        return await collect(
-            self._player,
-            [self._task(task) for task in tasks],
-            self._attempts if attempts is None else attempts,
-            self._reflector,
-            record=record,
-            concurrency=self._concurrency,
-            progress=progress,
-        )
+        plan = Plan(self._key, self._attempts if attempts is None else attempts)
+        with closing(LocalRunner(self._player, self._concurrency)) as runner:
+            journal = _Heard(record) if record else None
+            return await collect(runner, list(map(self._task, tasks)), plan, self._reflector, journal, progress)
 
     def _task(self, task: Task | str) -> Task:
         return task if isinstance(task, Task) else Task(self._player.taskset.name, task, Split.TEST)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A journal that passes on what is played, and knows nothing of before."""
+
+    record: Record
+
+    def get(self, id: str, /) -> Episode | None:
+        return None
+
+    def add(self, episode: Episode, /) -> None:
+        self.record(episode)

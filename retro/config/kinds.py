@@ -150,6 +150,12 @@ POINTS: dict[str, Point] = {
             ),
         },
     ),
+    "runner": Point(
+        "what plays many attempts at once",
+        "a runner",
+        _BUILT,
+        {"local": Kind("retro.rollout.runner:LocalRunner", "this process, actor.concurrency attempts at once")},
+    ),
 }
 """Every extension point and its built-in kinds. To add a kind, add its line here."""
 

@@ -11,7 +11,14 @@ from retro.config.base import NonNegativeInt, Section, Speed
 from retro.config.evaluation import EvaluateSection, ExportSection
 from retro.config.kinds import OneOf
 from retro.config.models import ModelSection
-from retro.config.playing import ActorSection, BufferSection, CollectSection, EnvironmentSection, MemorySection
+from retro.config.playing import (
+    ActorSection,
+    BufferSection,
+    CollectSection,
+    EnvironmentSection,
+    MemorySection,
+    RunnerSection,
+)
 from retro.config.training import PpoSection, RewardSection, SftSection
 
 STAGES = ("collect", "sft", "reward", "ppo", "export", "evaluate")
@@ -34,6 +41,7 @@ class RunConfig(Section):
     environment: EnvironmentSection = EnvironmentSection()
     actor: OneOf[ActorSection] = ActorSection()
     memory: OneOf[MemorySection] = MemorySection()
+    runner: Annotated[OneOf[RunnerSection], Speed] = RunnerSection()
     model: ModelSection = ModelSection()
     buffer: BufferSection = BufferSection()
     collect: CollectSection = CollectSection()

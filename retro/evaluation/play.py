@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from retro.config import ActorSection, ConfigError, build
+from retro.config import ConfigError
 from retro.envs.base import EnvironmentFailedError, TaskSet
 from retro.evaluation.arms import Arm, Writer
 from retro.evaluation.records import EpisodeRecords, Record, chains
 from retro.evaluation.sources import Shuffled, Written
-from retro.prompts import Prompts
 from retro.retrospective.samplers.base import Scorer
+from retro.rollout.attempts import Attempt, Plan
 from retro.rollout.collect import collect
-from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
+from retro.rollout.runner import Runner
 from retro.rollout.trials import Unreflected
 from retro.types import (
-    Actor,
     ActorError,
     Episode,
     Reflection,
     ReflectionRequest,
     Reflector,
-    Sampling,
     StopReason,
     Task,
 )
@@ -44,22 +43,35 @@ class Candidates:
         return scores
 
 
+class ArmJournal:
+    """What was recorded of an arm as it is now, and the records of what is played next."""
+
+    def __init__(self, records: EpisodeRecords, arm: str, mark: str, candidates: Candidates | None) -> None:
+        self._records, self._arm, self._mark, self._candidates = records, arm, mark, candidates
+        self._recorded = {record.episode.id: record.episode for record in records.of(arm, mark)}
+
+    def get(self, id: str, /) -> Episode | None:
+        return self._recorded.get(id)
+
+    def add(self, episode: Episode, /) -> None:
+        kept = self._candidates.by_episode.pop(episode.parent or "", ()) if self._candidates else ()
+        self._records.add(Record(self._arm, self._mark, episode, kept))
+
+
 @dataclass
 class ArmPlayer:
     """Plays arms on the same tasks. What was recorded is never played again, and equal first plays are shared."""
 
     taskset: TaskSet
-    prompts: Prompts
     tasks: Sequence[Task]
     seed: int
     records: EpisodeRecords
-    actor: Callable[[ActorSection], Actor]
-    """Builds an actor; asked once for each model."""
+    runner: Callable[[Arm], Runner]
+    """What plays an arm."""
     models: Callable[[Arm], tuple[Reflector, Candidates | None]]
     """Builds the reflector of an arm whose reflections a model writes."""
     earlier: Sequence[Record] = ()
     """What an evaluation before this one recorded: episodes of arms that are as they were are taken over."""
-    _actors: dict[str, Actor] = field(default_factory=dict)
     _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
     """Actor and memory → episode id → first play."""
 
@@ -75,13 +87,14 @@ class ArmPlayer:
             EnvironmentFailedError: if it was the environment, in the first of them.
         """
         tasks = self.tasks_of(arm)
-        player = self._player(arm)
+        # One key for all arms: their draws are paired, and a first play is the same episode in each.
+        plan = Plan((self.seed, "evaluate", f"temperature {arm.actor.temperature:g}"), arm.attempts)
         self._take_over(arm, mark, tasks)
-        self._share_first_plays(arm, mark, player, tasks)
+        self._share_first_plays(arm, mark, plan, tasks)
         known = self._known(arm, mark)
         todo = [task for task in tasks if not _complete(known.get(task.id, []), arm.attempts)]
         if todo:
-            await self._play(arm, mark, player, todo, best)
+            await self._play(arm, mark, plan, todo, best)
             known = self._known(arm, mark)
         pool = self._first[_alike_at_first(arm)]
         pool.update({known[task.id][0].episode.id: known[task.id][0].episode for task in tasks})
@@ -97,26 +110,13 @@ class ArmPlayer:
             return [task for task in self.tasks if self.taskset.oracle(task) is not None]
         return list(self.tasks)
 
-    async def _play(self, arm: Arm, mark: str, player: Player, tasks: list[Task], best: Sequence[Record]) -> None:
+    async def _play(self, arm: Arm, mark: str, plan: Plan, tasks: list[Task], best: Sequence[Record]) -> None:
         reflector, candidates = self._reflector(arm, best)
-        recorded = {record.episode.id: record.episode for record in self.records.of(arm.name, mark)}
-
-        def record(episode: Episode) -> None:
-            kept = candidates.by_episode.pop(episode.parent or "", ()) if candidates else ()
-            self.records.add(Record(arm.name, mark, episode, kept))
-
+        journal = ArmJournal(self.records, arm.name, mark, candidates)
         unreflected: list[Unreflected] = []
-        played = await collect(
-            player,
-            tasks,
-            arm.attempts,
-            reflector,
-            recall=recorded.get,
-            record=record,
-            concurrency=arm.actor.concurrency,
-            progress=CollectionProgress(len(tasks), arm.name),
-            skip=unreflected.append,
-        )
+        with closing(self.runner(arm)) as runner:
+            progress = CollectionProgress(len(tasks), arm.name)
+            played = await collect(runner, tasks, plan, reflector, journal, progress, unreflected.append)
         last = {record.episode.id: record for record in self.records.of(arm.name, mark)}
         for skipped in unreflected:
             self.records.add(replace(last[skipped.episode.id], unreflected=skipped.reason))
@@ -130,16 +130,6 @@ class ArmPlayer:
                 f"({first.info.get('error', 'no message')}); what was played is kept: the same command goes on"
             )
 
-    def _player(self, arm: Arm) -> Player:
-        section = arm.actor
-        shared = section.model_dump_json(exclude={"temperature", "top_p", "max_tokens", "concurrency"})
-        if shared not in self._actors:
-            self._actors[shared] = self.actor(section)
-        sampling = Sampling(section.temperature, section.top_p, section.max_tokens)
-        # One key for all arms: their draws are paired, and a first play is the same episode in each.
-        key = (self.seed, "evaluate", f"temperature {section.temperature:g}")
-        return Player(self.taskset, self._actors[shared], self.prompts, build(arm.memory), sampling, key)
-
     def _take_over(self, arm: Arm, mark: str, tasks: Sequence[Task]) -> None:
         played = {(task.environment, task.id) for task in tasks}
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
@@ -149,12 +139,12 @@ class ArmPlayer:
             if as_it_was and (episode.task.environment, episode.task.id) in played and episode.id not in own:
                 self.records.add(record)
 
-    def _share_first_plays(self, arm: Arm, mark: str, player: Player, tasks: Sequence[Task]) -> None:
+    def _share_first_plays(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task]) -> None:
         """Give ``arm`` the first plays of arms with the same actor and memory: they differ in reflections alone."""
         pool = self._first.setdefault(_alike_at_first(arm), {})
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
         for task in tasks:
-            identity = player.episode_id(task)
+            identity = Attempt(plan.key, task).id
             if identity in pool and identity not in own:
                 self.records.add(Record(arm.name, mark, pool[identity]))
 

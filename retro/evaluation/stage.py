@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.config import ACTOR_KEYS, STAGES, ArmSection, ConfigError, RunConfig, build
-from retro.envs import make_taskset
 from retro.evaluation import presets
 from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint, prompts_digest
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
@@ -26,6 +24,8 @@ from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.prompts import PromptLibrary
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.stage import Plan, open_stage, plan_stage, read_manifest, stage_folder
 from retro.ties import highest
 from retro.types import Reflector, Split
@@ -120,8 +120,6 @@ def evaluate_into(
     arms = presets.selected_arms(config)
     prompts = PromptLibrary.from_section(config.environment)
     counts = config.environment.tasks
-    taskset = make_taskset(config.environment.name, config.environment.options)
-    tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
 
     @cache
     def retrospective() -> Callable[[Arm], tuple[Reflector, Candidates | None]]:
@@ -132,17 +130,16 @@ def evaluate_into(
     def models(arm: Arm) -> tuple[Reflector, Candidates | None]:
         return retrospective()(arm)
 
-    with closing(taskset), EpisodeRecords(paths.episodes) as records:
-        player = ArmPlayer(
-            taskset=taskset,
-            prompts=prompts,
-            tasks=tasks,
-            seed=config.seed,
-            records=records,
-            actor=lambda section: build(section, device=config.device, ledger=config.actor_ledger),
-            models=models,
-            earlier=earlier,
-        )
+    with PlayerParts(config.device, config.actor_ledger) as parts, EpisodeRecords(paths.episodes) as records:
+
+        def runner(arm: Arm) -> Runner:
+            spec = PlayerSpec(config.environment, arm.actor, arm.memory)
+            made: Runner = build(config.runner, spec=spec, parts=parts)
+            return made
+
+        taskset = parts.taskset(config.environment)
+        tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
+        player = ArmPlayer(taskset, tasks, config.seed, records, runner, models, earlier)
         outcomes, notes = asyncio.run(play_all(config, arms, player, log))
     draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)
     described = {arm.name: describe(arm, config) for arm in arms if arm.name in outcomes}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, TypeVar
@@ -14,12 +12,12 @@ from typing import Any, TypeVar
 from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet
 from retro.memory.base import Memory, Query
 from retro.prompts import Prompts, PromptTooLongError
+from retro.rollout.attempts import Attempt
 from retro.types import (
     Actor,
     ActorError,
     Episode,
     Recalled,
-    Reflection,
     Sampling,
     Step,
     StopReason,
@@ -30,11 +28,6 @@ from retro.types import (
     derive_seed,
 )
 
-_MOST_THREADS = 4096
-"""More than plays are ever under way: a play that waits for a free engine must not keep another from its next step."""
-_THREADS = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="environment")
-"""Where environments that block are stepped. Threads begin when they are needed; idle ones are taken first."""
-
 T = TypeVar("T")
 
 
@@ -42,8 +35,8 @@ T = TypeVar("T")
 class Player:
     """Who plays: a frozen actor with its prompts, its memory and its way of sampling.
 
-    Two players with equal parts play equal episodes, whatever else is under way: every draw is seeded by ``key``, the
-    task, the trial, the parent, the index and the step.
+    Two players with equal parts play equal episodes, whatever else is under way: every draw is seeded by the attempt
+    and the step.
     """
 
     taskset: TaskSet
@@ -52,56 +45,34 @@ class Player:
     memory: Memory
     sampling: Sampling
     """Temperature, top_p and max_tokens; seed, session and stop are set for every call."""
-    key: tuple[str | int, ...]
-    """Names this use, for example (run seed, "collect"). Episodes of different keys are different episodes."""
 
-    def episode_id(
-        self, task: Task, trial: int = 0, parent: str | None = None, index: int = 0, control: bool = False
-    ) -> str:
-        """The id that :meth:`play` gives, known before it is played: 32 hex digits."""
-        name = json.dumps([self.key, task.environment, task.id, trial, parent, index, control])
-        return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-
-    async def play(
-        self,
-        task: Task,
-        trial: int = 0,
-        reflections: tuple[Reflection, ...] = (),
-        parent: str | None = None,
-        index: int = 0,
-        control: bool = False,
-    ) -> Episode:
-        """Play ``task`` once, to its end.
+    async def play(self, attempt: Attempt, threads: Executor) -> Episode:
+        """Play a task once, to its end. Its environment is rebuilt, and is the same for every play of it.
 
         Args:
-            task: What to play. Its environment is rebuilt, and is the same for every play of it.
-            trial: The number of the attempt, from 0.
-            reflections: All reflections on the way to this trial, oldest first. The last one preceded this retry,
-                unless it is a ``control``.
-            parent: The id of the failed episode that this one retries.
-            index: Its place among the retries (or among the controls) of ``parent``.
-            control: A retry without a reflection of its own.
+            attempt: What to play.
+            threads: Where an environment that blocks is stepped, with a thread for each play under way: one that waits
+                for a free engine must not keep another from its next step.
 
         Returns:
             The episode. If the actor or the environment failed for good, or the actor's prompt no longer fits its
             context, what was played until then, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT``
             and the error's text in ``info["error"]``.
         """
-        identity = self.episode_id(task, trial, parent, index, control)
-        draw = (*self.key, task.id, trial, parent or "", index)
+        task, identity = attempt.task, attempt.id
         prompts = self.prompts.of(task.environment)
         limit: TokenLimit | None = getattr(self.actor, "prompt_limit", None)
         opening, recalled, usage = "", Recalled(), Usage()
         steps: list[Step] = []
         stop: StopReason | None = None
         info: dict[str, Any] = {}
-        environment = _Played(self.taskset, task)
+        environment = _Played(self.taskset, task, threads)
         try:
             opening = _unicode(await environment.reset(derive_seed(task.environment, task.id)))
-            recalled = self.memory.recall(Query(task, opening, reflections))
+            recalled = self.memory.recall(Query(task, opening, attempt.path))
             while stop is None:
                 sampling = replace(
-                    self.sampling, seed=derive_seed(*draw, len(steps)), session=identity, stop=prompts.actor_stop
+                    self.sampling, seed=attempt.seed(len(steps)), session=identity, stop=prompts.actor_stop
                 )
                 prompt = prompts.actor(opening, steps, recalled.entries, limit)
                 completion = await self.actor.complete(prompt, sampling)
@@ -122,15 +93,15 @@ class Player:
         return Episode(
             id=identity,
             task=task,
-            trial=trial,
+            trial=attempt.trial,
             trajectory=Trajectory(opening, tuple(steps)),
             return_=fsum(step.reward for step in steps),
             success=stop is StopReason.SUCCESS,
             stop=stop,
-            parent=parent,
-            reflection=reflections[-1] if reflections and not control else None,
+            parent=attempt.parent,
+            reflection=attempt.reflection,
             recalled=recalled,
-            seed=derive_seed(*draw),
+            seed=attempt.seed(),
             usage=usage,
             info=info,
         )
@@ -150,9 +121,10 @@ def _stop_reason(success: bool, terminated: bool) -> StopReason:
 class _Played:
     """A task's environment during one play: a blocking one is used in a thread, so that other plays go on."""
 
-    def __init__(self, taskset: TaskSet, task: Task) -> None:
+    def __init__(self, taskset: TaskSet, task: Task, threads: Executor) -> None:
         self._taskset = taskset
         self._task = task
+        self._threads = threads
         self._blocking = taskset.blocks(task)
         self._environment: Environment | None = None
 
@@ -176,7 +148,7 @@ class _Played:
     async def _call(self, function: Callable[[], T]) -> T:
         if not self._blocking:
             return function()
-        running = asyncio.get_running_loop().run_in_executor(_THREADS, function)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:

@@ -17,23 +17,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from retro.actors.openai import OpenAIActor
+from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import ACTOR_KEYS, CheckpointSection, ConfigError, RunConfig, build
-from retro.envs import make_taskset, played_environments
+from retro.envs import played_environments
 from retro.envs.base import TaskSet
 from retro.models.adapters import SharedBase
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
 from retro.retrospective.policy import Policy
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
-from retro.rollout.episode import Player
 from retro.rollout.progress import CollectionProgress
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.trials import Unreflected
 from retro.stage import Stage, config_part, open_stage, stage_folder
 from retro.training.examples import prompts_digest
-from retro.types import Episode, Sampling, Split, StopReason, Task
+from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
 
@@ -113,44 +115,26 @@ class ActorFailedError(ValueError):
 
 def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
     section = config.collect
-    taskset = make_taskset(config.environment.name, config.environment.options)
-    tasks = collected_tasks(config, taskset)
     device = resolve_device(config.device)
-    prompts = PromptLibrary.from_section(config.environment)
-    player = Player(
-        taskset=taskset,
-        actor=build(config.actor, device=device, ledger=config.actor_ledger),
-        prompts=prompts,
-        memory=build(config.memory),
-        sampling=Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens),
-        key=(config.seed, "collect", _key(config, inputs)),
-    )
-    if isinstance(player.actor, OpenAIActor):
-        asyncio.run(player.actor.check())  # before minutes are spent on loading the base
-    base = SharedBase.load(config.model, device)
-    role = None
-    if section.source == "sft":
-        role = "sft"
-        base.load_role(role, _sft_adapter(config), trainable=False)
-    policy = Policy.on(base, role, prompts, config.model, source=section.source)
     unreflected: list[Unreflected] = []
-    with closing(taskset), ReplayBuffer(config.buffer_url) as buffer:
-        trees = asyncio.run(
-            collect(
-                player,
-                tasks,
-                section.attempts,
-                policy,
-                section.group,
-                section.controls,
-                recall=buffer.get,
-                record=buffer.add,
-                concurrency=config.actor.concurrency,
-                progress=CollectionProgress(len(tasks)),
-                skip=unreflected.append,
-            )
-        )
-        held = buffer.counts().episodes
+    with PlayerParts(device, config.actor_ledger) as parts:
+        tasks = collected_tasks(config, parts.taskset(config.environment))
+        actor = parts.actor(config.actor) if isinstance(config.actor, OpenAIOptions) else None
+        if isinstance(actor, OpenAIActor):
+            asyncio.run(actor.check())  # before minutes are spent on loading the base
+        base = SharedBase.load(config.model, device)
+        role = None
+        if section.source == "sft":
+            role = "sft"
+            base.load_role(role, _sft_adapter(config), trainable=False)
+        prompts = PromptLibrary.from_section(config.environment)
+        policy = Policy.on(base, role, prompts, config.model, source=section.source)
+        plan = Plan.of((config.seed, "collect", _key(config, inputs)), section, config.actor)
+        runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
+        with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
+            progress = CollectionProgress(len(tasks))
+            trees = asyncio.run(collect(runner, tasks, plan, policy, buffer, progress, unreflected.append))
+            held = buffer.counts().episodes
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees, unreflected)
     other = held - sum(not episode.broken for episode in episodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,13 @@ import torch
 
 from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig, build
-from retro.envs import make_taskset
 from retro.models.rounds import all_of
-from retro.prompts import PromptLibrary
 from retro.reading import read_json
-from retro.rollout.episode import Player
-from retro.rollout.trials import retry
+from retro.rollout.attempts import Attempt, Key
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.ties import minus
-from retro.types import Episode, Reflection, Sampling
+from retro.types import Episode, Reflection
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,38 +109,32 @@ class Retries:
     """
 
     def __init__(self, config: RunConfig, environments: Collection[str], device: torch.device) -> None:
-        taskset = make_taskset(config.environment.name, config.environment.options)
+        self._parts = PlayerParts(device, config.actor_ledger)
+        taskset = self._parts.taskset(config.environment)
         strange = sorted(set(environments) - set(taskset.environments))
         if strange:
             raise ConfigError(
                 f"ppo: the buffer has failed episodes of {', '.join(strange)}, which environment.name="
                 f"{config.environment.name} does not play: play them in a mixture, or choose with buffer.environments"
             )
-        self._concurrency = config.actor.concurrency
-        actor = build(config.actor, device=device, ledger=config.actor_ledger)
-        memory = build(config.memory)
-        sampling = Sampling(config.actor.temperature, config.actor.top_p, config.actor.max_tokens)
-        prompts = PromptLibrary.from_section(config.environment)
-        self._player = Player(taskset, actor, prompts, memory, sampling, key=())
+        self._runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=self._parts)
+        self._loop = asyncio.Runner()  # one event loop for all steps: a runner may hold connections that belong to it
 
     def close(self) -> None:
-        """Give back what the environments hold (processes, connections)."""
-        self._player.taskset.close()
+        """Give back what the runner and the environments hold (processes, connections)."""
+        self._runner.close()
+        self._loop.close()
+        self._parts.close()
 
-    def play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+    def play(self, key: Key, plays: Sequence[Play]) -> list[Episode]:
         """Play all, concurrently, the episodes in order; ``key`` names the draws."""
-        return asyncio.run(self._play(key, plays))
+        return self._loop.run(self._play(key, plays))
 
-    async def _play(self, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
-        slots = asyncio.Semaphore(self._concurrency)
-        player = replace(self._player, key=key)
-
-        async def one(play: Play) -> Episode:
-            failed = play.context.episode
-            async with slots:
-                return await retry(player, failed, play.context.path, play.reflection, play.place)
-
-        return await all_of(one(play) for play in plays)
+    async def _play(self, key: Key, plays: Sequence[Play]) -> list[Episode]:
+        attempts = [
+            Attempt.retry(key, play.context.episode, play.context.path, play.reflection, play.place) for play in plays
+        ]
+        return await all_of(self._runner.play(attempt) for attempt in attempts)
 
 
 def combine(

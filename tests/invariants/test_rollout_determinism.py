@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import HORIZON, Excluder, Guesser, Vaults, vault_player, vault_prompts
+from small_world import HORIZON, Excluder, Guesser, Vaults, vault_plan, vault_prompts, vault_runner
 
 from retro.models.rounds import Rounds
+from retro.rollout.attempts import Episodes
 from retro.rollout.collect import collect
 from retro.types import Completion, Episode, Prompt, Sampling, Split
 
@@ -24,8 +25,8 @@ def prompts():
 
 @cache
 def reference(seed: int, group: int, controls: int) -> list[list[Episode]]:
-    player = vault_player(prompts(), Guesser(), seed=seed)
-    return asyncio.run(collect(player, TASKS, 4, Excluder(), group, controls, concurrency=1))
+    runner = vault_runner(prompts(), Guesser(), concurrency=1)
+    return asyncio.run(collect(runner, TASKS, vault_plan(4, group, controls, seed), Excluder()))
 
 
 @settings(deadline=None, max_examples=60)
@@ -38,9 +39,9 @@ def reference(seed: int, group: int, controls: int) -> list[list[Episode]]:
     order=st.permutations(range(len(TASKS))),
 )
 def test_concurrency_timing_and_order_change_nothing(seed, group, controls, concurrency, jitter, order):
-    player = vault_player(prompts(), Guesser(jitter), seed=seed)
+    runner = vault_runner(prompts(), Guesser(jitter), concurrency)
     tasks = [TASKS[number] for number in order]
-    played = asyncio.run(collect(player, tasks, 4, Excluder(), group, controls, concurrency=concurrency))
+    played = asyncio.run(collect(runner, tasks, vault_plan(4, group, controls, seed), Excluder()))
     whole = reference(seed, group, controls)
     assert played == [whole[number] for number in order]
 
@@ -64,7 +65,7 @@ class BatchedGuesser(Guesser):
 def test_an_actor_in_rounds_meets_full_and_equal_batches_and_plays_the_same():
     actors = [BatchedGuesser(), BatchedGuesser()]
     for actor in actors:
-        played = asyncio.run(collect(vault_player(prompts(), actor), TASKS, 4, Excluder(), 2, 1))
+        played = asyncio.run(collect(vault_runner(prompts(), actor), TASKS, vault_plan(4, 2, 1), Excluder()))
         assert played == reference(0, 2, 1)
     assert actors[0].batches == actors[1].batches
     assert len(actors[0].batches[0]) == len(TASKS), "the first round asks for every task at once"
@@ -85,23 +86,22 @@ class Killed(Exception):
 def test_killed_anywhere_and_resumed_it_ends_with_the_same_tree_and_plays_nothing_twice(
     seed, kills, concurrency, jitter
 ):
-    kept: dict[str, Episode] = {}
+    class Kept(Episodes):
+        left: int | None = None
+
+        def add(self, episode: Episode, /) -> None:
+            if self.left == 0:
+                raise Killed
+            assert episode.id not in self
+            super().add(episode)
+            self.left = None if self.left is None else self.left - 1
+
+    kept = Kept()
 
     def run(kill_after: int | None) -> list[list[Episode]]:
-        left = kill_after
-
-        def record(episode: Episode) -> None:
-            nonlocal left
-            if left == 0:
-                raise Killed
-            assert episode.id not in kept
-            kept[episode.id] = episode
-            left = None if left is None else left - 1
-
-        player = vault_player(prompts(), Guesser(random.Random(jitter)), seed=seed)
-        return asyncio.run(
-            collect(player, TASKS, 4, Excluder(), 2, 1, recall=kept.get, record=record, concurrency=concurrency)
-        )
+        kept.left = kill_after
+        runner = vault_runner(prompts(), Guesser(random.Random(jitter)), concurrency)
+        return asyncio.run(collect(runner, TASKS, vault_plan(4, 2, 1, seed), Excluder(), kept))
 
     for kill_after in kills:
         try:

@@ -18,8 +18,10 @@ from retro.buffer.store import ReplayBuffer
 from retro.envs import make_taskset
 from retro.memory import ReflectionWindow
 from retro.prompts import load_prompts
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
 from retro.types import (
     Actor,
     Episode,
@@ -116,14 +118,16 @@ def asking(served: Served, **settings: Any) -> OpenAIActor:
     )
 
 
+KEY = ("servers",)
+
+
 def player(actor: Actor, temperature: float = 0.0) -> Player:
-    sampling = Sampling(temperature, 1.0, MAX_TOKENS)
-    return Player(TASKSET, actor, PROMPTS, ReflectionWindow(3), sampling, key=("servers", str(temperature)))
+    return Player(TASKSET, actor, PROMPTS, ReflectionWindow(3), Sampling(temperature, 1.0, MAX_TOKENS))
 
 
 def play(who: Player, tasks: Sequence[Task]) -> list[Episode]:
     """The first attempts at ``tasks``."""
-    return [tree[0] for tree in asyncio.run(collect(who, tasks, 1, concurrency=16))]
+    return [tree[0] for tree in asyncio.run(collect(LocalRunner(who, 16), tasks, Plan(KEY, 1)))]
 
 
 def assert_whole(episode: Episode) -> None:
@@ -194,13 +198,17 @@ def test_ten_thousand_requests_of_which_a_fifth_fails(scripted: Served, tmp_path
     recorded: list[str] = []
     with ReplayBuffer(f"sqlite:///{tmp_path / 'buffer.sqlite'}") as buffer:
 
-        def record(episode: Episode) -> None:
-            buffer.add(episode)
-            recorded.append(episode.id)
+        class Recorded:
+            def get(self, id: str, /) -> Episode | None:
+                return buffer.get(id)
+
+            def add(self, episode: Episode, /) -> None:
+                buffer.add(episode)
+                recorded.append(episode.id)
 
         def run(actor: Actor) -> list[list[Episode]]:
-            who = player(actor, temperature=1.0)
-            return asyncio.run(collect(who, tasks, 2, Oracle(), 2, 1, recall=buffer.get, record=record, concurrency=64))
+            runner = LocalRunner(player(actor, temperature=1.0), 64)
+            return asyncio.run(collect(runner, tasks, Plan(KEY, 2, 2, 1), Oracle(), Recorded()))
 
         with broken(scripted, A_FIFTH, tmp_path / "proxy.log") as behind:
             trees = run(asking(behind, timeout_seconds=10, max_retries=3))

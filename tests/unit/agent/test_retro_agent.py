@@ -12,7 +12,9 @@ from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
 
 from retro import FunctionEnvironment, RetroAgent, RetrospectiveModel
 from retro.memory import ReflectionWindow
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
+from retro.rollout.runner import LocalRunner
 from retro.types import (
     Episode,
     Recalled,
@@ -63,9 +65,8 @@ def test_run_is_the_one_loop(model, prompts):
     agent = RetroAgent(Guesser(), Vaults(), model, sampling=SAMPLING, n=1, seed=5)
     played = agent.run_all(TASKS)
     assert played == [agent.run(task) for task in TASKS]
-    player = vault_player(prompts, Guesser(), seed=5)
-    player = type(player)(player.taskset, player.actor, prompts, player.memory, SAMPLING, (5, "agent"))
-    assert played == asyncio.run(collect(player, TASKS, 4, Excluder()))
+    runner = LocalRunner(replace(vault_player(prompts, Guesser()), sampling=SAMPLING))
+    assert played == asyncio.run(collect(runner, TASKS, Plan((5, "agent"), 4), Excluder()))
 
 
 def test_attempts_can_be_set_for_one_run_and_record_hears_of_each_episode(model):

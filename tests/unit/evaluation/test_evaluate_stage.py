@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,8 +15,9 @@ from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.stage import evaluate_into, run_evaluate, with_checkpoints
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
-from retro.rollout.episode import Player
-from retro.types import Episode, Task
+from retro.rollout.attempts import Attempt
+from retro.rollout.runner import LocalRunner
+from retro.types import Episode
 
 ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon2", "oracle"]
 
@@ -105,13 +105,13 @@ def test_another_arm_fewer_tasks_or_attempts_replay_nothing(config: RunConfig, m
         records = list(read_records(folder / "episodes.jsonl"))
         return {arm: {(r.episode.id, r.episode.trial) for r in records if r.arm == arm} for arm in arms}
 
-    async def counted(self: Player, task: Task, trial: int = 0, *arguments: Any, **named: Any) -> Episode:
-        trials.append(trial)
-        return await play(self, task, trial, *arguments, **named)
+    async def counted(self: LocalRunner, attempt: Attempt) -> Episode:
+        trials.append(attempt.trial)
+        return await play(self, attempt)
 
     trials: list[int] = []
-    play = Player.play
-    monkeypatch.setattr(Player, "play", counted)
+    play = LocalRunner.play
+    monkeypatch.setattr(LocalRunner, "play", counted)
     first = evaluated(["reflexion"], 2, 5)
     assert len(trials) == len(first["reflexion"]) > 5
     trials.clear()

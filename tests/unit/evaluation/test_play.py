@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_world import Excluder, Guesser, Vault, Vaults, vault_prompts
 
-from retro.config import RunConfig
+from retro.config import RunConfig, build
 from retro.envs.base import EnvironmentFailedError
 from retro.evaluation.arms import Arm
 from retro.evaluation.play import ArmPlayer, Candidates
@@ -20,7 +20,9 @@ from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
 from retro.prompts import PromptTooLongError
 from retro.retrospective.samplers.best_of import BestOf
-from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Split, Task
+from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
+from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Sampling, Split, Task
 
 
 @pytest.fixture
@@ -51,15 +53,20 @@ class World:
         self.guesser = actor or Guesser()
         self.excluder = Excluder()
         self.records = EpisodeRecords(folder / "episodes.jsonl")
+        self.prompts = vault_prompts(folder)
         self.player = ArmPlayer(
             taskset=Vaults(),
-            prompts=vault_prompts(folder),
             tasks=Vaults().tasks(Split.TEST, tasks),
             seed=0,
             records=self.records,
-            actor=lambda section: self.guesser,
+            runner=self.runner,
             models=self.reflector,
         )
+
+    def runner(self, arm: Arm) -> LocalRunner:
+        sampling = Sampling(arm.actor.temperature, arm.actor.top_p, arm.actor.max_tokens)
+        player = Player(self.player.taskset, self.guesser, self.prompts, build(arm.memory), sampling)
+        return LocalRunner(player, arm.actor.concurrency)
 
     def reflector(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
         if arm.takes_the_first:

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from rich.console import Console
-from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
+from small_world import Excluder, Guesser, Vaults, vault_plan, vault_prompts, vault_runner
 
+from retro.rollout.attempts import Episodes
 from retro.rollout.collect import collect
 from retro.rollout.progress import CollectionProgress
 from retro.types import Completion, Episode, Prompt, Sampling, Split
@@ -24,7 +25,7 @@ def prompts(tmp_path):
 def test_thousands_of_tasks_within_the_bound_in_order(prompts):
     actor = Guesser()
     tasks = Vaults().tasks(Split.TRAIN, 3000)
-    played = asyncio.run(collect(vault_player(prompts, actor), tasks, 2, concurrency=16))
+    played = asyncio.run(collect(vault_runner(prompts, actor, 16), tasks, vault_plan(2)))
     assert [episodes[0].task for episodes in played] == tasks
     assert actor.most_under_way <= 16
 
@@ -39,7 +40,7 @@ def test_groups_stay_within_the_bound(prompts):
             return Completion("try 0", "stop")
 
     actor = Waiting()
-    asyncio.run(collect(vault_player(prompts, actor), TASKS, 3, Excluder(), 8, 2, concurrency=5))
+    asyncio.run(collect(vault_runner(prompts, actor, 5), TASKS, vault_plan(3, 8, 2), Excluder()))
     assert actor.most_under_way == 5
 
 
@@ -47,17 +48,16 @@ def test_an_error_in_one_task_cancels_the_rest_and_is_raised_as_it_is(prompts):
     class Full(Exception):
         pass
 
-    recorded: list[Episode] = []
+    class Small(Episodes):
+        def add(self, episode: Episode, /) -> None:
+            if len(self) == 7:
+                raise Full("the disk is full")
+            super().add(episode)
 
-    def record(episode):
-        if len(recorded) == 7:
-            raise Full("the disk is full")
-        recorded.append(episode)
-
-    actor = Guesser()
+    actor, journal = Guesser(), Small()
     with pytest.raises(Full, match="the disk is full"):
-        asyncio.run(collect(vault_player(prompts, actor), TASKS, 4, Excluder(), record=record, concurrency=4))
-    assert len(recorded) == 7
+        asyncio.run(collect(vault_runner(prompts, actor, 4), TASKS, vault_plan(4), Excluder(), journal))
+    assert len(journal) == 7
     assert actor.under_way == 0
 
 
@@ -70,8 +70,7 @@ def ctrl_c():
 
 
 def test_ctrl_c_keeps_what_was_played_and_the_same_call_goes_on(prompts, ctrl_c):
-    whole = asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 3, Excluder(), 2, 1))
-    known: dict[str, Episode] = {}
+    whole = asyncio.run(collect(vault_runner(prompts, Guesser()), TASKS, vault_plan(3, 2, 1), Excluder()))
 
     class Interrupting(Guesser):
         async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
@@ -81,47 +80,36 @@ def test_ctrl_c_keeps_what_was_played_and_the_same_call_goes_on(prompts, ctrl_c)
             await asyncio.sleep(0)
             return completion
 
-    def record(episode):
-        assert episode.id not in known, "played twice"
-        known[episode.id] = episode
+    class Once(Episodes):
+        def add(self, episode: Episode, /) -> None:
+            assert episode.id not in self, "played twice"
+            super().add(episode)
 
+    known = Once()
     output = io.StringIO()
     progress = CollectionProgress(len(TASKS), console=Console(file=output, width=200))
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(
-            collect(
-                vault_player(prompts, Interrupting()),
-                TASKS,
-                3,
-                Excluder(),
-                2,
-                1,
-                known.get,
-                record,
-                concurrency=8,
-                progress=progress,
-            )
-        )
+        runner = vault_runner(prompts, Interrupting(), 8)
+        asyncio.run(collect(runner, TASKS, vault_plan(3, 2, 1), Excluder(), known, progress))
     assert 0 < len(known) < sum(map(len, whole))
     assert "interrupted: what was played is kept" in output.getvalue()
-    again = asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 3, Excluder(), 2, 1, known.get, record))
+    again = asyncio.run(collect(vault_runner(prompts, Guesser()), TASKS, vault_plan(3, 2, 1), Excluder(), known))
     assert again == whole
     assert len(known) == sum(map(len, whole))
 
 
 def test_impossible_calls_are_refused(prompts):
-    player = vault_player(prompts, Guesser())
     with pytest.raises(ValueError, match="listed twice"):
-        asyncio.run(collect(player, [TASKS[0], TASKS[0]], 2))
+        asyncio.run(collect(vault_runner(prompts, Guesser()), [TASKS[0], TASKS[0]], vault_plan(2)))
     with pytest.raises(ValueError, match="concurrency"):
-        asyncio.run(collect(player, TASKS, 2, concurrency=0))
+        vault_runner(prompts, Guesser(), 0)
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(prompts):
     output = io.StringIO()
     progress = CollectionProgress(len(TASKS), "play", Console(file=output, width=200), every_seconds=0.0)
     actor = Guesser(fails=frozenset({3}))
-    asyncio.run(collect(vault_player(prompts, actor), TASKS, 2, progress=progress))
+    asyncio.run(collect(vault_runner(prompts, actor), TASKS, vault_plan(2), progress=progress))
     lines = output.getvalue().splitlines()
     assert "left" in lines[len(lines) // 2]
     assert lines[-1].startswith("play: 30/30 tasks · ")
@@ -129,14 +117,13 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(prompts):
 
     quiet = io.StringIO()
     progress = CollectionProgress(len(TASKS), console=Console(file=quiet, width=200))
-    asyncio.run(collect(vault_player(prompts, Guesser()), TASKS, 2, progress=progress))
+    asyncio.run(collect(vault_runner(prompts, Guesser()), TASKS, vault_plan(2), progress=progress))
     assert len(quiet.getvalue().splitlines()) == 1
 
 
 def test_on_a_terminal_progress_is_a_bar(prompts):
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=120)
-    asyncio.run(
-        collect(vault_player(prompts, Guesser()), TASKS, 2, progress=CollectionProgress(len(TASKS), console=console))
-    )
+    progress = CollectionProgress(len(TASKS), console=console)
+    asyncio.run(collect(vault_runner(prompts, Guesser()), TASKS, vault_plan(2), progress=progress))
     assert "30/30" in output.getvalue()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from small_world import Guesser, Vault, Vaults, vault_player, vault_prompts
 
 from retro.envs.base import EnvironmentFailedError, UnknownTaskError
 from retro.prompts import LEFT_OUT
+from retro.rollout.attempts import Attempt
+from retro.rollout.runner import LocalRunner
 from retro.types import (
     Completion,
     Prompt,
@@ -30,8 +33,12 @@ def prompts(tmp_path):
     return vault_prompts(tmp_path)
 
 
-def play(player, *args, **kwargs):
-    return asyncio.run(player.play(*args, **kwargs))
+KEY = (0, "test")
+
+
+def play(player, task, trial=0, path=(), parent=None, index=0, control=False, key=KEY):
+    with closing(LocalRunner(player)) as runner:
+        return asyncio.run(runner.play(Attempt(key, task, trial, parent, path, index, control)))
 
 
 def test_every_ending_has_its_reason_and_return(prompts):
@@ -53,7 +60,7 @@ def test_every_ending_has_its_reason_and_return(prompts):
 
 def test_each_call_has_its_own_seed_one_session_and_the_stop_strings(prompts):
     actor = Guesser()
-    episode = play(vault_player(prompts, actor, seed=7), TASKS[1], 2, (), "p", 3)
+    episode = play(vault_player(prompts, actor), TASKS[1], 2, (), "p", 3, key=(7, "test"))
     assert [sampling.seed for sampling in actor.samplings] == [
         derive_seed(7, "test", TASKS[1].id, 2, "p", 3, step) for step in range(len(actor.samplings))
     ]
@@ -82,25 +89,27 @@ def test_a_control_has_the_memory_before_it_and_no_reflection_of_its_own(prompts
     episode = play(player, TASKS[0], 2, before, "p", 0, control=True)
     assert episode.reflection is None
     assert episode.parent == "p"
-    assert episode.id != player.episode_id(TASKS[0], 2, "p", 0)
+    assert episode.id != Attempt(KEY, TASKS[0], 2, "p").id
 
 
 def test_ids_are_known_before_and_differ_in_everything_that_names_an_episode(prompts):
-    player = vault_player(prompts, Guesser())
     task = TASKS[0]
-    names = [
-        (task,),
-        (TASKS[1],),
-        (Task("other", task.id, task.split),),
-        (task, 1, "p"),
-        (task, 1, "q"),
-        (task, 2, "p"),
-        (task, 1, "p", 1),
-        (task, 1, "p", 1, True),
+    attempts = [
+        Attempt(KEY, task),
+        Attempt((1, "test"), task),
+        Attempt(KEY, TASKS[1]),
+        Attempt(KEY, Task("other", task.id, task.split)),
+        Attempt(KEY, task, 1, "p"),
+        Attempt(KEY, task, 1, "q"),
+        Attempt(KEY, task, 2, "p"),
+        Attempt(KEY, task, 1, "p", index=1),
+        Attempt(KEY, task, 1, "p", index=1, control=True),
     ]
-    ids = {player.episode_id(*name) for name in names} | {replace(player, key=(1, "test")).episode_id(task)}
-    assert len(ids) == len(names) + 1
-    assert play(player, task, 1, (), "p", 1).id == player.episode_id(task, 1, "p", 1)
+    assert len({attempt.id for attempt in attempts}) == len(attempts)
+    assert play(vault_player(prompts, Guesser()), task, 1, (), "p", 1).id == attempts[7].id
+    assert Attempt(KEY, task).id == "789b0043a85986e1de52d858c904b9a7", (
+        "ids name what old runs have played: they never change"
+    )
 
 
 def test_an_actor_that_fails_ends_the_episode_with_what_was_played(prompts):
@@ -216,9 +225,10 @@ def test_plays_that_wait_for_an_engine_do_not_keep_others_from_their_steps(promp
     player = replace(vault_player(prompts, Guesser()), taskset=vaults)
 
     async def all_at_once():
-        return await asyncio.gather(*(player.play(task) for task in TASKS))
+        return await asyncio.gather(*(runner.play(Attempt(KEY, task)) for task in TASKS))
 
-    played = asyncio.run(all_at_once())
+    with closing(LocalRunner(player, len(TASKS))) as runner:
+        played = asyncio.run(all_at_once())
     plain = vault_player(prompts, Guesser())
     assert played == [play(plain, task) for task in TASKS]
     assert (vaults.open, vaults.closed) == (0, len(TASKS))
@@ -256,10 +266,8 @@ def test_a_play_that_is_cancelled_closes_its_environment(prompts):
             raise AssertionError("nobody waits that long")
 
     async def cancelled() -> None:
-        plays = [
-            asyncio.create_task(replace(vault_player(prompts, Endless()), taskset=vaults).play(task))
-            for task in TASKS[:5]
-        ]
+        runner = LocalRunner(replace(vault_player(prompts, Endless()), taskset=vaults))
+        plays = [asyncio.create_task(runner.play(Attempt(KEY, task))) for task in TASKS[:5]]
         await asked.wait()
         for running in plays:
             running.cancel()

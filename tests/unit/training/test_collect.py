@@ -7,7 +7,8 @@ import pytest
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.envs import make_taskset
-from retro.rollout.episode import Player
+from retro.rollout.attempts import Attempt
+from retro.rollout.runner import LocalRunner
 from retro.stage import plan_stage
 from retro.training.collect import (
     SECTIONS,
@@ -69,7 +70,7 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
     unbroken = make_config(name="unbroken", **FEW)
     run_collect(unbroken)
     broken = make_config(name="broken", **FEW)
-    add, play = ReplayBuffer.add, Player.play
+    add, play = ReplayBuffer.add, LocalRunner.play
     added: list[str] = []
 
     def killed(self: ReplayBuffer, episode: Episode) -> None:
@@ -85,12 +86,12 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
     monkeypatch.setattr(ReplayBuffer, "add", add)
     plays = []
 
-    async def counted(self: Player, *arguments: object, **named: object) -> Episode:
-        episode = await play(self, *arguments, **named)  # type: ignore[arg-type]
+    async def counted(self: LocalRunner, attempt: Attempt) -> Episode:
+        episode = await play(self, attempt)  # type: ignore[arg-type]
         plays.append(episode.id)
         return episode
 
-    monkeypatch.setattr(Player, "play", counted)
+    monkeypatch.setattr(LocalRunner, "play", counted)
     run_collect(broken)
     assert episodes(broken) == episodes(unbroken)
     assert sorted([*added, *plays]) == sorted(episode.id for episode in episodes(unbroken))
@@ -120,13 +121,13 @@ def test_episodes_that_cannot_be_reflected_on_are_recorded_and_a_higher_limit_re
     assert first["episode"] in {episode.id for episode in roots} and "model.max_prompt_tokens" in first["reason"]
     assert "raise model.max_prompt_tokens and run the same command again" in caplog.text
 
-    plays, play = [], Player.play
+    plays, play = [], LocalRunner.play
 
-    async def counted(self: Player, *arguments: object, **named: object) -> Episode:
-        plays.append(await play(self, *arguments, **named))  # type: ignore[arg-type]
+    async def counted(self: LocalRunner, attempt: Attempt) -> Episode:
+        plays.append(await play(self, attempt))  # type: ignore[arg-type]
         return plays[-1]
 
-    monkeypatch.setattr(Player, "play", counted)
+    monkeypatch.setattr(LocalRunner, "play", counted)
     folder = run_collect(make_config(model={"max_prompt_tokens": 900}, **FEW))
     assert json.loads((folder / "collect.json").read_text())["unreflected"] == 0
     assert episodes(short) == episodes(whole)

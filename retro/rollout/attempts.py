@@ -1,0 +1,104 @@
+"""What is to be played, as data. An attempt has an id before it is played: played anywhere, it counts once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Protocol
+
+from retro.config import ActorSection, CollectSection
+from retro.types import Episode, Reflection, Task, derive_seed
+
+Key = tuple[str | int, ...]
+"""Names a use, for example (run seed, "collect"): attempts of different keys are different ones, and draw anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One play of a task that may or may not have been played yet."""
+
+    key: Key
+    task: Task
+    trial: int = 0
+    parent: str | None = None
+    """The id of the failed episode that this one retries."""
+    path: tuple[Reflection, ...] = ()
+    """All reflections on the way to this trial, oldest first. The last one preceded it, unless it is a ``control``."""
+    index: int = 0
+    """Its place among the retries (or among the controls) of ``parent``."""
+    control: bool = False
+    """A retry without a reflection of its own."""
+
+    @classmethod
+    def retry(
+        cls, key: Key, failed: Episode, path: tuple[Reflection, ...], reflection: Reflection | None, index: int = 0
+    ) -> Attempt:
+        """Play the task of ``failed`` once more, with one more reflection; without it, a control.
+
+        Args:
+            path: The reflections on the way to ``failed``, its own included, oldest first.
+            reflection: The one on ``failed``.
+            index: Its place in the group of retries (or of controls).
+        """
+        whole = path if reflection is None else (*path, reflection)
+        return cls(key, failed.task, failed.trial + 1, failed.id, whole, index, control=reflection is None)
+
+    @property
+    def id(self) -> str:
+        """The id of its episode: 32 hex digits. What the reflections say does not name it."""
+        task = self.task
+        name = json.dumps([self.key, task.environment, task.id, self.trial, self.parent, self.index, self.control])
+        return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+    @property
+    def reflection(self) -> Reflection | None:
+        """The one that preceded it."""
+        return self.path[-1] if self.path and not self.control else None
+
+    def seed(self, *further: int) -> int:
+        """Of its whole play, or of its step ``further``."""
+        return derive_seed(*self.key, self.task.id, self.trial, self.parent or "", self.index, *further)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is played of each task."""
+
+    key: Key
+    attempts: int
+    """Trials 0 … ``attempts`` − 1, as long as they fail."""
+    group: int = 1
+    """Reflections on each failed episode, each with its own retry."""
+    controls: int = 0
+    """Retries without a reflection beside each group."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.group < 1 or self.controls < 0:
+            raise ValueError(
+                f"attempts ({self.attempts}) and group ({self.group}) must be ≥ 1, controls ({self.controls}) ≥ 0"
+            )
+
+    @classmethod
+    def of(cls, key: Key, section: CollectSection, actor: ActorSection) -> Plan:
+        """What a collection plays. An actor at temperature 0 has no controls: they would replay the failed episode."""
+        return cls(key, section.attempts, section.group, section.controls if actor.temperature else 0)
+
+
+class Journal(Protocol):
+    """What has been played: the replay buffer, an evaluation's records, a dictionary."""
+
+    def get(self, id: str, /) -> Episode | None:
+        """The episode of an id, if it was played before."""
+        ...
+
+    def add(self, episode: Episode, /) -> None:
+        """Keep an episode the moment it has been played."""
+        ...
+
+
+class Episodes(dict[str, Episode]):
+    """A journal in memory: id → episode."""
+
+    def add(self, episode: Episode, /) -> None:
+        self[episode.id] = episode
