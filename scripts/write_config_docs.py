@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -55,6 +56,7 @@ def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
             nested.append((name, annotation))
         else:
             rows.append(_row(f"{prefix}{name}", field, docs.get(name, "")))
+            nested += [(f"{name}[]", section) for section in _listed(annotation)]
     yield f"## {title}\n"
     own = vars(model).get("__doc__")
     if own:
@@ -92,13 +94,19 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def _listed(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a list may hold."""
+    for argument in get_args(annotation):
+        yield from [argument] if _is_section(argument) else _listed(argument)
+
+
 def _attribute_docs(model: type[BaseModel]) -> dict[str, str]:
     """The string under each field, by name, the base classes' first."""
     found: dict[str, str] = {}
     for parent in reversed(model.__mro__):
         if not issubclass(parent, BaseModel) or not parent.__module__.startswith("retro."):
             continue
-        (definition,) = ast.parse(inspect.getsource(parent)).body
+        (definition,) = ast.parse(dedent(inspect.getsource(parent))).body
         assert isinstance(definition, ast.ClassDef)
         for statement, after in zip(definition.body, definition.body[1:], strict=False):
             match statement, after:
@@ -135,6 +143,8 @@ def _name(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "`null`"

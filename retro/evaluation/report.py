@@ -119,6 +119,7 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     )
     environment.filters["share"] = lambda value: f"{100 * value:.1f}"
     environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+    environment.filters["options"] = _options
     checkpoints = checkpoint_series(results["arms"])
     metrics = _stage_metrics(paths.run / "metrics.jsonl")
     reward = _json_object(paths.run / "reward" / "reward.json")
@@ -164,6 +165,12 @@ def browser_data(results: Results, records: list[Record]) -> dict[str, Any]:
             for arm in ordered
         },
     }
+
+
+def _options(section: Mapping[str, Any]) -> str:
+    """``best_of, n: 8`` of a section with a kind."""
+    further = (f"{key}: {value}" for key, value in section.items() if key != "kind")
+    return ", ".join([str(section["kind"]), *further])
 
 
 def _by_pair(comparisons: list[Comparison]) -> list[dict[str, Any]]:

@@ -149,6 +149,12 @@ def test_checkpoints_of_one_run_make_a_curve_over_steps(run_dir: Path) -> None:
     assert "Over training steps" in rebuild_report(run_dir).read_text()
 
 
+def test_the_page_says_what_the_arms_are_made_of(run_dir: Path) -> None:
+    table = rebuild_report(run_dir).read_text().partition("What the arms are made of")[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    assert ["ppo-env-bon4", "trained", "ppo-env", "best_of, n: 4", "window, size: 3", "0.0", "4"] in rows
+
+
 def test_results_without_parts_are_refused_with_the_command_that_evaluates_again(run_dir: Path) -> None:
     path = run_dir / "evaluation" / "results.json"
     results = json.loads(path.read_text())
