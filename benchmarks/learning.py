@@ -118,16 +118,17 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> None:
     """Train and evaluate one seed; what is up to date is skipped, what was interrupted resumes."""
     import torch
 
-    from retro.cli.stages import stage_function
+    from retro.cli.stages import stage_named
+    from retro.stage import run_stage
 
     torch.set_num_threads(1)
     env, rm, evaluation = configs(arguments, seed)
     for stage in SHARED:
-        stage_function(stage)(env)
+        run_stage(stage_named(stage), env)
     share(env, rm)
     for config in (env, rm):
-        stage_function("ppo")(config)
-    stage_function("evaluate")(evaluation)
+        run_stage(stage_named("ppo"), config)
+    run_stage(stage_named("evaluate"), evaluation)
 
 
 def share(source: RunConfig, target: RunConfig) -> None:

@@ -18,8 +18,8 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.cli.errors import one_line_errors
 from retro.config import ConfigError, RunConfig, load_config
+from retro.layout import RunFolder
 from retro.models.loading import resolve_device
-from retro.stage import stage_folder
 from retro.training.checkpoints import checkpoints
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_rewards import Response, Scored, Worth
@@ -69,9 +69,9 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     config = load_config(sys.argv[1], sys.argv[2:])
-    found = checkpoints(stage_folder(config, "ppo"))
+    found = checkpoints(RunFolder(config.run_dir).policy)
     if len(found) < 2:
-        raise ConfigError(f"{stage_folder(config, 'ppo')}: two checkpoints are needed; run the ppo stage first")
+        raise ConfigError(f"{RunFolder(config.run_dir).policy}: two checkpoints are needed; run the ppo stage first")
     (older_step, older), (step, trained_adapter) = found[-3:-1] if len(found) > 2 else found
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         chosen = contexts(buffer, [Split.TRAIN], config.buffer.environments)[:CONTEXTS]
@@ -82,7 +82,7 @@ def main() -> None:
         print(f"right: {dtype}, {quantization}: {gap(config, models, models, chosen):.1e}", flush=True)
         if quantization != "none":
             print(f"wrong: the same for a policy in float32: {gap(config, models, trained, chosen):.3f}", flush=True)
-    wrong = {f"the adapter of step {older_step}": older, "the sft adapter": stage_folder(config, "sft") / "adapter"}
+    wrong = {f"the adapter of step {older_step}": older, "the sft adapter": RunFolder(config.run_dir).sft_adapter}
     for name, adapter in wrong.items():
         print(f"wrong: {name}: {gap(config, load(config, adapter), trained, chosen):.3f}", flush=True)
     print(f"wrong: temperature 0.7: {gap(config, trained, trained, chosen, temperature=0.7):.3f}")

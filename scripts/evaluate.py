@@ -36,10 +36,11 @@ def evaluate(
 
     from retro.config import load_config
     from retro.evaluation.report import Paths, read_results
-    from retro.evaluation.stage import evaluate_into, run_evaluate, with_checkpoints
+    from retro.evaluation.stage import STAGE, evaluate_into, with_checkpoints
     from retro.evaluation.table import results_table
     from retro.models.loading import resolve_device
     from retro.models.threads import limit_threads
+    from retro.stage import run_stage
 
     resolved = load_config(config, overrides or ())
     limit_threads(resolved, resolve_device(resolved.device))
@@ -47,7 +48,7 @@ def evaluate(
         paths = Paths(resolved.run_dir, resolved.run_dir / "evaluation-checkpoints")
         results = evaluate_into(with_checkpoints(resolved, checkpoint, best_of or ()), paths)
     else:
-        paths = Paths(resolved.run_dir, run_evaluate(resolved))
+        paths = Paths(resolved.run_dir, run_stage(STAGE, resolved))
         results = read_results(paths.results)
     console = Console()
     console.print(results_table(results))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from retro.agent.integrity import check_files
 from retro.agent.model import run_sync
-from retro.agent.records import ADAPTER, EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
+from retro.agent.records import EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.config import ConfigError, LoraSection, ModelSection, build
+from retro.layout import ADAPTER
 from retro.memory import Memory
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from retro.config import MemorySection, ModelSection, OneOf
+from retro.layout import ADAPTER
 from retro.reading import UnreadableError, Word, problems, read_json, word
 
 EXPORT = "retro.json"
 PROMPTS = "prompts"
-ADAPTER = "adapter"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` takes."""
 _VLLM_DEFAULT_RANK = 16

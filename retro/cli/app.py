@@ -75,9 +75,10 @@ def _stage_command(stage: str, does: str) -> None:
 
     def command(config: Config, overrides: Overrides = None) -> None:
         from retro.cli.pipeline import run_pipeline
+        from retro.cli.stages import stage_named
         from retro.config import load_config
 
-        run_pipeline(load_config(config, overrides or ()), (stage,), config)
+        run_pipeline(load_config(config, overrides or ()), (stage_named(stage),), config)
 
     app.command(stage, help=f"{does}\n\n\b\nExample:\n  retro {stage} configs/quickstart.yaml name=quickstart")(command)
 

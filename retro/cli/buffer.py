@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from retro.layout import RunFolder
+
 buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT = "runs/imported"
@@ -28,7 +30,7 @@ def buffer_url(place: str) -> str:
         return place
     path = Path(place)
     if path.suffix not in (".sqlite", ".sqlite3", ".db"):
-        path = path / "buffer.sqlite"
+        path = RunFolder(path).buffer
     return f"sqlite:///{path}"
 
 

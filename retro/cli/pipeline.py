@@ -13,43 +13,35 @@ from retro.artifacts import write_atomically
 from retro.cli.estimate import episodes, memory_lines
 from retro.cli.logs import quieten
 from retro.cli.plan import plan_run, plan_table
-from retro.cli.stages import stage_function
 from retro.config import ConfigError, RunConfig
+from retro.layout import ADAPTER, RunFolder
+from retro.stage import NothingToLearnError, Stage, run_stage
 
 
-def run_pipeline(config: RunConfig, stages: tuple[str, ...], config_path: str) -> None:
+def run_pipeline(config: RunConfig, stages: tuple[Stage, ...], config_path: str) -> None:
     """Run ``stages`` in order; those that are up to date return at once, an interrupted one resumes."""
     console = Console()
     quieten()
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(config.run_dir / "config.yaml", config.dump())
+    write_atomically(RunFolder(config.run_dir).config, config.dump())
     console.print(plan_table(plan_run(config, stages)))
     folder = config.run_dir
-    for name in stages:
+    for stage in stages:
         started = time.monotonic()
-        console.print(f"\n[bold]{name}[/bold]")
+        console.print(f"\n[bold]{stage.name}[/bold]")
         try:
-            folder = stage_function(name)(config)
-        except ValueError as error:
-            if not _can_do_without(name, error, config):
+            folder = run_stage(stage, config)
+        except NothingToLearnError as error:
+            if not stage.optional(config):
                 raise
-            console.print(f"[yellow]reward: left out, no Best-of-N then: {error}[/yellow]", highlight=False)
+            console.print(f"[yellow]{stage.name}: left out, no Best-of-N then: {error}[/yellow]", highlight=False)
             continue
-        console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
-    if stages[-1] == "evaluate":
+        console.print(f"[dim]{stage.name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
+    if stages[-1].name == "evaluate":
         last_screen(config.run_dir, config_path, console)
 
 
-def _can_do_without(stage: str, error: ValueError, config: RunConfig) -> bool:
-    """A reward model that has nothing to learn from is not missed where PPO learns from the environment."""
-    if stage != "reward" or config.ppo.reward != "environment":
-        return False
-    from retro.training.reward_data import NothingToCompareError
-
-    return isinstance(error, NothingToCompareError)
-
-
-def dry_run_pipeline(config: RunConfig, stages: tuple[str, ...]) -> None:
+def dry_run_pipeline(config: RunConfig, stages: tuple[Stage, ...]) -> None:
     """Print the resolved config, the plan, what is missing, and the estimates; write and run nothing."""
     quieten()
     console = Console()
@@ -66,7 +58,7 @@ def dry_run_pipeline(config: RunConfig, stages: tuple[str, ...]) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _print_most_episodes(config: RunConfig, stages: tuple[str, ...], console: Console) -> None:
+def _print_most_episodes(config: RunConfig, stages: tuple[Stage, ...], console: Console) -> None:
     """Of the stages that are asked for and play."""
     most = episodes(config)
     lines = {
@@ -74,7 +66,7 @@ def _print_most_episodes(config: RunConfig, stages: tuple[str, ...], console: Co
         "ppo": f"{most.ppo:,} episodes, validation included",
         "evaluate": f"{most.evaluate_per_arm:,} episodes an arm",
     }
-    asked = [f"  {stage}: {line}" for stage, line in lines.items() if stage in stages]
+    asked = [f"  {stage.name}: {lines[stage.name]}" for stage in stages if stage.name in lines]
     if asked:
         console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
         console.print("\n".join(asked))
@@ -95,28 +87,30 @@ def report_run(run_dir: Path) -> None:
     """``retro report``: tables, plot and page from what the evaluation measured."""
     from retro.evaluation.report import rebuild_report
 
-    if not (run_dir / "config.yaml").is_file():
+    if not RunFolder(run_dir).config.is_file():
         raise ConfigError(f"{run_dir}: not a run folder (no config.yaml); runs are made by retro run")
     quieten()
     rebuild_report(run_dir)
-    last_screen(run_dir, str(run_dir / "config.yaml"), Console())
+    last_screen(run_dir, str(RunFolder(run_dir).config), Console())
 
 
 def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
     """The table of arms × attempts, where things are, and how to go on."""
-    from retro.evaluation.report import read_results
+    from retro.evaluation.report import Paths, read_results
     from retro.evaluation.table import results_table
 
-    results = read_results(run_dir / "evaluation" / "results.json")
+    run = RunFolder(run_dir)
+    paths = Paths(run_dir, run.evaluation)
+    results = read_results(paths.results)
     console.print()
     console.print(results_table(results))
     for note in results["notes"]:
         console.print(f"[dim]{note}[/dim]", highlight=False)
     console.print()
     for name, path in (
-        ("adapter", run_dir / "export" / "adapter"),
-        ("plot", run_dir / "evaluation" / "success_by_trial.png"),
-        ("report", run_dir / "evaluation" / "report.html"),
+        ("adapter", run.export / ADAPTER),
+        ("plot", paths.plot),
+        ("report", paths.page),
     ):
         if path.exists():
             console.print(f"{name:<8} {path}", highlight=False, soft_wrap=True)
@@ -127,7 +121,7 @@ def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
 
 def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
     """Own actor, own environment, the export behind a server, 7B on a GPU: what the run and the folder allow."""
-    export = run_dir / "export"
+    export = RunFolder(run_dir).export
     exported, example, seven_b = (export / EXPORT).is_file(), "examples/own_environment.py", "configs/hotpotqa.yaml"
     commands = [
         (

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 
 from rich.table import Table
 
-from retro.cli.stages import HOMES
-from retro.config import STAGES, RunConfig
+from retro.cli.stages import ordered_stages
+from retro.config import RunConfig
 from retro.models.limits import prompt_tokens
 from retro.models.loading import local_context, require_trainable
-from retro.stage import Plan, plan_stage
-
-READS: dict[str, tuple[str, ...]] = {
-    "collect": (),
-    "sft": ("collect",),
-    "reward": ("collect",),
-    "ppo": ("collect", "sft", "reward"),
-    "export": ("sft", "reward", "ppo"),
-    "evaluate": ("sft", "reward", "ppo"),
-}
-"""Whose outputs a stage reads: when those are made anew, so is it."""
-
-
-TRAINING = {"sft", "reward", "ppo"}
+from retro.stage import Plan, Stage, plan_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +20,7 @@ class PlannedStage:
     why: str
 
 
-def plan_run(config: RunConfig, stages: tuple[str, ...]) -> list[PlannedStage]:
+def plan_run(config: RunConfig, stages: tuple[Stage, ...]) -> list[PlannedStage]:
     """The plan of each stage in order; a stage behind one that is not up to date runs after it.
 
     Raises:
@@ -42,16 +28,16 @@ def plan_run(config: RunConfig, stages: tuple[str, ...]) -> list[PlannedStage]:
             together exceed what the base holds (of a hub name that is known only once it is loaded).
     """
     prompt_tokens(config.model, local_context(config.model))
-    if TRAINING & set(stages):
+    if any(stage.trains for stage in stages):
         require_trainable(config.model)
     planned: list[PlannedStage] = []
     anew: set[str] = set()
-    for name in stages:
-        changed = [upstream for upstream in READS[name] if upstream in anew]
-        plan = Plan("run", f"after {', '.join(changed)}") if changed else _plan(config, name)
+    for stage in stages:
+        changed = [upstream for upstream in stage.reads if upstream in anew]
+        plan = Plan("run", f"after {', '.join(changed)}") if changed else plan_stage(stage, config)
         if plan.action != "up to date":
-            anew.add(name)
-        planned.append(PlannedStage(name, plan.action, plan.why))
+            anew.add(stage.name)
+        planned.append(PlannedStage(stage.name, plan.action, plan.why))
     return planned
 
 
@@ -61,14 +47,9 @@ def plan_table(planned: list[PlannedStage]) -> Table:
     for column in ("stage", "what", "why"):
         table.add_column(column)
     colour = {"up to date": "green", "resume": "yellow"}
-    for stage in planned:
-        table.add_row(stage.name, f"[{colour.get(stage.action, 'bold')}]{stage.action}[/]", stage.why)
-    for name in STAGES:
-        if name not in {stage.name for stage in planned}:
-            table.add_row(name, "[dim]left out[/]", "[dim]--from, --until[/]")
+    for entry in planned:
+        table.add_row(entry.name, f"[{colour.get(entry.action, 'bold')}]{entry.action}[/]", entry.why)
+    for stage in ordered_stages():
+        if stage.name not in {entry.name for entry in planned}:
+            table.add_row(stage.name, "[dim]left out[/]", "[dim]--from, --until[/]")
     return table
-
-
-def _plan(config: RunConfig, name: str) -> Plan:
-    home = import_module(HOMES[name])
-    return plan_stage(config, name, home.stage_inputs(config), home.SECTIONS)

@@ -10,6 +10,7 @@ from typing import Any
 
 from retro.cli.logs import quieten
 from retro.config import ConfigError
+from retro.layout import RunFolder
 from retro.reading import DATA_BYTES, parse_json
 from retro.types import to_json
 
@@ -53,7 +54,7 @@ def reflect_on(options: ReflectOptions) -> None:
 
 def _export(path: str) -> Path:
     """A run folder means its export."""
-    inside = Path(path) / "export"
+    inside = RunFolder(Path(path)).export
     return inside if inside.is_dir() else Path(path)
 
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import cast
 
-from retro.config import STAGES, ConfigError, RunConfig
+from retro.config import ConfigError
+from retro.stage import Stage
 
-StageFunction = Callable[[RunConfig], Path]
-
-HOMES = {
-    "collect": "retro.training.collect",
-    "sft": "retro.training.sft",
-    "reward": "retro.training.reward",
-    "ppo": "retro.training.ppo",
-    "export": "retro.agent.export",
-    "evaluate": "retro.evaluation.stage",
+STAGES = {
+    "collect": "retro.training.collect:STAGE",
+    "sft": "retro.training.sft:STAGE",
+    "reward": "retro.training.reward:STAGE",
+    "ppo": "retro.training.ppo:STAGE",
+    "export": "retro.training.export:STAGE",
+    "evaluate": "retro.evaluation.stage:STAGE",
 }
 
 
-def stage_function(name: str) -> StageFunction:
-    """``run_NAME`` of the stage's module."""
-    return cast(StageFunction, getattr(import_module(HOMES[name]), f"run_{name}"))
+def stage_named(name: str) -> Stage:
+    """The stage behind a name of ``STAGES``."""
+    module, _, attribute = STAGES[name].partition(":")
+    return cast(Stage, getattr(import_module(module), attribute))
 
 
-def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
+@cache
+def ordered_stages() -> tuple[Stage, ...]:
+    """All stages, each behind those that it reads."""
+    left = {name: stage_named(name) for name in STAGES}
+    ordered: list[Stage] = []
+    while left:
+        ready = next(name for name, stage in left.items() if not left.keys() & set(stage.reads))
+        ordered.append(left.pop(ready))
+    return tuple(ordered)
+
+
+def stage_range(first: str | None, last: str | None) -> tuple[Stage, ...]:
     """The stages from ``first`` until ``last``, both included.
 
     Raises:
@@ -35,10 +45,12 @@ def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
     for option, name in (("--from", first), ("--until", last)):
         if name is not None and name not in STAGES:
             raise ConfigError(f"{option} {name}: no such stage; the stages are {', '.join(STAGES)}")
-    start = STAGES.index(first) if first else 0
-    stop = STAGES.index(last) if last else len(STAGES) - 1
+    stages = ordered_stages()
+    names = [stage.name for stage in stages]
+    start = names.index(first) if first else 0
+    stop = names.index(last) if last else len(names) - 1
     if start > stop:
         raise ConfigError(
-            f"--from {first} --until {last}: {last} comes before {first}; the order is {', '.join(STAGES)}"
+            f"--from {first} --until {last}: {last} comes before {first}; the order is {', '.join(names)}"
         )
-    return STAGES[start : stop + 1]
+    return stages[start : stop + 1]

@@ -30,7 +30,7 @@ from retro.config.playing import (
     RunnerSection,
     TaskCounts,
 )
-from retro.config.run import ACTOR_KEYS, PPO_KEYS, STAGES, RunConfig
+from retro.config.run import RunConfig
 from retro.config.training import (
     AdamSection,
     KlSection,
@@ -41,12 +41,10 @@ from retro.config.training import (
     RewardTermSection,
     SftSection,
 )
+from retro.config.view import ConfigView, Leaf, UndeclaredKeyError, declared, leaves, view_of
 
 __all__ = [
-    "ACTOR_KEYS",
     "POINTS",
-    "PPO_KEYS",
-    "STAGES",
     "ActorSection",
     "AdamSection",
     "ArmSection",
@@ -55,6 +53,7 @@ __all__ = [
     "CheckpointSection",
     "CollectSection",
     "ConfigError",
+    "ConfigView",
     "Decay",
     "EnvironmentSection",
     "EvaluateSection",
@@ -64,6 +63,7 @@ __all__ = [
     "Kind",
     "KindSection",
     "KlSection",
+    "Leaf",
     "LoraSection",
     "MemorySection",
     "ModelSection",
@@ -85,10 +85,14 @@ __all__ = [
     "SftSection",
     "Speed",
     "TaskCounts",
+    "UndeclaredKeyError",
     "build",
     "deciding",
+    "declared",
+    "leaves",
     "load_config",
     "parse_config",
     "parse_section",
     "resolve",
+    "view_of",
 ]

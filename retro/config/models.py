@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from retro.config.base import PositiveFloat, PositiveInt, Section
+from retro.config.base import PositiveFloat, PositiveInt, Section, Speed
 from retro.config.kinds import KindSection
 
 
@@ -47,7 +47,7 @@ class ModelSection(CheckpointSection):
     """``float16`` writes and scores, but does not train: small gradients would become zero."""
     rope_scaling: dict[str, Any] | None = None
     """Overrides the base's rotary scaling (longchat-7b-16k: ``{rope_type: linear, factor: 8.0}``)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Speed] = False
     max_prompt_tokens: PositiveInt | None = None
     """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so. By default what
     the base holds beside an answer of ``max_new_tokens``, at most 2,048."""

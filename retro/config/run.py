@@ -21,12 +21,6 @@ from retro.config.playing import (
 )
 from retro.config.training import PpoSection, RewardSection, SftSection
 
-STAGES = ("collect", "sft", "reward", "ppo", "export", "evaluate")
-"""The stages of a run, in the order in which they read one another's outputs."""
-
-ACTOR_KEYS = ("actor",)
-PPO_KEYS = ("ppo",)
-
 
 class RunConfig(Section):
     """Everything a run needs, resolved."""

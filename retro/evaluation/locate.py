@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retro.config import STAGES, ConfigError, RunConfig
+from retro.config import ConfigError, RunConfig
+from retro.layout import CHECKPOINT, RunFolder
+from retro.models.adapter_config import ADAPTER_CONFIG
 from retro.retrospective.reward_files import RewardFiles
-from retro.stage import MANIFEST, read_manifest, stage_folder
+from retro.stage import MANIFEST, read_manifest
 
-_ADAPTER = "adapter_config.json"
-_CHECKPOINT = "checkpoint-"
+ADAPTER_STAGES = ("sft", "reward", "ppo")
 _INSIDE = ("adapter", "policy", "best/adapter", "best/policy", "best", "export/adapter", "ppo", "sft")
 """Where a run's, a stage's or a checkpoint's adapter is looked for, the most telling place first."""
 
@@ -27,7 +28,8 @@ def find_adapter(path: Path) -> Path:
     found = _search(path)
     if found is None:
         raise ConfigError(
-            f"checkpoint {path}: no PEFT adapter ({_ADAPTER}) there; name a run, a stage, a checkpoint or an adapter"
+            f"checkpoint {path}: no PEFT adapter ({ADAPTER_CONFIG}) there; name a run, a stage, a checkpoint or an "
+            "adapter"
         )
     return found
 
@@ -38,22 +40,22 @@ def checkpoint_of(path: Path) -> tuple[str, int | None]:
     ``runs/mine`` → ``mine``; ``runs/mine/sft`` → ``mine/sft``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo``, 10.
     """
     parts = [part for part in path.resolve().parts if part not in ("adapter", "export", "best")]
-    step = parts[-1].removeprefix(_CHECKPOINT)
+    step = parts[-1].removeprefix(CHECKPOINT)
     if step != parts[-1] and step.isdigit():
         return "/".join(parts[-3:-1]), int(step)
-    return "/".join(parts[-2:]) if parts[-1] in STAGES else parts[-1], None
+    return "/".join(parts[-2:]) if parts[-1] in ADAPTER_STAGES else parts[-1], None
 
 
 def stage_adapter(config: RunConfig, name: str) -> Path | None:
     """The adapter that a finished stage of this run made, or None."""
-    folder = stage_folder(config, name)
+    folder = config.run_dir / name
     manifest = read_manifest(folder)
     return _search(folder) if manifest is not None and manifest.get("status") == "complete" else None
 
 
 def reward_model(config: RunConfig) -> RewardFiles | None:
     """The reward model of this run's finished reward stage, or None."""
-    folder = stage_folder(config, "reward")
+    folder = RunFolder(config.run_dir).reward
     found = RewardFiles.of_stage(folder)
     manifest = read_manifest(folder)
     finished = manifest is not None and manifest.get("status") == "complete"
@@ -61,7 +63,7 @@ def reward_model(config: RunConfig) -> RewardFiles | None:
 
 
 def _search(path: Path) -> Path | None:
-    if (path / _ADAPTER).is_file():
+    if (path / ADAPTER_CONFIG).is_file():
         return path
     if (path / MANIFEST).is_file():
         outputs = (read_manifest(path) or {}).get("outputs", {})

@@ -27,11 +27,14 @@ from retro.evaluation.figures import (
 from retro.evaluation.records import Record, chains, latest, read_records
 from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
+from retro.layout import BEST, RunFolder
 from retro.reading import UnreadableError, parse_json, read_json, read_lines
+from retro.retrospective.reward_files import facts_file
 from retro.types import Reflection, to_json
 
 logger = logging.getLogger(__name__)
 
+EPISODES = "episodes.jsonl"
 BROWSED_TASKS = 60
 """Tasks in the page's episode browser; all of them are in ``episodes.jsonl``."""
 _STAGES = ("collect", "sft", "reward", "ppo")
@@ -57,7 +60,7 @@ class Paths:
 
     @property
     def episodes(self) -> Path:
-        return self.evaluation / "episodes.jsonl"
+        return self.evaluation / EPISODES
 
     @property
     def plot(self) -> Path:
@@ -74,7 +77,7 @@ def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
     Raises:
         NothingMeasuredError: if the run has not been evaluated.
     """
-    paths = Paths(run_dir, evaluation or run_dir / "evaluation")
+    paths = Paths(run_dir, evaluation or RunFolder(run_dir).evaluation)
     results = read_results(paths.results)
     records = latest(read_records(paths.episodes)) if paths.episodes.is_file() else []
     save_png(success_by_trial(results), paths.plot)
@@ -121,8 +124,9 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
     environment.filters["options"] = _options
     checkpoints = checkpoint_series(results["arms"])
-    metrics = _stage_metrics(paths.run / "metrics.jsonl")
-    reward = _json_object(paths.run / "reward" / "reward.json")
+    run = RunFolder(paths.run)
+    metrics = _stage_metrics(run.metrics)
+    reward = _json_object(facts_file(run.reward))
     bins = reward.get("test", {}).get("reliability", [])
     return environment.get_template("report.html.j2").render(
         name=paths.run.resolve().name,
@@ -134,7 +138,7 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
         curves=_image(to_svg(success_by_trial(results))),
         step_curves=_image(to_svg(success_by_step(results, checkpoints))) if sum(map(len, checkpoints)) > 1 else None,
         learning={stage: _image(to_svg(learning_curves(series))) for stage, series in metrics.items()},
-        best_checkpoint=_json_object(paths.run / "ppo" / "best" / "state.json"),
+        best_checkpoint=_json_object(run.policy / BEST / "state.json"),
         reward=_flat_numbers(reward),
         calibration=_image(to_svg(reliability_diagram(bins))) if bins else None,
         browser=_script_json(browser_data(results, records)),

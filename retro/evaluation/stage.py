@@ -13,50 +13,31 @@ from functools import cache
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
-from retro.config import ACTOR_KEYS, STAGES, ArmSection, ConfigError, RunConfig, build
+from retro.config import ArmSection, ConfigError, RunConfig, build
 from retro.evaluation import presets
 from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint, prompts_digest
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 from retro.evaluation.play import ArmPlayer, Candidates
 from retro.evaluation.records import FORMAT, EpisodeRecords, Record, RecordFileError, chains
-from retro.evaluation.report import Paths, rebuild_report
+from retro.evaluation.report import EPISODES, Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.prompts import PromptLibrary
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
-from retro.stage import Plan, open_stage, plan_stage, read_manifest, stage_folder
+from retro.stage import MANIFEST, Stage, Work, read_manifest
 from retro.ties import highest
 from retro.types import Reflector, Split
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = (
-    "environment.name",
-    "environment.options",
-    "environment.tasks.test",
-    "environment.tasks.offset",
-    *ACTOR_KEYS,
-    "memory",
-    "model.dtype",
-    "model.quantization",
-    "model.rope_scaling",
-    "model.max_prompt_tokens",
-    "model.max_new_tokens",
-    "model.temperature",
-    "model.top_p",
-    "ppo.algorithm",
-    "ppo.reward",
-    "evaluate",
-)
-"""What the stage reads of the config."""
 FEW_TASKS = 30
 """Below it two arms must differ by about a third of all tasks before a paired test could tell."""
 Log = Callable[..., None]
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
+def evaluation_inputs(config: RunConfig) -> dict[str, str]:
     """A digest of every model that the arms play with, and the form in which the results are kept."""
     inputs = {
         "format": str(FORMAT),
@@ -76,24 +57,19 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     return inputs | ({"reward": reward.digest} if reward else {})
 
 
-def run_evaluate(config: RunConfig) -> Path:
-    """Evaluate the run's arms; return the stage's folder, ``evaluation``."""
-    inputs = stage_inputs(config)
-    earlier = recorded_before(config, plan_stage(config, "evaluate", inputs, SECTIONS))
-    with open_stage(config, "evaluate", inputs, SECTIONS) as stage:
-        if not stage.up_to_date and stage.main:
-            stage.cut_metrics(None)
-            paths = Paths(config.run_dir, stage.folder)
-            evaluate_into(config, paths, stage.log, lambda: stage.seconds, earlier)
-            for name in ("results", "episodes", "plot", "page"):
-                stage.output(name, getattr(paths, name))
-    return stage.folder
+def evaluate_arms(config: RunConfig, work: Work) -> None:
+    """Evaluate the run's arms."""
+    work.cut_metrics(None)
+    paths = Paths(config.run_dir, work.folder)
+    evaluate_into(config, paths, work.log, lambda: work.seconds, recorded_before(work.replaced))
+    for name in ("results", "episodes", "plot", "page"):
+        work.output(name, getattr(paths, name))
 
 
-def recorded_before(config: RunConfig, plan: Plan) -> list[Record]:
-    """The records of an evaluation that is about to be set aside: another arm, or more attempts, replays no other."""
-    path = Paths(config.run_dir, stage_folder(config, "evaluate")).episodes
-    if plan.action != "run" or not path.is_file():
+def recorded_before(replaced: Path | None) -> list[Record]:
+    """The records of the evaluation that this one replaces: another arm, or more attempts, replays no other."""
+    path = None if replaced is None else replaced / EPISODES
+    if path is None or not path.is_file():
         return []
     try:
         with EpisodeRecords(path) as records:
@@ -189,7 +165,8 @@ def checkpoint_name(path: Path) -> str:
 
 def stage_seconds(config: RunConfig) -> dict[str, float]:
     """Wall time of each finished stage of the run."""
-    manifests = {name: read_manifest(stage_folder(config, name)) for name in STAGES if name != "evaluate"}
+    files = sorted(config.run_dir.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)  # as they finished
+    manifests = {file.parent.name: read_manifest(file.parent) for file in files if file.parent.name != STAGE.folder}
     return {name: manifest["seconds"] for name, manifest in manifests.items() if manifest and "seconds" in manifest}
 
 
@@ -254,3 +231,33 @@ async def play_all(
         logger.info("evaluate: %s", note)
     player.records.drop_stale(marks)
     return {arm.name: outcomes[arm.name] for arm in arms if arm.name in outcomes}, notes
+
+
+STAGE = Stage(
+    name="evaluate",
+    folder="evaluation",
+    reads=("sft", "reward", "ppo"),
+    keys=(
+        "environment.name",
+        "environment.options",
+        "environment.tasks.test",
+        "environment.tasks.offset",
+        "actor",
+        "memory",
+        "model.dtype",
+        "model.quantization",
+        "model.trust_remote_code",
+        "model.rope_scaling",
+        "model.chat_template_kwargs",
+        "model.max_prompt_tokens",
+        "model.max_new_tokens",
+        "model.temperature",
+        "model.top_p",
+        "ppo.algorithm",
+        "ppo.reward",
+        "evaluate",
+    ),
+    not_deciding=("environment.prompts", "model.base", "model.revision", "model.lora"),
+    inputs=evaluation_inputs,
+    run=evaluate_arms,
+)

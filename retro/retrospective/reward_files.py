@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from retro.artifacts import digest_path
+from retro.layout import ADAPTER
 
 _HEAD = "head.safetensors"
 
@@ -23,7 +24,7 @@ class RewardFiles:
     @classmethod
     def of_stage(cls, folder: Path) -> Self:
         """In the folder of the stage ``reward``, the adapter has a folder of its own."""
-        return cls(folder / "adapter", folder / _HEAD)
+        return cls(folder / ADAPTER, folder / _HEAD)
 
     @classmethod
     def of_export(cls, folder: Path) -> Self:

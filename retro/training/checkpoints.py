@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retro.config import ConfigError
+from retro.layout import CHECKPOINT
 from retro.models.tensors import read_tensors
 
 OPTIMISER_FILE = "optimiser.safetensors"
-PREFIX = "checkpoint-"
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.n
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The complete checkpoints in ``folder``, oldest first."""
-    found = [(path.name.removeprefix(PREFIX), path) for path in folder.glob(f"{PREFIX}*") if path.is_dir()]
+    found = [(path.name.removeprefix(CHECKPOINT), path) for path in folder.glob(f"{CHECKPOINT}*") if path.is_dir()]
     return sorted((int(number), path) for number, path in found if number.isdigit())
 
 

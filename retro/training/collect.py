@@ -14,15 +14,19 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
-from retro.config import ACTOR_KEYS, CheckpointSection, ConfigError, RunConfig, build
-from retro.envs import played_environments
+from retro.config import CheckpointSection, ConfigError, RunConfig, build, deciding
+from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
+from retro.layout import RunFolder
 from retro.models.adapters import SharedBase
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
@@ -33,35 +37,29 @@ from retro.rollout.progress import CollectionProgress
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.trials import Unreflected
-from retro.stage import Stage, config_part, open_stage, stage_folder
+from retro.stage import Stage, Work
 from retro.training.examples import prompts_digest
 from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = (
+NAMING = (
     "environment.name",
-    "environment.options",
-    "environment.tasks",
-    *ACTOR_KEYS,
-    "memory",
     "model.base",
     "model.revision",
     "model.dtype",
     "model.quantization",
     "model.rope_scaling",
-    "model.max_prompt_tokens",
     "model.max_new_tokens",
     "model.temperature",
     "model.top_p",
-    "buffer.url",
-    "collect",
 )
-COUNTS = ("environment.tasks", "collect")
-"""Sections that say how much is played (tasks, attempts, group), beside the few keys of them that say what."""
-NOT_NAMING = (*COUNTS, "buffer.url", "model.max_prompt_tokens")
-"""What does not name an episode. A limit on prompts can be raised for the few that are too long: the rest stay."""
-_NAMED_BY: dict[str, Any] = {
+"""What names an episode, beside the actor, the memory and the environment's options. Not what says how much is played,
+and not the limit on prompts: it can be raised for the few that are too long, and the rest stay."""
+ALSO_NAMING: dict[str, Any] = {"model.trust_remote_code": False, "model.chat_template_kwargs": {}}
+"""What was added later, with its default: it names an episode where it differs, so that what was played before is
+found."""
+ACTOR_NAMING: dict[str, Any] = {
     "adapter": None,
     "base_url": None,
     "chat_template_kwargs": {},
@@ -81,7 +79,7 @@ MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
+def collect_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of what is read: both models, the prompts, and the sft adapter where that one reflects."""
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
@@ -95,25 +93,17 @@ def stage_inputs(config: RunConfig) -> dict[str, str]:
     return inputs
 
 
-def run_collect(config: RunConfig) -> Path:
-    """Fill the buffer; return the stage's folder (``collect.json``: what was played and how it went).
-
-    Raises:
-        ConfigError: for an unknown environment, too few tasks in a split, ``collect.source: sft`` without an adapter.
-        ActorFailedError: if the actor's errors cut more than a twentieth of the tasks short.
-    """
-    inputs = stage_inputs(config)
-    with open_stage(config, "collect", inputs, SECTIONS) as stage:
-        if not stage.up_to_date and stage.main:  # one process plays: its batches are the parallelism
-            _collect(config, inputs, stage)
-    return stage.folder
-
-
 class ActorFailedError(ValueError):
     """The actor (or the environment) failed for good in too many tasks: the same command goes on where it stopped."""
 
 
-def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
+def collect_into_buffer(config: RunConfig, work: Work) -> None:
+    """Fill the buffer, and write ``collect.json``: what was played and how it went.
+
+    Raises:
+        ConfigError: for an unknown environment, too few tasks in a split.
+        ActorFailedError: if the actor's errors cut more than a twentieth of the tasks short.
+    """
     section = config.collect
     device = resolve_device(config.device)
     unreflected: list[Unreflected] = []
@@ -129,7 +119,7 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
             base.load_role(role, _sft_adapter(config), trainable=False)
         prompts = PromptLibrary.from_section(config.environment)
         policy = Policy.on(base, role, prompts, config.model, source=section.source)
-        plan = Plan.of((config.seed, "collect", _key(config, inputs)), section, config.actor)
+        plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
         runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
         with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
             progress = CollectionProgress(len(tasks))
@@ -140,12 +130,12 @@ def _collect(config: RunConfig, inputs: dict[str, str], stage: Stage) -> None:
     other = held - sum(not episode.broken for episode in episodes)
     if other:
         logger.info("the buffer also holds %d episodes from elsewhere: training reads them too", other)
-    write_json(stage.output("summary", stage.folder / "collect.json"), summary | {"other_episodes": other})
-    stage.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)})
+    write_json(work.output("summary", work.folder / "collect.json"), summary | {"other_episodes": other})
+    work.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)})
     _warn_of_long_episodes(summary)
     refuse_a_failing_actor(trees)
     if config.buffer.url is None:
-        stage.output("buffer", config.run_dir / "buffer.sqlite")
+        work.output("buffer", RunFolder(config.run_dir).buffer)
 
 
 def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
@@ -231,16 +221,25 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
     logger.warning("the %s failed in %d of %d tasks: those trees are cut short", who, cut, len(trees))
 
 
-def _key(config: RunConfig, inputs: dict[str, str]) -> str:
-    """Names what decides an episode: everything that is read but ``NOT_NAMING``."""
-    parts = config_part(config, [section for section in SECTIONS if section not in NOT_NAMING])
-    actor = _NAMED_BY | parts.pop("actor")
-    parts |= {f"actor.{key}": value for key, value in actor.items()} | {"source": config.collect.source}
-    return hashlib.sha256(json.dumps([parts, inputs], sort_keys=True).encode()).hexdigest()[:16]
+def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
+    """Names what decides an episode: every key that is read but those which say how much is played."""
+    environment = config.environment
+    parts: dict[str, Any] = {
+        "seed": config.seed,
+        "environment.options": deciding_options(environment.name, to_jsonable_python(environment.options)),
+        "memory": deciding(config.memory),
+        "source": config.collect.source,
+        **{f"actor.{key}": value for key, value in (ACTOR_NAMING | deciding(config.actor)).items()},
+    }
+    for key in (*NAMING, *ALSO_NAMING):
+        value = to_jsonable_python(attrgetter(key)(config))
+        if key in NAMING or value != ALSO_NAMING[key]:
+            parts[key] = value
+    return hashlib.sha256(json.dumps([parts, dict(inputs)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sft_adapter(config: RunConfig) -> Path:
-    path = stage_folder(config, "sft") / "adapter"
+    path = RunFolder(config.run_dir).sft_adapter
     if not path.is_dir():
         raise ConfigError(f"collect.source is 'sft', but there is no {path}: run with collect.source=base first")
     return path
@@ -248,3 +247,33 @@ def _sft_adapter(config: RunConfig) -> Path:
 
 def _mean(values: list[bool]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+STAGE = Stage(
+    name="collect",
+    folder="collect",
+    reads=(),
+    keys=(
+        "environment.name",
+        "environment.options",
+        "environment.tasks",
+        "actor",
+        "memory",
+        "model.base",
+        "model.revision",
+        "model.dtype",
+        "model.quantization",
+        "model.trust_remote_code",
+        "model.rope_scaling",
+        "model.chat_template_kwargs",
+        "model.max_prompt_tokens",
+        "model.max_new_tokens",
+        "model.temperature",
+        "model.top_p",
+        "buffer.url",
+        "collect",
+    ),
+    not_deciding=("environment.prompts", "model.lora"),
+    inputs=collect_inputs,
+    run=collect_into_buffer,
+)

@@ -15,7 +15,6 @@ import random
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -26,15 +25,16 @@ from torch import Tensor
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import ACTOR_KEYS, PPO_KEYS, CheckpointSection, ConfigError, PpoSection, RunConfig
+from retro.config import CheckpointSection, ConfigError, PpoSection, RunConfig
+from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.models.loading import load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
 from retro.rl.ppo import Trainable, build_experience, describe, update
-from retro.stage import Stage, open_stage, open_trackers, stage_folder
-from retro.training.checkpoints import PREFIX, checkpoints, load_optimiser, new_folder, prune, save_optimiser
+from retro.stage import Stage, Work
+from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import Encoder, training_inputs, without_too_long
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
@@ -47,81 +47,85 @@ from retro.types import Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", *PPO_KEYS, "environment.name", "environment.options", *ACTOR_KEYS)
+
+def policy_keys(config: RunConfig) -> list[str]:
+    """What decides the policy. DPO also reads by which ratings the reward stage makes pairs."""
+    pairs = ("reward.loss", "reward.rating", "reward.threshold") if config.ppo.algorithm == "dpo" else ()
+    played = ("environment.name", "environment.options", "actor", "memory") if _plays(config.ppo) else ()
+    return ["model", "buffer", "ppo", *pairs, *played]
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
+def _plays(section: PpoSection) -> bool:
+    """Whether the actor plays retries: for the reward, or for the guard."""
+    return (section.algorithm != "dpo" and section.reward != "model") or section.validation_contexts > 0
+
+
+def policy_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of what is read: buffer, base, prompts, the sft adapter, and the reward model and the actor where asked.
 
     Raises:
-        ConfigError: if the output of a stage before is missing.
-    """
-    section, sft = config.ppo, stage_folder(config, "sft") / "adapter"
-    if not sft.is_dir():
-        raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
-    inputs = training_inputs(config) | {"sft": digest_path(sft)}
-    if section.algorithm == "dpo":
-        inputs["pairs"] = f"{config.reward.loss} {config.reward.rating} {config.reward.threshold}"
-    if section.reward != "environment":
-        folder = stage_folder(config, "reward")
-        reward = RewardFiles.of_stage(folder)
-        if not reward.adapter.is_dir():
-            raise ConfigError(
-                f"ppo.reward={section.reward} needs {reward.adapter}: run the stage reward, or set "
-                "ppo.reward=environment"
-            )
-        inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(folder))))
-    plays = section.algorithm != "dpo" and section.reward != "model"
-    if plays or section.validation_contexts:
-        inputs |= digest_actor_parts(config.actor)
-        if isinstance(config.actor, CheckpointSection):
-            inputs["actor"] = digest_model(config.actor.model)
-    return inputs
-
-
-def run_ppo(config: RunConfig) -> Path:
-    """Run or resume the stage; returns its folder: ``best/``, ``checkpoint-*/``, ``rollouts/``, ``samples.jsonl``.
-
-    Raises:
-        ConfigError: if the output of a stage before is missing, there is nothing to train on, or the launch is one that
-            this stage does not run under.
+        ConfigError: if the output of a stage before is missing, or the launch is one that this stage does not run
+            under.
     """
     if launched_pieces("ppo", config.model) and config.ppo.algorithm != "ppo":
         raise ConfigError(
             f"ppo.algorithm={config.ppo.algorithm} trains on whole bases: launch it with "
             "configs/accelerate/multi-gpu.yaml"
         )
-    with open_stage(config, "ppo", stage_inputs(config), SECTIONS) as stage:
-        if not stage.up_to_date:
-            with ReplayBuffer(config.buffer_url, create=False) as buffer:
-                train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
-                held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
-            encoder = Encoder(load_tokenizer(config.model), config)
-            train = without_too_long(train, encoder, "failed episodes of train tasks")
-            held_out = without_too_long(held_out, encoder, "failed episodes of validation tasks")
-            if not train:
-                raise ConfigError(
-                    f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
-                )
-            _learn(config, stage, train, held_out)
-            stage.output("best", stage.folder / "best")
-            stage.output("last", stage.folder / f"{PREFIX}{config.ppo.steps}")
-    return stage.folder
+    run = RunFolder(config.run_dir)
+    section, sft = config.ppo, run.sft_adapter
+    if not sft.is_dir():
+        raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
+    inputs = training_inputs(config) | {"sft": digest_path(sft)}
+    if section.reward != "environment":
+        reward = RewardFiles.of_stage(run.reward)
+        if not reward.adapter.is_dir():
+            raise ConfigError(
+                f"ppo.reward={section.reward} needs {reward.adapter}: run the stage reward, or set "
+                "ppo.reward=environment"
+            )
+        inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(run.reward))))
+    if _plays(section):
+        inputs |= digest_actor_parts(config.actor)
+        if isinstance(config.actor, CheckpointSection):
+            inputs["actor"] = digest_model(config.actor.model)
+    return inputs
 
 
-def _learn(config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+def train_policy(config: RunConfig, work: Work) -> None:
+    """Make ``best/``, ``checkpoint-*/``, ``rollouts/``, ``samples.jsonl``.
+
+    Raises:
+        ConfigError: if there is nothing to train on.
+    """
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
+        held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
+    encoder = Encoder(load_tokenizer(config.model), config)
+    train = without_too_long(train, encoder, "failed episodes of train tasks")
+    held_out = without_too_long(held_out, encoder, "failed episodes of validation tasks")
+    if not train:
+        raise ConfigError(
+            f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
+        )
+    _learn(config, work, train, held_out)
+    work.output("best", work.folder / BEST)
+    work.output("last", work.folder / f"{CHECKPOINT}{config.ppo.steps}")
+
+
+def _learn(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
     """By the algorithm of the config. The rivals are imported here: planning a run imports this module, and TRL takes
     seconds."""
     if config.ppo.algorithm == "dpo":
         from retro.training.rivals_dpo import run_dpo
 
-        run_dpo(config, stage, train, held_out)
+        run_dpo(config, work, train, held_out)
     elif config.ppo.algorithm == "grpo":
         from retro.training.rivals_grpo import run_grpo
 
-        run_grpo(config, stage, train, held_out)
+        run_grpo(config, work, train, held_out)
     else:
-        with closing(PpoTrainer(config, stage, train, held_out)) as trainer:
+        with closing(PpoTrainer(config, work, train, held_out)) as trainer:
             trainer.run()
 
 
@@ -149,10 +153,10 @@ def contexts_of_step(count: int, section: PpoSection, seed: int, step: int) -> l
 class PpoTrainer:
     """The loop of the stage, one :meth:`step` after the other."""
 
-    def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        self.config, self.section, self.stage = config, config.ppo, stage
+    def __init__(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+        self.config, self.section, self.work = config, config.ppo, work
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
-        open_trackers(self.accelerator, config, stage)
+        work.open_trackers(self.accelerator)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.train = train
         guarded = choose_guarded(held_out, self.section.validation_contexts, config.seed)
@@ -162,13 +166,13 @@ class PpoTrainer:
             )
 
         device = self.accelerator.device
-        found = checkpoints(stage.folder) if stage.resumed else []
+        found = checkpoints(work.folder) if work.resumed else []
         folder = found[-1][1] if found else None
-        asks_model = self.section.reward != "environment"
-        reward = stage_folder(config, "reward") if asks_model else None
+        run = RunFolder(config.run_dir)
+        reward = run.reward if self.section.reward != "environment" else None
         files = RewardFiles.of_stage(reward) if reward else None
         sharded = launched_pieces("ppo", config.model) is not None
-        self.models = PpoModels.load(config, device, stage_folder(config, "sft") / "adapter", files, folder, sharded)
+        self.models = PpoModels.load(config, device, run.sft_adapter, files, folder, sharded)
         self.retries: Retries | None = None
         if self.section.reward != "model" or guarded:
             environments = {context.episode.task.environment for context in [*train, *guarded]}
@@ -194,9 +198,9 @@ class PpoTrainer:
             self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
             self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
         self.rollouts = Rollouts(config, self.models, self.retries, self.transform)
-        stage.cut_metrics(self.state.step if folder else None)
-        if stage.main:
-            cut_samples(stage.folder, self.state.step if folder else -1)
+        work.cut_metrics(self.state.step if folder else None)
+        if work.main:
+            cut_samples(work.folder, self.state.step if folder else -1)
 
     @property
     def reduce(self) -> Reduce:
@@ -254,7 +258,7 @@ class PpoTrainer:
         ]
         records = sorted(gather_object(records), key=lambda row: (row["place"], row["index"]))
         dropped = int(self.reduce(torch.tensor([float(scored.dropped)], device=device)).item())
-        self.stage.log(
+        self.work.log(
             number,
             **learnt,
             **facts,
@@ -269,10 +273,10 @@ class PpoTrainer:
         )
         coefficient = next_coefficient(self.state.kl_coefficient, self.section.kl, facts["kl"], len(records))
         self.state = replace(self.state, step=number, kl_coefficient=coefficient)
-        if self.stage.main:
-            write_rollouts(self.stage.folder, number, records)
+        if self.work.main:
+            write_rollouts(self.work.folder, number, records)
             prompts = {place: self.models.prompt_text(context) for place, context in mine.items() if place == 0}
-            show_samples(self.stage.folder, self.accelerator, number, records, prompts)
+            show_samples(self.work.folder, self.accelerator, number, records, prompts)
         if number % self.section.validate_every == 0 or number == self.section.steps:
             self.check()
         if number % self.section.checkpoint_every == 0 or number == self.section.steps:
@@ -286,22 +290,34 @@ class PpoTrainer:
         if chosen is not None:
             self.keep_best(chosen)
         if measured is not None:
-            self.stage.log(number, **measured.metrics, **best_metrics(self.state))
+            self.work.log(number, **measured.metrics, **best_metrics(self.state))
 
     def keep_best(self, state: PpoState) -> None:
         self.state = state
-        if self.stage.main:
-            with new_folder(self.stage.folder / "best") as folder:
+        if self.work.main:
+            with new_folder(self.work.folder / BEST) as folder:
                 self.models.save(folder)
                 save_state(self.state, folder)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """``checkpoint-N``: the whole state after this step."""
-        if self.stage.main:
-            with new_folder(self.stage.folder / f"{PREFIX}{self.state.step}") as folder:
+        if self.work.main:
+            with new_folder(self.work.folder / f"{CHECKPOINT}{self.state.step}") as folder:
                 self.models.save(folder)
                 save_optimiser(self.optimiser, self.models.trained_parameters, folder)
                 save_state(self.state, folder)
-            prune(self.stage.folder, self.section.keep_checkpoints)
+            prune(self.work.folder, self.section.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+
+STAGE = Stage(
+    name="ppo",
+    folder="ppo",
+    reads=("collect", "sft", "reward"),
+    keys=policy_keys,
+    not_deciding=("environment.name", "environment.prompts"),
+    inputs=policy_inputs,
+    run=train_policy,
+    trains=True,
+)

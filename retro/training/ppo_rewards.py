@@ -16,6 +16,7 @@ from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig, build
 from retro.models.rounds import all_of
 from retro.reading import read_json
+from retro.retrospective.reward_files import facts_file
 from retro.rollout.attempts import Attempt, Key
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
@@ -75,7 +76,7 @@ class ScoreTransform:
         """Raises ConfigError where the reward stage left no usable statistics."""
         if kind == "sigmoid":
             return cls(kind)
-        path = reward_folder / "reward.json"
+        path = facts_file(reward_folder)
         try:
             facts = read_json(path)
             mean, std = float(facts["score_mean"]), float(facts["score_std"])

@@ -17,7 +17,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import RewardSection, RunConfig
+from retro.layout import BEST, CHECKPOINT
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
@@ -38,7 +38,7 @@ from retro.models.packing import plan
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.retrospective.reward_model import ROLE, RewardModel
-from retro.stage import Stage, open_stage, open_trackers
+from retro.stage import Stage, Work
 from retro.ties import exceeds
 from retro.training.examples import Encoder, training_inputs
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
@@ -48,30 +48,29 @@ from retro.types import Split, derive_seed
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", "reward")
 RESAMPLES = 2000
 """Bootstrap samples of tasks behind an interval."""
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: the buffer, the base model, the prompts."""
-    return training_inputs(config)
-
-
-def run_reward(config: RunConfig) -> Path:
-    """Train and measure the reward model; return the stage's folder.
+def reward_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: the buffer, the base model, the prompts.
 
     Raises:
-        NothingToCompareError: if the training tasks have no pair (``bradley_terry``) or one label only (``bce``).
         ConfigError: if the launch is one that this stage does not run under.
     """
     launched_pieces("reward", config.model)
-    with open_stage(config, "reward", stage_inputs(config), SECTIONS) as stage:
-        if not stage.up_to_date:
-            trainer = RewardTrainer(config, stage)
-            trainer.train()
-            trainer.report()
-    return stage.folder
+    return training_inputs(config)
+
+
+def train_reward_model(config: RunConfig, work: Work) -> None:
+    """Train and measure the reward model.
+
+    Raises:
+        NothingToLearnError: if the training tasks have no pair (``bradley_terry``) or one label only (``bce``).
+    """
+    trainer = RewardTrainer(config, work)
+    trainer.train()
+    trainer.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,8 @@ def judge(
 class RewardTrainer:
     """The adapter, the head, and their training on this process's share of every batch."""
 
-    def __init__(self, config: RunConfig, stage: Stage) -> None:
-        self.config, self.section, self.stage = config, config.reward, stage
+    def __init__(self, config: RunConfig, work: Work) -> None:
+        self.config, self.section, self.work = config, config.reward, work
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         sharded = launched_pieces("reward", config.model) is not None
         self.base = SharedBase.load(config.model, "cpu" if sharded else self.accelerator.device)
@@ -181,13 +180,13 @@ class RewardTrainer:
         )
         self.steps = batches(len(self.data.learnt), self.section, config.seed)
         self.state = RewardState()
-        open_trackers(self.accelerator, config, stage)
+        work.open_trackers(self.accelerator)
 
     def train(self) -> None:
         """All steps, from the latest checkpoint on; a checkpoint follows every evaluation."""
-        if self.stage.resumed and (checkpoint := latest(self.stage.folder)):
+        if self.work.resumed and (checkpoint := latest(self.work.folder)):
             self.state = restore(checkpoint, self.parameters, self.optimiser)
-        self.stage.cut_metrics(self.state.step)
+        self.work.cut_metrics(self.state.step)
         count = sum(terms(group, self.section) for group in self.data.learnt)
         logger.info("reward: %d terms from %d groups, %d steps", count, len(self.data.learnt), len(self.steps))
         for number in range(self.state.step + 1, len(self.steps) + 1):
@@ -196,7 +195,7 @@ class RewardTrainer:
             due = number % self.section.eval_every == 0 or number == len(self.steps)
             if due:
                 metrics |= self.evaluate()
-            self.stage.log(number, **metrics)
+            self.work.log(number, **metrics)
             if due:  # after the log line: a resumed stage keeps the lines up to its checkpoint
                 self.checkpoint()
 
@@ -228,14 +227,14 @@ class RewardTrainer:
         quality, metrics = judge(scored, self.data.validation, self.section, self.state.step)
         if self.state.best is None or quality > self.state.best:
             self.state = replace(self.state, best=quality, best_step=self.state.step)
-            if self.stage.main:
-                save(self.stage.folder / "best", self.state, self.parameters, None)
+            if self.work.main:
+                save(self.work.folder / BEST, self.state, self.parameters, None)
             self.accelerator.wait_for_everyone()
         return metrics
 
     def checkpoint(self) -> None:
-        if self.stage.main:
-            save(self.stage.folder / f"checkpoint-{self.state.step}", self.state, self.parameters, self.optimiser)
+        if self.work.main:
+            save(self.work.folder / f"{CHECKPOINT}{self.state.step}", self.state, self.parameters, self.optimiser)
         self.accelerator.wait_for_everyone()
 
     def scores(self, groups: Sequence[RewardGroup]) -> list[ScoredGroup]:
@@ -252,14 +251,14 @@ class RewardTrainer:
 
     def report(self) -> None:
         """Go back to the best parameters, publish them, and measure them on the test tasks."""
-        restore(self.stage.folder / "best", self.parameters, None)
+        restore(self.work.folder / BEST, self.parameters, None)
         train, validation, test = (
             self.scores(groups) for groups in (self.data.train, self.data.validation, self.data.test)
         )
-        if not self.stage.main:
+        if not self.work.main:
             return
-        files = RewardFiles.of_stage(self.stage.folder)
-        self.model.save(RewardFiles(self.stage.output("adapter", files.adapter), self.stage.output("head", files.head)))
+        files = RewardFiles.of_stage(self.work.folder)
+        self.model.save(RewardFiles(self.work.output("adapter", files.adapter), self.work.output("head", files.head)))
         scores = [score for group in train for score in group.scores]
         facts: dict[str, Any] = {
             "loss": self.section.loss,
@@ -278,7 +277,7 @@ class RewardTrainer:
                 for name in sorted({group.environment for group in test})
             },
         }
-        write_json(self.stage.output("report", facts_file(self.stage.folder)), facts)
+        write_json(self.work.output("report", facts_file(self.work.folder)), facts)
         accuracy = facts["test"]["accuracy"]
         logger.info("reward: within-group accuracy on test tasks %s on %d pairs", accuracy, facts["test"]["pairs"])
 
@@ -313,3 +312,17 @@ class RewardTrainer:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         return flat[0]
+
+
+STAGE = Stage(
+    name="reward",
+    folder="reward",
+    reads=("collect",),
+    keys=("model", "buffer", "reward"),
+    not_deciding=("environment.name", "environment.prompts"),
+    inputs=reward_inputs,
+    run=train_reward_model,
+    trains=True,
+    optional=lambda config: config.ppo.reward == "environment",
+)
+"""Without a reward model there is no Best-of-N; the policy stage misses it only where it learns from its scores."""

@@ -10,14 +10,11 @@ from statistics import fmean
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import rated_reflections
 from retro.config import RewardSection
+from retro.stage import NothingToLearnError
 from retro.ties import exceeds
 from retro.training.examples import Encoder, without_too_long
 from retro.training.reward_metrics import unequal_pairs
 from retro.types import Reflection, Split, derive_seed
-
-
-class NothingToCompareError(ValueError):
-    """The buffer has no pair, or one label only: nothing that a reward model could learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +72,13 @@ def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) 
     """The groups that have something to learn: a pair, or a (balanced) label.
 
     Raises:
-        NothingToCompareError: if there are none.
+        NothingToLearnError: if there are none.
     """
     reflections = sum(len(group.responses) for group in groups)
     if section.loss == "bradley_terry":
         pairs = [group for group in groups if unequal_pairs(group.ratings, section.threshold)]
         if not pairs:
-            raise NothingToCompareError(
+            raise NothingToLearnError(
                 f"no two of the {reflections} reflections on training tasks belong to one group and differ by more "
                 f"than reward.threshold = {section.threshold} in {section.rating}: collect groups (collect.group ≥ 2) "
                 "of more tasks, or train the classifier (reward.loss=bce), which needs one reflection a trajectory"
@@ -89,7 +86,7 @@ def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) 
         return pairs
     accepted = sum(exceeds(rating, section.threshold) for group in groups for rating in group.ratings)
     if accepted in (0, reflections):
-        raise NothingToCompareError(
+        raise NothingToLearnError(
             f"{accepted} of the {reflections} reflections on training tasks are rated above reward.threshold = "
             f"{section.threshold} by {section.rating}: a classifier needs both kinds; collect more tasks or change the "
             "threshold"

@@ -22,13 +22,14 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from retro.buffer.views import Context
 from retro.config import PpoSection, RunConfig
+from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel
-from retro.stage import Stage, open_trackers, stage_folder
-from retro.training.checkpoints import PREFIX, checkpoints, new_folder, prune
+from retro.stage import Work
+from retro.training.checkpoints import checkpoints, new_folder, prune
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
@@ -83,8 +84,8 @@ class LentBase(SharedBase):
 class Rival:
     """What both rivals share: models, guard, checkpoints, and the state that a resumed run needs."""
 
-    def __init__(self, config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        self.config, self.section, self.stage, self.train = config, config.ppo, stage, train
+    def __init__(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+        self.config, self.section, self.work, self.train = config, config.ppo, work, train
         self.process = PartialState()
         said = unread(self.section)
         if said:
@@ -96,9 +97,10 @@ class Rival:
         if self.section.validation_contexts and not guarded:
             logger.warning("ppo: the buffer has no failed validation episodes: no guard, the last is the best")
         asks_model = self.section.algorithm == "grpo" and self.section.reward != "environment"
-        reward = stage_folder(config, "reward") if asks_model else None
+        run = RunFolder(config.run_dir)
+        reward = run.reward if asks_model else None
         self.base = cast(LentBase, LentBase.load(config.model, device))
-        self.base.load_role(TRAINED, stage_folder(config, "sft") / "adapter", trainable=True)
+        self.base.load_role(TRAINED, run.sft_adapter, trainable=True)
         budget, files = self.section.token_budget, RewardFiles.of_stage(reward) if reward else None
         model = RewardModel.load(self.base, files, budget) if files else None
         self.models = PpoModels(config, self.base, ScalarHead(self.base.hidden_size, zero=True), model)
@@ -109,7 +111,7 @@ class Rival:
             self.retries = Retries(config, {context.episode.task.environment for context in played}, device)
         self.guard = Guard(config, guarded, self.models, self.retries) if guarded and self.retries else None
 
-        self.resumed_from = self._last_checkpoint() if stage.resumed else None
+        self.resumed_from = self._last_checkpoint() if work.resumed else None
         if self.resumed_from is None:
             self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
             self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
@@ -117,19 +119,19 @@ class Rival:
             self.state = load_state(self.resumed_from)
             self.transform = ScoreTransform(self.section.score, self.state.score_mean, self.state.score_std)
             logger.info("ppo: resumes after step %d", self.state.step)
-        stage.cut_metrics(self.state.step if self.resumed_from else None)
-        if stage.main:
-            cut_samples(stage.folder, self.state.step if self.resumed_from else -1)
+        work.cut_metrics(self.state.step if self.resumed_from else None)
+        if work.main:
+            cut_samples(work.folder, self.state.step if self.resumed_from else -1)
         self.process.wait_for_everyone()
 
     @property
     def trainer_folder(self) -> Path:
         """TRL's own checkpoints: adapter, optimiser, schedule, generators."""
-        return self.stage.folder / "checkpoints"
+        return self.work.folder / "checkpoints"
 
     def _last_checkpoint(self) -> Path | None:
         # Ours is written after TRL's of the same step: where ours is, that one is whole.
-        both = [path for step, path in checkpoints(self.stage.folder) if self._trainers(step).is_dir()]
+        both = [path for step, path in checkpoints(self.work.folder) if self._trainers(step).is_dir()]
         return both[-1] if both else None
 
     def _trainers(self, step: int) -> Path:
@@ -202,7 +204,7 @@ class Rival:
                     value.data = trainer.model.get_parameter(name.replace(f".{TRAINED}.", ".ref.")).clone()
         trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
         trainer.add_callback(log)
-        open_trackers(trainer.accelerator, self.config, self.stage)
+        self.work.open_trackers(trainer.accelerator)
         # TRL's checkpoints hold pickles. They are read back from this stage's own folder alone.
         checkpoint = str(self._trainers(self.state.step)) if self.resumed_from else None
         if checkpoint:  # before transformers 5.23, the trainer restores ``ref`` and leaves the trained adapter as it is
@@ -216,9 +218,9 @@ class Rival:
         chosen = with_best(self.state, number, number == self.section.steps, measured)
         if chosen is not None:
             self.state = chosen
-            self._write(self.stage.folder / "best", number)
+            self._write(self.work.folder / BEST, number)
         if measured is not None:
-            self.stage.log(number, **measured.metrics, **best_metrics(self.state))
+            self.work.log(number, **measured.metrics, **best_metrics(self.state))
         if number == self.section.steps:
             log_best(self.state)
 
@@ -226,12 +228,12 @@ class Rival:
         """``checkpoint-N``: the policy after step N in plain PEFT format, for use; TRL keeps its own to go on from."""
         self.process.wait_for_everyone()  # the other processes' generators are in TRL's checkpoint
         self.state = replace(self.state, step=number)
-        self._write(self.stage.folder / f"{PREFIX}{number}", number)
-        if self.stage.main:
-            prune(self.stage.folder, self.section.keep_checkpoints)
+        self._write(self.work.folder / f"{CHECKPOINT}{number}", number)
+        if self.work.main:
+            prune(self.work.folder, self.section.keep_checkpoints)
 
     def _write(self, path: Path, number: int) -> None:
-        if self.stage.main:
+        if self.work.main:
             with new_folder(path) as folder:
                 self.base.save_role(TRAINED, folder)
                 save_state(replace(self.state, step=number), folder)
@@ -263,9 +265,9 @@ class StepLog(TrainerCallback):
         number = state.global_step // self._rival.updates
         metrics = {ours: logs[theirs] for theirs, ours in self._names.items() if theirs in logs}
         if "eval_loss" in logs:
-            self._rival.stage.log(number, **metrics)
+            self._rival.work.log(number, **metrics)
         elif "loss" in logs:  # and no summary of the whole run
-            self._rival.stage.log(number, **metrics, **self._more())
+            self._rival.work.log(number, **metrics, **self._more())
             if number % max(1, section.steps // 10) == 0:
                 logger.info("ppo: step %d of %d, loss %.4f", number, section.steps, logs["loss"])
             if number % section.validate_every == 0 or number == section.steps:

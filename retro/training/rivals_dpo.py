@@ -20,9 +20,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context
 from retro.config import RunConfig
-from retro.stage import Stage
+from retro.stage import NothingToLearnError, Work
 from retro.training.examples import Encoder
-from retro.training.reward_data import NothingToCompareError, read_groups
+from retro.training.reward_data import read_groups
 from retro.training.reward_metrics import unequal_pairs
 from retro.training.rivals import Rival, StepLog, largest_divisor
 from retro.types import Split
@@ -67,17 +67,17 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # trl ships no types
         return dataset
 
 
-def run_dpo(config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+def run_dpo(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
     """Train and keep the best.
 
     Raises:
-        NothingToCompareError: if the training tasks have no pair.
+        NothingToLearnError: if the training tasks have no pair.
     """
-    with closing(Rival(config, stage, train, held_out)) as rival:
+    with closing(Rival(config, work, train, held_out)) as rival:
         encoder = Encoder(rival.base.tokenizer, config)
         pairs, validation = (read_pairs(config, encoder, split) for split in (Split.TRAIN, Split.VALIDATION))
         if not pairs:
-            raise NothingToCompareError(
+            raise NothingToLearnError(
                 f"ppo.algorithm=dpo: no two reflections on a training task belong to one group and differ by more than "
                 f"{pair_threshold(config)} in {config.reward.rating}: collect groups (collect.group ≥ 2) of more tasks"
             )

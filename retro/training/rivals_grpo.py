@@ -20,7 +20,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig
-from retro.stage import Stage
+from retro.stage import Work
 from retro.training.ppo import contexts_of_step
 from retro.training.ppo_records import mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Response
@@ -42,13 +42,13 @@ LOGGED = {
 no advantage."""
 
 
-def run_grpo(config: RunConfig, stage: Stage, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+def run_grpo(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
     """Train and keep the best.
 
     Raises:
         ConfigError: if a step's groups cannot be shared by the processes, or its responses by the minibatches.
     """
-    with closing(Rival(config, stage, train, held_out)) as rival:
+    with closing(Rival(config, work, train, held_out)) as rival:
         groups = Groups(rival)
         arguments = trainer_arguments(rival, groups.longest)
         rival.base.lend(training=False)
@@ -152,7 +152,7 @@ class Groups:
                 "TRL asks for the scores of other responses than it was given: this version differs from what this "
                 "retro expects; install the constraints' version"
             )
-        number, stage = self._number, self._rival.stage
+        number, work = self._number, self._rival.work
         scored = self._rollouts.score(self._mine, self._responses, number)
         worths = {(r.place, r.index): worth for r, worth in zip(scored.responses, scored.worths, strict=True)}
         unknown = float("nan")  # TRL does not show its log-probabilities
@@ -164,10 +164,10 @@ class Groups:
         dropped = sum(gather_object([scored.dropped]))
         known = {key: value for key, value in mean_metrics(records).items() if not key.startswith("sampler_gap")}
         self._metrics = {**known, "responses": len(records), "dropped_groups": dropped}
-        if stage.main:
-            write_rollouts(stage.folder, number, records)
+        if work.main:
+            write_rollouts(work.folder, number, records)
             shown = {place: self._rival.models.prompt_text(self._mine[place]) for place in self._mine if place == 0}
-            show_samples(stage.folder, self.accelerator, number, records, shown)
+            show_samples(work.folder, self.accelerator, number, records, shown)
         return [
             worths[key].score if (key := (response.place, response.index)) in worths else None
             for response in self._responses

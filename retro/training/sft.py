@@ -19,12 +19,13 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
+from retro.layout import ADAPTER
 from retro.models.adapter_files import write_identity
 from retro.models.adapters import SharedBase, lora_config
 from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
-from retro.stage import Stage, open_stage, open_trackers
+from retro.stage import NothingToLearnError, Stage, Work
 from retro.training.examples import Encoder, training_inputs, without_too_long
 from retro.types import Split, derive_seed
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "memory", "buffer", "sft")
 IGNORED = -100
 """The label of a token that has no loss."""
 LOGGED = {
@@ -52,10 +52,6 @@ KEPT_CHECKPOINTS = 2
 """The last may have been cut by a kill; the one before is whole."""
 
 
-class NoExamplesError(ValueError):
-    """The buffer has nothing that this stage could learn from."""
-
-
 @dataclass(frozen=True, slots=True)
 class Example:
     """A prompt and a reflection as one sequence; the loss is on the reflection's tokens."""
@@ -68,33 +64,30 @@ class Example:
         return sum(label != IGNORED for label in self.labels)
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: the buffer, the base model, the prompts."""
+def sft_inputs(config: RunConfig) -> dict[str, str]:
+    """Digests of what is read: the buffer, the base model, the prompts.
+
+    Raises:
+        ConfigError: if the launch is one that this stage does not run under.
+    """
+    launched_pieces("sft", config.model, own_loop=False)
     return training_inputs(config)
 
 
-def run_sft(config: RunConfig) -> Path:
-    """Train the adapter; return the stage's folder.
+def train_adapter(config: RunConfig, work: Work) -> None:
+    """Train the adapter.
 
     Raises:
-        NoExamplesError: if no training reflection is rated above the threshold.
-        ConfigError: if the batch size cannot be divided over the processes, or the launch is one that cannot be.
+        NothingToLearnError: if no training reflection is rated above the threshold.
+        ConfigError: if the batch size cannot be divided over the processes.
     """
-    launched_pieces("sft", config.model, own_loop=False)
-    with open_stage(config, "sft", stage_inputs(config), SECTIONS) as stage:
-        if not stage.up_to_date:
-            _train(config, stage)
-    return stage.folder
-
-
-def _train(config: RunConfig, stage: Stage) -> None:
     from transformers import set_seed
     from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
 
     tokenizer = load_tokenizer(config.model)
     encoder = Encoder(tokenizer, config)
     train, validation = read_examples(config, encoder)
-    arguments = trainer_arguments(config, stage.folder, bool(validation))  # before the base: DeepSpeed loads by them
+    arguments = trainer_arguments(config, work.folder, bool(validation))  # before the base: DeepSpeed loads by them
     pieces = launched_pieces("sft", config.model, own_loop=False)
     base = load_base(config.model, "cpu" if pieces == "fsdp2" else resolve_device(config.device))
     if pieces is None:  # of a base in pieces no process holds enough to test it
@@ -108,22 +101,22 @@ def _train(config: RunConfig, stage: Stage) -> None:
         eval_dataset=to_dataset(validation) if validation else None,
         processing_class=tokenizer,
         peft_config=lora_config(config.model.lora),
-        callbacks=[StageLog(stage)],
+        callbacks=[StageLog(work)],
     )
     trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
     require_all_examples(trainer, train)
-    open_trackers(trainer.accelerator, config, stage)
-    checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir))) if stage.resumed else None
+    work.open_trackers(trainer.accelerator)
+    checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir))) if work.resumed else None
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    stage.cut_metrics(step)
+    work.cut_metrics(step)
     trainer.accelerator.wait_for_everyone()
     logger.info("sft: %d reflections, %d tokens of them", len(train), sum(item.trained_tokens for item in train))
     # A checkpoint holds pickles (optimiser, RNG). They are read back from this stage's own folder alone, never from
     # what a user was sent.
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    adapter = stage.output("adapter", stage.folder / "adapter")
+    adapter = work.output("adapter", work.folder / ADAPTER)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if pieces else None  # by all processes
-    if stage.main:
+    if work.main:
         save_adapter(trainer, weights, base, config.model.revision, adapter)
 
 
@@ -136,14 +129,14 @@ def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], l
         if not train:
             rated = rated_reflections(buffer, section.rating, (Split.TRAIN,), environments)
             best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
-            raise NoExamplesError(
+            raise NothingToLearnError(
                 f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
                 f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
                 "groups, or lower sft.threshold"
             )
     fitting = without_too_long(train, encoder, "reflections on train tasks")
     if not fitting:
-        raise NoExamplesError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
+        raise NothingToLearnError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
     validation = without_too_long(validation, encoder, "reflections on validation tasks")
     return [encode(encoder, item) for item in fitting], [encode(encoder, item) for item in validation]
 
@@ -267,8 +260,8 @@ def save_adapter(
 class StageLog(TrainerCallback):
     """Passes the trainer's log lines on to ``metrics.jsonl``."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, work: Work) -> None:
+        self._work = work
 
     def on_log(
         self,
@@ -280,6 +273,18 @@ class StageLog(TrainerCallback):
     ) -> None:
         metrics = {LOGGED[key]: value for key, value in (logs or {}).items() if key in LOGGED}
         if "loss" in metrics or "validation_loss" in metrics:
-            self._stage.log(state.global_step, **metrics)
+            self._work.log(state.global_step, **metrics)
         if "loss" in metrics and state.global_step % max(1, state.max_steps // 10) == 0:
             logger.info("sft: step %d of %d, loss %.4f", state.global_step, state.max_steps, metrics["loss"])
+
+
+STAGE = Stage(
+    name="sft",
+    folder="sft",
+    reads=("collect",),
+    keys=("model", "buffer", "sft"),
+    not_deciding=("environment.name", "environment.prompts"),
+    inputs=sft_inputs,
+    run=train_adapter,
+    trains=True,
+)

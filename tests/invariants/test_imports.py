@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
-    {"reading", "ties"},
+    {"reading", "layout", "ties"},
     {"ratings"},
     {"types"},
     {"config"},
@@ -15,8 +15,9 @@ ROWS = [
     {"wire"},
     {"envs", "memory", "prompts", "models", "rl", "buffer"},
     {"retrospective", "actors"},
-    {"rollout", "stage"},
-    {"agent"},  # its export is a stage
+    {"rollout"},
+    {"agent"},
+    {"stage"},
     {"training", "evaluation"},
     {"cli"},
 ]

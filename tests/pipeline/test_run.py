@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retro.config import STAGES
+from retro.cli.stages import STAGES
 from tests.pipeline.running import Run, read_metrics, retro
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.config import STAGES, ConfigError, RunConfig, load_config, parse_config
+from retro.config import ConfigError, RunConfig, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -149,10 +149,6 @@ def test_the_buffer_is_in_the_run_folder_unless_the_config_says_otherwise() -> N
     assert RunConfig(name="a", runs="r").buffer_url == "sqlite:///r/a/buffer.sqlite"
     config = parse_config({"buffer": {"url": "postgresql://host/db"}}, "here")
     assert config.buffer_url == "postgresql://host/db"
-
-
-def test_every_stage_with_settings_has_a_section() -> None:
-    assert set(STAGES) <= set(RunConfig.model_fields)
 
 
 def test_the_config_is_importable_without_torch() -> None:

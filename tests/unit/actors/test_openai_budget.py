@@ -10,7 +10,8 @@ import pytest
 from retro.actors.budget import BudgetExceededError
 from retro.buffer.store import ReplayBuffer
 from retro.config import RunConfig
-from retro.training.collect import run_collect
+from retro.stage import run_stage
+from retro.training.collect import STAGE as COLLECT
 from retro.types import Episode
 from tests.unit.actors.api_server import Server
 
@@ -31,16 +32,16 @@ def test_what_was_played_is_kept_and_the_rest_is_played_later(server: Server, ma
             collect={"attempts": 2, "group": 2},
         )
 
-    run_collect(config("whole"))
+    run_stage(COLLECT, config("whole"))
     whole = episodes(config("whole"))
     cost = sum(episode.usage.total for episode in whole.values())
     assert cost == 15 * len(server.requests)
 
     before = len(server.requests)
     with pytest.raises(BudgetExceededError, match=r"actor\.budget\.tokens"):
-        run_collect(config("stopped", tokens=cost // 2))
+        run_stage(COLLECT, config("stopped", tokens=cost // 2))
     with pytest.raises(BudgetExceededError, match=r"actor\.budget\.tokens"):  # what the ledger holds is not forgotten
-        run_collect(config("stopped", tokens=cost // 2))
+        run_stage(COLLECT, config("stopped", tokens=cost // 2))
     spent = 15 * (len(server.requests) - before)
     kept = episodes(config("stopped"))
     assert 0 < len(kept) < len(whole)
@@ -48,6 +49,6 @@ def test_what_was_played_is_kept_and_the_rest_is_played_later(server: Server, ma
     assert spent < cost // 2 + 3 * 15  # three under way, for which more is reserved than they cost
 
     before = len(server.requests)
-    run_collect(config("stopped", tokens=2 * cost))
+    run_stage(COLLECT, config("stopped", tokens=2 * cost))
     assert episodes(config("stopped")) == whole
     assert 15 * (len(server.requests) - before) == cost - sum(episode.usage.total for episode in kept.values())

@@ -14,7 +14,9 @@ import pytest
 
 from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.config import ConfigError, RunConfig
-from retro.training.collect import ActorFailedError, run_collect
+from retro.stage import run_stage
+from retro.training.collect import STAGE as COLLECT
+from retro.training.collect import ActorFailedError
 from retro.types import ActorError, Sampling
 from tests.unit.actors.api_server import CHOICE, SECRET, Reply, Server, actor_at, error
 
@@ -77,10 +79,10 @@ def test_a_collection_at_a_server_that_repeats_the_key_keeps_it_nowhere(
         collect={"attempts": 2, "group": 1},
     )
     with pytest.raises(ActorFailedError) as caught:
-        run_collect(config)
+        run_stage(COLLECT, config)
     server.replies = []
     patient = config.actor.model_copy(update={"timeout_seconds": 120.0})
-    run_collect(config.model_copy(update={"actor": patient}))  # what had failed is played, and the rest is there
+    run_stage(COLLECT, config.model_copy(update={"actor": patient}))  # what had failed is played, and the rest is there
     assert SECRET not in told(caught.value)
     kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert {"config.yaml", "buffer.sqlite", "answers.sqlite", "collect.json"} <= {file.name for file in kept}

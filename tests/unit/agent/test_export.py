@@ -6,18 +6,20 @@ import pytest
 import torch
 from peft import PeftModel
 
-from retro.agent.export import SECTIONS, policy_folder, run_export, stage_inputs
 from retro.agent.loading import load_export
 from retro.agent.records import ExportRecord
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, base_identity, load_base
-from retro.stage import plan_stage
+from retro.stage import plan_stage, run_stage
 from retro.training.examples import Encoder
-from retro.training.reward import RewardTrainer, run_reward
+from retro.training.export import STAGE as EXPORT
+from retro.training.export import policy_folder
+from retro.training.reward import STAGE as REWARD
+from retro.training.reward import RewardTrainer
 from retro.training.reward_checkpoint import restore
-from retro.training.sft import run_sft
+from retro.training.sft import STAGE as SFT
 from retro.types import Reflection, ReflectionRequest, Split
 
 FilledConfig = Callable[..., RunConfig]
@@ -29,13 +31,13 @@ def trained(filled_config: FilledConfig) -> RunConfig:
         sft={"epochs": 2, "learning_rate": 1e-2},
         reward={"epochs": 4, "learning_rate": 1e-2, "batch_size": 4, "eval_every": 4},
     )
-    run_sft(config)
-    run_reward(config)
+    run_stage(SFT, config)
+    run_stage(REWARD, config)
     return config
 
 
 def test_the_export_loads_in_plain_peft_and_says_what_it_was_trained_on(trained: RunConfig) -> None:
-    folder = run_export(trained)
+    folder = run_stage(EXPORT, trained)
     base = load_base(trained.model, "cpu")
     ids = torch.tensor([[1, 5, 6, 7]])
     before = base(ids).logits
@@ -60,14 +62,14 @@ def test_the_export_loads_in_plain_peft_and_says_what_it_was_trained_on(trained:
         facts["score_std"],
         "bradley_terry",
     )
-    assert plan_stage(trained, "export", stage_inputs(trained), SECTIONS).action == "up to date"
+    assert plan_stage(EXPORT, trained).action == "up to date"
 
 
 def test_scores_are_equal_before_and_after(trained: RunConfig) -> None:
     with ReplayBuffer(trained.buffer_url) as buffer:
         group = buffer.groups(splits=[Split.TRAIN])[0]
     reflections = [retry.reflection for retry in group.retries if retry.reflection]
-    folder = run_export(trained)
+    folder = run_stage(EXPORT, trained)
     exported = load_export(folder, None, "cpu", None)
     assert exported.scorer is not None
     request = ReflectionRequest(group.parent)
@@ -78,10 +80,10 @@ def test_scores_are_equal_before_and_after(trained: RunConfig) -> None:
 
 
 def _scores_in_training(config: RunConfig, reflections: list[Reflection]) -> list[float]:
-    from retro.stage import Plan, Stage
+    from retro.stage import Plan, Work
 
     folder = config.run_dir / "reward"
-    trainer = RewardTrainer(config, Stage("reward", folder, Plan("resume", ""), False, config.run_dir / "m.jsonl"))
+    trainer = RewardTrainer(config, Work("reward", folder, Plan("resume", ""), {}, False, config))
     restore(folder / "best", trainer.parameters, None)
     encoder: Encoder = trainer.encoder
     group = trainer.data.train[0]
@@ -104,4 +106,4 @@ def test_ppos_best_or_last_checkpoint_is_exported_before_the_sft_adapter(trained
 
 def test_nothing_to_export_is_an_error_with_a_remedy(make_config: FilledConfig) -> None:
     with pytest.raises(ConfigError, match="run the stages sft and ppo first"):
-        run_export(make_config())
+        run_stage(EXPORT, make_config())

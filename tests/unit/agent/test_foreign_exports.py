@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from retro import RetrospectiveModel
-from retro.agent.export import reward_record
 from retro.agent.integrity import file_records
 from retro.agent.records import ExportError, ExportRecord, served_by
 from retro.cli import main
 from retro.config import ConfigError
+from retro.training.export import reward_record
 from tests.unit.agent.choices_server import Server
 
 DOCUMENT = {

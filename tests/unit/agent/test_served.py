@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 
 from retro import RetroAgent, RetrospectiveModel
 from retro.agent.documents import read_trajectory
-from retro.agent.export import config_overrides
 from retro.agent.loading import load_export
 from retro.agent.records import ExportError, ExportRecord, RewardRecord, serve_command
 from retro.cli.pipeline import next_commands
@@ -24,6 +23,7 @@ from retro.config import LoraSection, ModelSection
 from retro.prompts import PromptTooLongError, load_prompts
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.served import missing_begin, shares
+from retro.training.export import config_overrides
 from retro.types import Episode, Recalled, ReflectionRequest, Sampling, Split, Usage
 from tests.unit.agent.choices_server import DOCUMENT, NAME, served
 

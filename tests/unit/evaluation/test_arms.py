@@ -23,7 +23,7 @@ from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.presets import available_names, selected_arms
 from retro.evaluation.roles import Role
-from retro.evaluation.stage import checkpoint_name, stage_inputs, with_checkpoints
+from retro.evaluation.stage import checkpoint_name, evaluation_inputs, with_checkpoints
 from retro.retrospective.samplers.best_of import BestOf
 
 
@@ -220,7 +220,7 @@ def test_parts_that_do_not_fit_are_named(whole: RunConfig, parts: dict[str, Any]
     with pytest.raises(ConfigError, match=message):
         arm_of(whole, {"name": "mine", **parts})
     with pytest.raises(ConfigError, match=message):  # before a stage runs: planning asks for the inputs
-        stage_inputs(with_arms(whole, {"name": "mine", **parts}))
+        evaluation_inputs(with_arms(whole, {"name": "mine", **parts}))
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ def test_checkpoints_are_played_beside_the_controls(whole: RunConfig) -> None:
 
 def test_the_stage_reads_every_model(whole: RunConfig) -> None:
     own = {"format", "actor", "base", "prompts", "sft", "ppo", "reward"}
-    assert set(stage_inputs(whole)) == own
+    assert set(evaluation_inputs(whole)) == own
     ten = str(whole.run_dir / "ppo" / "checkpoint-10")
     other = {"name": "mine", "policy": ten, "actor": {"model": str(whole.run_dir / "ppo"), "temperature": 1.0}}
-    assert set(stage_inputs(with_arms(whole, other, ten=ten))) == own | {
+    assert set(evaluation_inputs(with_arms(whole, other, ten=ten))) == own | {
         "policy of mine",
         "actor of mine",
         "policy of ten",
@@ -322,7 +322,7 @@ def test_an_actors_adapter_counts_by_its_content(tmp_path: Path) -> None:
     path = adapter(tmp_path / "tuned")
     config = config_of(tmp_path)
     config = config.model_copy(update={"actor": config.actor.model_copy(update={"adapter": str(path)})})
-    inputs, mark = stage_inputs(config), fingerprint(arm_of(config, "retry"), config)
+    inputs, mark = evaluation_inputs(config), fingerprint(arm_of(config, "retry"), config)
     (path / "adapter_model.safetensors").write_bytes(b"trained on")
-    assert stage_inputs(config) != inputs
+    assert evaluation_inputs(config) != inputs
     assert fingerprint(arm_of(config, "retry"), config) != mark

@@ -12,11 +12,13 @@ from retro.artifacts import write_json
 from retro.config import LoraSection, ModelSection, RunConfig
 from retro.evaluation.records import read_records
 from retro.evaluation.report import Paths, rebuild_report
-from retro.evaluation.stage import evaluate_into, run_evaluate, with_checkpoints
+from retro.evaluation.stage import STAGE as EVALUATE
+from retro.evaluation.stage import evaluate_into, with_checkpoints
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
+from retro.stage import run_stage
 from retro.types import Episode
 
 ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon2", "oracle"]
@@ -57,7 +59,7 @@ def config(tmp_path: Path, tiny_model_dir: Path) -> RunConfig:
 
 
 def test_every_arm_is_measured_once(config: RunConfig) -> None:
-    folder = run_evaluate(config)
+    folder = run_stage(EVALUATE, config)
     results = json.loads((folder / "results.json").read_text())
     assert list(results["arms"]) == ARMS
     assert results["tasks"] == 5 and results["attempts"] == 2
@@ -75,7 +77,7 @@ def test_every_arm_is_measured_once(config: RunConfig) -> None:
     assert [json.loads(line)["arm"] for line in lines][-1] == "shuffled"
 
     before = (folder / "episodes.jsonl").read_bytes()
-    run_evaluate(config)
+    run_stage(EVALUATE, config)
     assert (folder / "episodes.jsonl").read_bytes() == before and len(lines) == len(ARMS)
 
     (folder / "report.html").unlink()
@@ -83,13 +85,13 @@ def test_every_arm_is_measured_once(config: RunConfig) -> None:
 
 
 def test_an_interrupted_evaluation_resumes_to_the_same_episodes(config: RunConfig) -> None:
-    folder = run_evaluate(config)
+    folder = run_stage(EVALUATE, config)
     whole = sorted((r.arm, r.episode.id, r.episode) for r in read_records(folder / "episodes.jsonl"))
     manifest = json.loads((folder / "stage.json").read_text())
     write_json(folder / "stage.json", {**manifest, "status": "running", "outputs": {}})
     lines = (folder / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "episodes.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:30])
-    run_evaluate(config)
+    run_stage(EVALUATE, config)
     resumed = sorted((r.arm, r.episode.id, r.episode) for r in read_records(folder / "episodes.jsonl"))
     assert [r[:2] for r in resumed] == [r[:2] for r in whole]
     assert [(e.trajectory, e.reflection) for *_, e in resumed] == [(e.trajectory, e.reflection) for *_, e in whole]
@@ -101,7 +103,7 @@ def test_another_arm_fewer_tasks_or_attempts_replay_nothing(config: RunConfig, m
         section = config.evaluate.model_copy(update={"arms": arms, "attempts": attempts})
         counts = config.environment.tasks.model_copy(update={"test": tasks})
         environment = config.environment.model_copy(update={"tasks": counts})
-        folder = run_evaluate(config.model_copy(update={"evaluate": section, "environment": environment}))
+        folder = run_stage(EVALUATE, config.model_copy(update={"evaluate": section, "environment": environment}))
         records = list(read_records(folder / "episodes.jsonl"))
         return {arm: {(r.episode.id, r.episode.trial) for r in records if r.arm == arm} for arm in arms}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from retro.cli.plan import plan_run
-from retro.config import STAGES, ConfigError, ModelSection, RunConfig, load_config
+from retro.config import ConfigError, ModelSection, RunConfig, load_config
 from retro.models.adapters import SharedBase
 from retro.models.limits import prompt_tokens
 from retro.models.loading import base_context
-from retro.training.collect import run_collect
+from retro.stage import run_stage
+from retro.training.collect import STAGE as COLLECT
 from retro.training.examples import Encoder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,15 +43,15 @@ def test_a_longer_rope_holds_more(tiny_model_dir: Path) -> None:
 def test_every_way_to_load_a_base_compares_before_anything_is_played(make_config: Callable[..., RunConfig]) -> None:
     config = make_config(model={"max_prompt_tokens": 1019})  # and 6 new ones, of 1,024
     for begins in (
-        lambda: plan_run(config, STAGES[:1]),
-        lambda: run_collect(config),
+        lambda: plan_run(config, (COLLECT,)),
+        lambda: run_stage(COLLECT, config),
         lambda: SharedBase.load(config.model, "cpu"),
         lambda: Encoder(None, config),  # type: ignore[arg-type]
     ):
         with pytest.raises(ConfigError, match=r"model\.max_prompt_tokens=1019 .*set .*=1018 or less"):
             begins()
     assert not (config.run_dir / "buffer.sqlite").exists()
-    assert plan_run(make_config(model={"max_prompt_tokens": 1018}), STAGES[:1])
+    assert plan_run(make_config(model={"max_prompt_tokens": 1018}), (COLLECT,))
 
 
 def test_the_quickstart_asks_for_what_its_base_holds() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from retro.config import RunConfig, parse_config
-from retro.training.ppo import run_ppo
-from retro.training.reward import run_reward
-from retro.training.sft import run_sft
+from retro.stage import run_stage
+from retro.training.ppo import STAGE as PPO
+from retro.training.reward import STAGE as REWARD
+from retro.training.sft import STAGE as SFT
 
 MakeConfig = Callable[..., RunConfig]
 ADAM = {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6}
@@ -36,13 +37,13 @@ def test_every_stage_runs_adamw_as_the_config_says(
     filled_config: MakeConfig, optimised: set[tuple[float, ...]]
 ) -> None:
     config = filled_config(sft={"max_steps": 1, "adam": ADAM}, reward={"max_steps": 1, "adam": ADAM}, ppo=SMALL)
-    for run in (run_sft, run_reward, run_ppo):
+    for stage in (SFT, REWARD, PPO):
         optimised.clear()
-        run(config)
-        assert optimised == {(0.8, 0.95, 1e-6)}, run
+        run_stage(stage, config)
+        assert optimised == {(0.8, 0.95, 1e-6)}, stage.name
     for algorithm in ("dpo", "grpo"):
         optimised.clear()
-        run_ppo(parse_config({**config.model_dump(), "ppo": {**SMALL, "algorithm": algorithm}}, "test"))
+        run_stage(PPO, parse_config({**config.model_dump(), "ppo": {**SMALL, "algorithm": algorithm}}, "test"))
         assert optimised == {(0.8, 0.95, 1e-6)}, algorithm
 
 

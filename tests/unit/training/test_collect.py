@@ -9,16 +9,14 @@ from retro.config import ConfigError, RunConfig
 from retro.envs import make_taskset
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
-from retro.stage import plan_stage
+from retro.stage import plan_stage, run_stage
+from retro.training.collect import STAGE as COLLECT
 from retro.training.collect import (
-    SECTIONS,
     ActorFailedError,
     collected_tasks,
     refuse_a_failing_actor,
-    run_collect,
-    stage_inputs,
 )
-from retro.training.sft import run_sft
+from retro.training.sft import STAGE as SFT
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
 MakeConfig = Callable[..., RunConfig]
@@ -34,7 +32,7 @@ def test_every_task_is_played_reflected_on_and_retried_and_the_stage_is_then_up_
     make_config: MakeConfig,
 ) -> None:
     config = make_config(**FEW)
-    folder = run_collect(config)
+    folder = run_stage(COLLECT, config)
     played = episodes(config)
     roots = [episode for episode in played if episode.parent is None]
     assert Counter(episode.task.split for episode in roots) == {Split.TRAIN: 3, Split.VALIDATION: 1, Split.TEST: 1}
@@ -48,12 +46,12 @@ def test_every_task_is_played_reflected_on_and_retried_and_the_stage_is_then_up_
     assert summary["tasks"] == 5
     assert summary["episodes"] == len(played)
     assert summary["splits"]["train"]["first_attempts"] == 3
-    assert plan_stage(config, "collect", stage_inputs(config), SECTIONS).action == "up to date"
+    assert plan_stage(COLLECT, config).action == "up to date"
 
 
 def test_an_actor_that_samples_also_plays_controls(make_config: MakeConfig) -> None:
     config = make_config(**FEW | {"actor": {"temperature": 1.0}})
-    run_collect(config)
+    run_stage(COLLECT, config)
     groups = [group for group in _groups(config) if group.retries]
     assert groups
     assert all(len(group.controls) == 1 for group in groups)
@@ -68,7 +66,7 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = make_config(name="unbroken", **FEW)
-    run_collect(unbroken)
+    run_stage(COLLECT, unbroken)
     broken = make_config(name="broken", **FEW)
     add, play = ReplayBuffer.add, LocalRunner.play
     added: list[str] = []
@@ -81,7 +79,7 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
 
     monkeypatch.setattr(ReplayBuffer, "add", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_collect(broken)
+        run_stage(COLLECT, broken)
     assert {episode.id for episode in episodes(broken)} == set(added)
     monkeypatch.setattr(ReplayBuffer, "add", add)
     plays = []
@@ -92,16 +90,16 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
         return episode
 
     monkeypatch.setattr(LocalRunner, "play", counted)
-    run_collect(broken)
+    run_stage(COLLECT, broken)
     assert episodes(broken) == episodes(unbroken)
     assert sorted([*added, *plays]) == sorted(episode.id for episode in episodes(unbroken))
 
 
 def test_a_larger_collection_keeps_what_was_played(make_config: MakeConfig) -> None:
-    run_collect(make_config(**FEW))
+    run_stage(COLLECT, make_config(**FEW))
     before = episodes(make_config(**FEW))
     larger = make_config(environment={"tasks": {"train": 4, "validation": 1, "test": 1}}, collect=FEW["collect"])
-    run_collect(larger)
+    run_stage(COLLECT, larger)
     after = episodes(larger)
     assert len(after) > len(before)
     assert all(episode in after for episode in before)
@@ -111,9 +109,9 @@ def test_episodes_that_cannot_be_reflected_on_are_recorded_and_a_higher_limit_re
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = make_config(name="whole", model={"max_prompt_tokens": 900}, **FEW)
-    run_collect(whole)
+    run_stage(COLLECT, whole)
     short = make_config(model={"max_prompt_tokens": 20}, **FEW)
-    summary = json.loads((run_collect(short) / "collect.json").read_text())
+    summary = json.loads((run_stage(COLLECT, short) / "collect.json").read_text())
     roots = [episode for episode in episodes(whole) if episode.parent is None]
     assert episodes(short) == roots
     assert summary["unreflected"] == sum(episode.failed for episode in roots) > 0
@@ -128,7 +126,7 @@ def test_episodes_that_cannot_be_reflected_on_are_recorded_and_a_higher_limit_re
         return plays[-1]
 
     monkeypatch.setattr(LocalRunner, "play", counted)
-    folder = run_collect(make_config(model={"max_prompt_tokens": 900}, **FEW))
+    folder = run_stage(COLLECT, make_config(model={"max_prompt_tokens": 900}, **FEW))
     assert json.loads((folder / "collect.json").read_text())["unreflected"] == 0
     assert episodes(short) == episodes(whole)
     assert {episode.id for episode in plays} == {e.id for e in episodes(whole)} - {e.id for e in roots}
@@ -139,12 +137,12 @@ def test_a_second_round_by_the_sft_adapter_goes_to_the_same_buffer_under_other_d
     first = filled_config(**few, collect={"attempts": 2, "group": 2}, sft={"epochs": 1, "batch_size": 8})
     second = first.model_copy(update={"collect": first.collect.model_copy(update={"source": "sft"})})
     with pytest.raises(ConfigError, match=r"collect\.source is 'sft'"):
-        run_collect(second)
+        run_stage(COLLECT, second)
     held = len(episodes(first))
-    run_collect(first)
-    run_sft(first)
+    run_stage(COLLECT, first)
+    run_stage(SFT, first)
     base = len(episodes(first)) - held
-    run_collect(second)
+    run_stage(COLLECT, second)
     sources = Counter(episode.reflection.source for episode in episodes(second)[:] if episode.reflection)
     assert sources["sft"] > 0
     summary = json.loads((second.run_dir / "collect" / "collect.json").read_text())

@@ -18,10 +18,10 @@ from retro.config import ConfigError, RunConfig, parse_config
 from retro.envs.household import HouseholdTasks
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
-from retro.stage import plan_stage
+from retro.stage import plan_stage, run_stage
 from retro.training import ppo
-from retro.training.collect import run_collect
-from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.collect import STAGE as COLLECT
+from retro.training.ppo import STAGE as PPO
 from retro.training.ppo_rewards import Response
 from retro.training.ppo_rollouts import Rollouts
 from retro.training.ppo_sampler import SamplerGapError
@@ -58,7 +58,7 @@ def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A run folder as the stages before leave it: a buffer of failures, a supervised adapter, a reward model."""
     runs = tmp_path_factory.mktemp("runs")
     config = make_config(tiny_model_dir, runs, "prepared")
-    run_collect(config)
+    run_stage(COLLECT, config)
     base = SharedBase.load(config.model, torch.device("cpu"))
     for role in ("sft", "reward"):
         base.add_role(role, config.model.lora, seed=1)
@@ -93,7 +93,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_stage_leaves_what_it_promises(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     config = fresh(prepared, tiny_model_dir, tmp_path)
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     for name in ("best", "checkpoint-4"):
         assert {"adapter_config.json", "adapter_model.safetensors", "value_head.safetensors", "state.json"} <= {
@@ -118,22 +118,22 @@ def test_the_stage_leaves_what_it_promises(prepared: Path, tiny_model_dir: Path,
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [row["step"] for row in samples] == [1, 1, 2, 2, 3, 3, 4, 4]
     before = (config.run_dir / "metrics.jsonl").read_text()
-    run_ppo(config)
+    run_stage(PPO, config)
     assert (config.run_dir / "metrics.jsonl").read_text() == before  # up to date: nothing is done again
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     whole = fresh(prepared, tiny_model_dir, tmp_path, "whole", reward="mix")
-    run_ppo(whole)
+    run_stage(PPO, whole)
     broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward="mix")
-    run_ppo(broken)
+    run_stage(PPO, broken)
     folder = broken.run_dir / "ppo"
     shutil.rmtree(folder / "checkpoint-4")  # as a kill between steps 3 and 4 would leave it
     manifest = json.loads((folder / "stage.json").read_text())
     (folder / "stage.json").write_text(json.dumps(manifest | {"status": "running", "outputs": {}}))
     with (broken.run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "ppo", "st')
-    run_ppo(broken)
+    run_stage(PPO, broken)
     assert metrics(broken) == metrics(whole)
     for name in ("checkpoint-4", "best"):
         left, right = tensors(folder / name), tensors(whole.run_dir / "ppo" / name)
@@ -147,7 +147,7 @@ def test_a_wrong_sampler_stops_the_run_before_it_learns(
     prepared: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fresh(prepared, tiny_model_dir, tmp_path, "whole")
-    run_ppo(whole)
+    run_stage(PPO, whole)
     config = fresh(prepared, tiny_model_dir, tmp_path, "broken")
     sample, learn = Rollouts.sample, ppo.update
     updates = []
@@ -166,15 +166,15 @@ def test_a_wrong_sampler_stops_the_run_before_it_learns(
     monkeypatch.setattr(Rollouts, "sample", other_policy)
     monkeypatch.setattr(ppo, "update", counted)
     with pytest.raises(SamplerGapError, match=r"in step 4 .*0\.2 nats a token.*model\.dtype.*adapter") as caught:
-        run_ppo(config)
+        run_stage(PPO, config)
     assert "\n" not in str(caught.value) and is_for_the_user(caught.value)
     assert len(updates) == 3  # nothing was learnt from step 4
     assert [path.name for path in (config.run_dir / "ppo").glob("checkpoint-*")] == ["checkpoint-2"]
 
     loose = parse_config({**config.model_dump(), "ppo": {**config.ppo.model_dump(), "max_sampler_gap": None}}, "test")
-    assert plan_stage(loose, "ppo", stage_inputs(loose), SECTIONS).action == "resume"
+    assert plan_stage(PPO, loose).action == "resume"
     monkeypatch.setattr(Rollouts, "sample", sample)
-    run_ppo(config)
+    run_stage(PPO, config)
     assert metrics(config) == metrics(whole)
     left, right = (tensors(run.run_dir / "ppo" / "checkpoint-4") for run in (config, whole))
     assert all(torch.equal(left[key], right[key]) for key in left)
@@ -183,7 +183,7 @@ def test_a_wrong_sampler_stops_the_run_before_it_learns(
 @pytest.mark.parametrize("changes", [{"reward": "model"}, {"reward": "mix", "score": "sigmoid", "advantage": "group"}])
 def test_the_reward_model_scores(prepared: Path, tiny_model_dir: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = fresh(prepared, tiny_model_dir, tmp_path, steps=2, missing_end_penalty=0.0, **changes)
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     rows = [json.loads(line) for line in (folder / "rollouts" / "step-2.jsonl").read_text().splitlines()]
     for row in rows:
         if changes["reward"] == "model":
@@ -212,14 +212,14 @@ def test_the_first_update_finds_the_policy_that_sampled(
     loaded = SharedBase.load(config.model, torch.device("cpu"))
     loaded.add_role("sft", config.model.lora, seed=1)
     loaded.save_role("sft", config.run_dir / "sft" / "adapter")
-    run_ppo(config)
+    run_stage(PPO, config)
     [line] = metrics(config)
     assert line["approx_kl"] < 1e-8 and line["sampler_gap"] < 1e-4
 
 
 def test_without_a_guard_the_last_is_the_best(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     config = fresh(prepared, tiny_model_dir, tmp_path, steps=2, validation_contexts=0, reward="model")
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     best, last = tensors(folder / "best"), tensors(folder / "checkpoint-2")
     assert all(torch.equal(value, last[key]) for key, value in best.items())
     assert not any("validation_return" in line for line in metrics(config))
@@ -229,10 +229,10 @@ def test_what_is_missing_is_named(tiny_model_dir: Path, prepared: Path, tmp_path
     config = fresh(prepared, tiny_model_dir, tmp_path, reward="model")
     shutil.rmtree(config.run_dir / "reward")
     with pytest.raises(ConfigError, match="run the stage reward"):
-        run_ppo(config)
+        run_stage(PPO, config)
     shutil.rmtree(config.run_dir / "sft")
     with pytest.raises(ConfigError, match="run the stage sft"):
-        run_ppo(config)
+        run_stage(PPO, config)
 
 
 def test_the_environments_of_the_retries_are_closed(
@@ -244,5 +244,5 @@ def test_the_environments_of_the_retries_are_closed(
         closed.append(self)
 
     monkeypatch.setattr(HouseholdTasks, "close", close)
-    run_ppo(fresh(prepared, tiny_model_dir, tmp_path, steps=1))
+    run_stage(PPO, fresh(prepared, tiny_model_dir, tmp_path, steps=1))
     assert len(closed) == 1

@@ -11,11 +11,12 @@ from retro.buffer.store import ReplayBuffer
 from retro.config import RewardSection, RunConfig
 from retro.envs import make_taskset
 from retro.models.loading import load_tokenizer
-from retro.stage import plan_stage
+from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training import reward
 from retro.training.examples import Encoder
-from retro.training.reward import SECTIONS, RewardTrainer, batches, group_loss, judge, run_reward, stage_inputs, terms
-from retro.training.reward_data import NothingToCompareError, RewardGroup, read_groups, to_learn_from
+from retro.training.reward import STAGE as REWARD
+from retro.training.reward import RewardTrainer, batches, group_loss, judge, terms
+from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
 from retro.training.reward_metrics import ScoredGroup
 from retro.types import Split
 from tests.rated_groups import BAD, GOOD, fill, group_of
@@ -101,7 +102,7 @@ def test_an_average_of_equal_ratings_is_that_rating() -> None:
     assert float(group_loss(scores, clear, labels)) == float(group_loss(scores, group(1.0, 0.2, 0.2), labels))
     (balanced,) = to_learn_from([clear], labels, seed=0)  # one accepted, one of the two rejected
     assert balanced.used[0] and sum(balanced.used) == 2
-    with pytest.raises(NothingToCompareError, match="0 of the 3 reflections"):
+    with pytest.raises(NothingToLearnError, match="0 of the 3 reflections"):
         to_learn_from([tied], labels, seed=0)
     _, metrics = judge([ScoredGroup("t", "household", (2.0, 3.0, 1.0), clear.ratings)], [clear], labels, 0)
     assert metrics["validation_auc"] == 0.5  # one accepted between two rejected ones
@@ -116,7 +117,7 @@ def test_an_average_of_equal_ratings_is_that_rating() -> None:
     ],
 )
 def test_nothing_to_compare_is_an_error_with_a_remedy(loss: str, groups: list[RewardGroup], message: str) -> None:
-    with pytest.raises(NothingToCompareError, match=message):
+    with pytest.raises(NothingToLearnError, match=message):
         to_learn_from(groups, RewardSection(loss=loss), seed=0)  # type: ignore[arg-type]
 
 
@@ -141,7 +142,7 @@ def test_a_checkpoint_is_judged_by_accuracy_within_groups_then_by_loss_or_auc_or
 @pytest.mark.parametrize("loss", ["bradley_terry", "bce"])
 def test_it_learns_which_reflections_help_and_says_how_well(filled_config: MakeConfig, loss: str) -> None:
     config = filled_config(reward={**QUICK, "loss": loss})
-    folder = run_reward(config)
+    folder = run_stage(REWARD, config)
     facts = json.loads((folder / "reward.json").read_text())
     assert facts["loss"] == loss
     assert facts["test"]["pairs"] == 24
@@ -152,7 +153,7 @@ def test_it_learns_which_reflections_help_and_says_how_well(filled_config: MakeC
     assert set(facts["test_by_environment"]) == {"household"}
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert load_file(folder / "head.safetensors")
-    assert plan_stage(config, "reward", stage_inputs(config), SECTIONS).action == "up to date"
+    assert plan_stage(REWARD, config).action == "up to date"
     losses = [line["loss"] for line in lines(config)]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -162,7 +163,7 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(
 ) -> None:
     short = {**QUICK, "epochs": 4, "eval_every": 5}
     unbroken = filled_config(name="unbroken", reward=short)
-    run_reward(unbroken)
+    run_stage(REWARD, unbroken)
     broken = filled_config(name="broken", reward=short)
     step = RewardTrainer.step
 
@@ -173,10 +174,10 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(
 
     monkeypatch.setattr(reward.RewardTrainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_reward(broken)
+        run_stage(REWARD, broken)
     monkeypatch.setattr(reward.RewardTrainer, "step", step)
-    assert plan_stage(broken, "reward", stage_inputs(broken), SECTIONS).action == "resume"
-    run_reward(broken)
+    assert plan_stage(REWARD, broken).action == "resume"
+    run_stage(REWARD, broken)
     assert lines(broken) == lines(unbroken)
     for name in ("adapter/adapter_model.safetensors", "head.safetensors"):
         left, right = (load_file(config.run_dir / "reward" / name) for config in (broken, unbroken))
@@ -188,5 +189,5 @@ def test_a_buffer_without_pairs_is_refused(make_config: MakeConfig) -> None:
     config = make_config()
     with ReplayBuffer(config.buffer_url) as buffer:
         fill(buffer, good=False)
-    with pytest.raises(NothingToCompareError, match=r"collect groups"):
-        run_reward(config)
+    with pytest.raises(NothingToLearnError, match=r"collect groups"):
+        run_stage(REWARD, config)

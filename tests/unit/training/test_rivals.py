@@ -23,13 +23,12 @@ from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import load_base, load_tokenizer
-from retro.stage import plan_stage
+from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training import rivals
 from retro.training.examples import Encoder
-from retro.training.ppo import SECTIONS, run_ppo, stage_inputs
+from retro.training.ppo import STAGE as PPO
 from retro.training.ppo_checkpoint import load_state
 from retro.training.ppo_rewards import Play, Retries
-from retro.training.reward_data import NothingToCompareError
 from retro.training.rivals import TRAINED, UNREAD, LentBase, StepLog, largest_divisor, unread
 from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
 from retro.training.rivals_grpo import share
@@ -136,7 +135,7 @@ def dpo_loss(config: RunConfig, policy: Path, pairs: list[Pair]) -> float:
 
 def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: MakeConfig) -> None:
     config = fresh(algorithm="dpo")
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     lines = metrics(config)
     learnt = [line for line in lines if "loss" in line]
     assert [line["step"] for line in learnt] == [1, 2, 3, 4]
@@ -156,9 +155,9 @@ def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: Make
     sft = config.run_dir / "sft" / "adapter"
     assert equal(folder / "checkpoints" / "checkpoint-8" / "ref", sft)  # 4 steps of 2 updates
     assert not equal(folder / "checkpoint-4", sft)
-    assert plan_stage(config, "ppo", stage_inputs(config), SECTIONS).action == "up to date"
+    assert plan_stage(PPO, config).action == "up to date"
     other = config.model_copy(update={"reward": config.reward.model_copy(update={"threshold": 0.1})})
-    assert plan_stage(other, "ppo", stage_inputs(other), SECTIONS).why == "changed: input pairs"
+    assert plan_stage(PPO, other).why == "changed: config reward.threshold"
 
 
 def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(filled_config: MakeConfig) -> None:
@@ -199,7 +198,7 @@ def test_a_trainer_that_changed_a_pair_is_refused() -> None:
 def test_dpo_without_a_guard_asks_no_actor_and_keeps_the_last(fresh: MakeConfig, tmp_path: Path) -> None:
     config = fresh(algorithm="dpo", validation_contexts=0, steps=2)
     config = config.model_copy(update={"actor": config.actor.model_copy(update={"model": str(tmp_path / "none")})})
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     assert equal(folder / "best", folder / "checkpoint-2")
 
 
@@ -208,15 +207,15 @@ def test_dpo_without_a_pair_is_refused(make_config: MakeConfig, prepared: Path) 
     shutil.copytree(prepared / "sft", config.run_dir / "sft")
     with ReplayBuffer(config.buffer_url) as buffer:
         fill(buffer, good=False)
-    with pytest.raises(NothingToCompareError, match=r"ppo\.algorithm=dpo: no two reflections.*collect groups"):
-        run_ppo(config)
+    with pytest.raises(NothingToLearnError, match=r"ppo\.algorithm=dpo: no two reflections.*collect groups"):
+        run_stage(PPO, config)
 
 
 def test_grpo_sees_ppos_reflections_and_pays_ppos_scores(fresh: MakeConfig) -> None:
     config = fresh("grpo", algorithm="grpo", reward="mix", minibatches=2)
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     ppo = fresh("ppo", reward="mix", steps=1)
-    run_ppo(ppo)
+    run_stage(PPO, ppo)
     assert rollouts(config, 1) == rollouts(ppo, 1)
     assert (folder / "samples.jsonl").read_text().startswith((ppo.run_dir / "ppo" / "samples.jsonl").read_text())
     lines = metrics(config)
@@ -239,7 +238,7 @@ def test_grpos_first_kl_is_zero(fresh: MakeConfig) -> None:
     config = fresh(algorithm="grpo", reward="model", steps=1, epochs=1, validation_contexts=0)
     adapter = config.run_dir / "sft" / "adapter" / "adapter_config.json"
     adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"lora_dropout": 0.5}))  # neither draws any
-    run_ppo(config)
+    run_stage(PPO, config)
     (line,) = metrics(config)
     assert line["kl_loss"] == pytest.approx(0.0, abs=1e-6)  # the policy begins as the reference
 
@@ -252,7 +251,7 @@ def test_the_adapter_of_a_four_bit_base_stays_in_float32(fresh: MakeConfig, chan
     pytest.importorskip("bitsandbytes")
     config = fresh(**changes, steps=1, epochs=1, validation_contexts=0, learning_rate=1e-7)
     config = config.model_copy(update={"model": config.model.model_copy(update={"quantization": "nf4"})})
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     for line in metrics(config):
         if line["step"] == 1:
             assert line.get("kl_loss", 0.0) == pytest.approx(0.0, abs=1e-8)
@@ -269,7 +268,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     fresh: MakeConfig, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = fresh("whole", **changes), fresh("broken", **changes)
-    run_ppo(whole)
+    run_stage(PPO, whole)
     on_log = StepLog.on_log
 
     def killed(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -279,11 +278,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(rivals.StepLog, "on_log", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_ppo(broken)
+        run_stage(PPO, broken)
     monkeypatch.setattr(rivals.StepLog, "on_log", on_log)
     # the kill also cut a checkpoint short: TRL's is there, ours is not
     shutil.copytree(broken.run_dir / "ppo/checkpoints/checkpoint-4", broken.run_dir / "ppo/checkpoints/checkpoint-6")
-    run_ppo(broken)
+    run_stage(PPO, broken)
     assert metrics(broken) == metrics(whole)
     for name in ("checkpoint-4", "best"):
         assert equal(broken.run_dir / "ppo" / name, whole.run_dir / "ppo" / name)
@@ -332,7 +331,7 @@ def test_keys_that_are_not_read_are_named(fresh: MakeConfig, caplog: pytest.LogC
     assert {key for keys in UNREAD.values() for key in keys} <= PpoSection.model_fields.keys()
     assert unread(PpoSection(advantage="rloo", gamma=0.9, steps=3)) == []
     assert unread(PpoSection(algorithm="grpo", advantage="rloo", clip=0.1)) == ["ppo.advantage"]
-    run_ppo(fresh(algorithm="dpo", clip=0.1, steps=1, validation_contexts=0))
+    run_stage(PPO, fresh(algorithm="dpo", clip=0.1, steps=1, validation_contexts=0))
     assert "ppo.algorithm=dpo does not read ppo.clip" in caplog.text
 
 
@@ -371,7 +370,7 @@ def test_a_flaky_server_does_not_choose_the_best(
 
     monkeypatch.setattr(Retries, "play", flaky)
     config = fresh(algorithm=algorithm, steps=2, validate_every=1)
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     lines = [line for line in metrics(config) if "validation_return" in line]
     assert [(line["step"], line["validation_lost"]) for line in lines] == [(0, 0.0), (1, 1.0), (2, 0.0)]
     assert [line["best_step"] for line in lines] == [0, 0, 2]
@@ -395,7 +394,7 @@ def test_a_run_that_no_measurement_could_judge_keeps_its_last_policy(
 
     monkeypatch.setattr(Retries, "play", losing)
     config = fresh(algorithm=algorithm, steps=2)
-    folder = run_ppo(config)
+    folder = run_stage(PPO, config)
     assert equal(folder / "best", folder / "checkpoint-2")
     assert [line["validation_lost"] for line in metrics(config) if "validation_lost" in line] == [1.0, 1.0]
     assert "the last one, step 2, is taken" in caplog.text

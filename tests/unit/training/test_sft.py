@@ -9,19 +9,16 @@ from safetensors.torch import load_file
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.models.loading import load_base, load_tokenizer
-from retro.stage import plan_stage
+from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training import sft
 from retro.training.examples import Encoder
 from retro.training.sft import (
     IGNORED,
-    SECTIONS,
-    NoExamplesError,
     last_whole_checkpoint,
     read_examples,
-    run_sft,
     split_batch,
-    stage_inputs,
 )
+from retro.training.sft import STAGE as SFT
 from retro.types import Reflection
 from tests.rated_groups import GOOD, fill
 
@@ -62,7 +59,7 @@ def test_the_adapter_learns_loads_in_plain_peft_and_the_stage_is_then_up_to_date
     from peft import PeftModel
 
     config = filled_config(sft=QUICK)
-    folder = run_sft(config)
+    folder = run_stage(SFT, config)
     losses = [line["loss"] for line in lines(config) if "loss" in line]
     assert len(losses) == 18
     assert losses[-1] < 0.7 * losses[0]
@@ -72,7 +69,7 @@ def test_the_adapter_learns_loads_in_plain_peft_and_the_stage_is_then_up_to_date
     moved = [value for name, value in model.named_parameters() if "lora_B" in name]
     assert moved
     assert all(bool(value.abs().sum() > 0) for value in moved)
-    assert plan_stage(config, "sft", stage_inputs(config), SECTIONS).action == "up to date"
+    assert plan_stage(SFT, config).action == "up to date"
 
 
 def test_a_killed_training_resumes_to_the_same_metrics_and_weights(
@@ -80,7 +77,7 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(
 ) -> None:
     section = {**QUICK, "epochs": 3}
     unbroken = filled_config(name="unbroken", sft=section)
-    run_sft(unbroken)
+    run_stage(SFT, unbroken)
     broken = filled_config(name="broken", sft=section)
     on_log = sft.StageLog.on_log
 
@@ -91,11 +88,11 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(
 
     monkeypatch.setattr(sft.StageLog, "on_log", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_sft(broken)
+        run_stage(SFT, broken)
     monkeypatch.setattr(sft.StageLog, "on_log", on_log)
     # the kill also cut a checkpoint short
     (broken.run_dir / "sft" / "checkpoints" / "checkpoint-5").mkdir()
-    run_sft(broken)
+    run_stage(SFT, broken)
     assert lines(broken) == lines(unbroken)
     left, right = (load_file(c.run_dir / "sft/adapter/adapter_model.safetensors") for c in (broken, unbroken))
     assert all(torch.equal(left[key], right[key]) for key in right)
@@ -105,8 +102,8 @@ def test_nothing_good_to_imitate_is_an_error_with_a_remedy(make_config: MakeConf
     config = make_config()
     with ReplayBuffer(config.buffer_url) as buffer:
         fill(buffer, good=False)
-    with pytest.raises(NoExamplesError, match=r"of 36 in sqlite.*the best is 0\.000.*collect more"):
-        run_sft(config)
+    with pytest.raises(NothingToLearnError, match=r"of 36 in sqlite.*the best is 0\.000.*collect more"):
+        run_stage(SFT, config)
 
 
 def test_a_batch_is_shared_evenly_or_refused() -> None:

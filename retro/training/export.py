@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from retro.agent.integrity import file_records
 from retro.agent.loading import REWARD
-from retro.agent.records import ADAPTER, EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
+from retro.agent.records import EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
 from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
+from retro.layout import ADAPTER, BEST, CHECKPOINT, RunFolder
 from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, base_identity, load_model_config, load_tokenizer
@@ -31,37 +32,24 @@ from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary
 from retro.reading import UnreadableError, problems, read_json
 from retro.retrospective.reward_files import RewardFiles, facts_file
-from retro.stage import Stage, open_stage, stage_folder
+from retro.stage import Stage, Work
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("name", "model", "memory", "environment.name", "environment.prompts", "buffer.environments", "export")
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS, IDENTITY)
 """PEFT's own, and which base they belong to; checkpoints hold more (value head, optimiser), which an export does not
 need."""
 
 
-def stage_inputs(config: RunConfig) -> dict[str, str]:
+def export_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of the adapters that are exported."""
     prompts = PromptLibrary.from_section(config.environment).digest(exported_environments(config))
     inputs = {"policy": digest_path(policy_folder(config)), "prompts": prompts}
-    folder = stage_folder(config, "reward")
+    folder = RunFolder(config.run_dir).reward
     if facts_file(folder).is_file():
         reward = RewardFiles.of_stage(folder)
         inputs["reward"] = digest_path(reward.adapter) + digest_path(reward.head)
     return inputs
-
-
-def run_export(config: RunConfig) -> Path:
-    """Write ``export/``; return it.
-
-    Raises:
-        ConfigError: if there is neither a PPO nor an SFT adapter yet.
-    """
-    with open_stage(config, "export", stage_inputs(config), SECTIONS) as stage:
-        if not stage.up_to_date and stage.main:
-            _export(config, stage)
-    return stage.folder
 
 
 def policy_folder(config: RunConfig) -> Path:
@@ -70,10 +58,11 @@ def policy_folder(config: RunConfig) -> Path:
     Raises:
         ConfigError: if there is none.
     """
-    ppo, sft = stage_folder(config, "ppo"), stage_folder(config, "sft") / "adapter"
-    checkpoints = sorted(ppo.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    if config.export.checkpoint == "best" and (ppo / "best").is_dir():
-        return ppo / "best"
+    run = RunFolder(config.run_dir)
+    ppo, sft = run.policy, run.sft_adapter
+    checkpoints = sorted(ppo.glob(f"{CHECKPOINT}*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if config.export.checkpoint == "best" and (ppo / BEST).is_dir():
+        return ppo / BEST
     if config.export.checkpoint == "last" and checkpoints:
         return checkpoints[-1]
     if ppo.is_dir():
@@ -97,18 +86,19 @@ def exported_environments(config: RunConfig) -> list[str]:
     return held or played_environments(config.environment)
 
 
-def _export(config: RunConfig, stage: Stage) -> None:
-    copy_adapter(policy_folder(config), stage.output(ADAPTER, stage.folder / ADAPTER))
-    folder = stage_folder(config, "reward")
+def write_export(config: RunConfig, work: Work) -> None:
+    """Write the adapters, the reward head, the prompts and ``retro.json``."""
+    copy_adapter(policy_folder(config), work.output(ADAPTER, work.folder / ADAPTER))
+    folder = RunFolder(config.run_dir).reward
     record = None
     if facts_file(folder).is_file():
         reward = RewardFiles.of_stage(folder)
-        copied = RewardFiles.of_export(stage.output(REWARD, stage.folder / REWARD))
+        copied = RewardFiles.of_export(work.output(REWARD, work.folder / REWARD))
         copy_adapter(reward.adapter, copied.adapter)
         shutil.copyfile(reward.head, copied.head)
         record = reward_record(facts_file(folder))
     environments = exported_environments(config)
-    copy_prompts(config, environments, stage.output(PROMPTS, stage.folder / PROMPTS))
+    copy_prompts(config, environments, work.output(PROMPTS, work.folder / PROMPTS))
     own = config.environment.name
     export = ExportRecord(
         base=BaseRecord(
@@ -118,16 +108,16 @@ def _export(config: RunConfig, stage: Stage) -> None:
         ),
         prompts=own if own in environments else environments[0],
         environments=environments,
-        served_name=f"{config.name}-{digest_path(stage.folder / ADAPTER / WEIGHTS)[:8]}",
+        served_name=f"{config.name}-{digest_path(work.folder / ADAPTER / WEIGHTS)[:8]}",
         chat=bool(load_tokenizer(config.model).chat_template),
         config_overrides=config_overrides(config.model),
         model=with_prompt_limit(config.model, base_context(config.model)),
         memory=config.memory,
         reward=record,
-        files=file_records(stage.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
+        files=file_records(work.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
         versions={**versions(), "git": git_revision()},
     )
-    write_json(stage.output("record", stage.folder / EXPORT), export.model_dump(mode="json"))
+    write_json(work.output("record", work.folder / EXPORT), export.model_dump(mode="json"))
 
 
 def reward_record(path: Path) -> RewardRecord:
@@ -178,3 +168,14 @@ def copy_adapter(source: Path, target: Path) -> None:
         if not (source / name).is_file():
             raise ConfigError(f"{source} is no PEFT adapter: it has no {name}; run its stage again")
         shutil.copyfile(source / name, target / name)
+
+
+STAGE = Stage(
+    name="export",
+    folder="export",
+    reads=("sft", "reward", "ppo"),
+    keys=("name", "model", "memory", "environment.name", "environment.prompts", "buffer.environments", "export"),
+    not_deciding=("buffer.url", "environment.options"),
+    inputs=export_inputs,
+    run=write_export,
+)

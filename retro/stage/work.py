@@ -1,0 +1,135 @@
+"""One stage at work: its folder, its lines in the run's ``metrics.jsonl``, its outputs, its trackers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retro.artifacts import finite, write_atomically
+from retro.config import ConfigError, RunConfig, leaves
+from retro.layout import RunFolder
+from retro.reading import UnreadableError, parse_json, read_lines
+from retro.stage.manifest import Plan, recorded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard"}
+"""Tracker → the package that it needs."""
+
+
+@dataclass
+class Work:
+    """What a stage's ``run`` is handed beside its view of the config."""
+
+    name: str
+    folder: Path
+    plan: Plan
+    inputs: Mapping[str, str]
+    """The digest of each thing that the stage reads."""
+    main: bool
+    """Whether this process writes (rank 0)."""
+    _config: RunConfig = field(repr=False)
+    """The whole config, for trackers alone: what decides a result is read from the view."""
+    replaced: Path | None = None
+    """Where the folder's former contents are now, if a run of other values or inputs had left some."""
+    seconds_before: float = 0.0
+    """Wall time of the interrupted runs that this one resumes."""
+    started: float = field(default_factory=time.monotonic)
+    outputs: dict[str, str] = field(default_factory=dict)
+    _accelerator: Accelerator | None = None
+    """Logged lines also go to its trackers."""
+
+    def __post_init__(self) -> None:
+        if self.resumed:
+            own = [line for line in self._lines() if line["stage"] == self.name]
+            self.seconds_before = max((float(line.get("seconds", 0.0)) for line in own), default=0.0)
+
+    @property
+    def resumed(self) -> bool:
+        """An interrupted run of the same stage left its checkpoints in the folder."""
+        return self.plan.action == "resume"
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, over all resumes."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def _metrics(self) -> Path:
+        return RunFolder(self._config.run_dir).metrics
+
+    def log(self, step: int, **metrics: Any) -> None:
+        """Append a line to ``metrics.jsonl`` (rank 0); what is not finite becomes null. Trackers get the numbers."""
+        if self.main:
+            line = {"stage": self.name, "step": step, "seconds": round(self.seconds, 3), **metrics}
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite(line), allow_nan=False) + "\n")
+        if self._accelerator is not None:
+            numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+            self._accelerator.log({f"{self.name}/{key}": value for key, value in numbers.items()}, step=step)
+
+    def cut_metrics(self, step: int | None) -> None:
+        """Drop this stage's lines after ``step`` (None: all of them), as resuming from that step's checkpoint needs."""
+        if not self.main or not self._metrics.is_file():
+            return
+        kept = [
+            line for line in self._lines() if line["stage"] != self.name or (step is not None and line["step"] <= step)
+        ]
+        write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def output(self, name: str, path: Path) -> Path:
+        """Declare an output; its digest goes into the manifest when the stage completes."""
+        self.outputs[name] = os.path.relpath(path, self.folder)
+        return path
+
+    def open_trackers(self, accelerator: Accelerator) -> None:
+        """Start the run's trackers on ``accelerator`` and let :meth:`log` feed them. W&B is offline without a key.
+
+        Raises:
+            ConfigError: if a tracker's package is not installed.
+        """
+        config = self._config
+        if not config.trackers:
+            return
+        for tracker in config.trackers:
+            if util.find_spec(TRACKERS[tracker]) is None:
+                raise ConfigError(f"trackers: {tracker!r} is missing: pip install {TRACKERS[tracker]}, or trackers=[]")
+        if "wandb" in config.trackers and "WANDB_API_KEY" not in os.environ:
+            os.environ.setdefault("WANDB_MODE", "offline")
+        folder = RunFolder(config.run_dir).trackers
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+        accelerator.project_configuration.logging_dir = str(folder)
+        accelerator.log_with = list(config.trackers)
+        values = recorded(list(leaves(config)))
+        shown = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
+        wandb = {"name": f"{config.name}-{self.name}", "group": config.name, "dir": str(folder)}
+        accelerator.init_trackers("retro", config=shown, init_kwargs={"wandb": wandb})
+        self._accelerator = accelerator
+
+    def close_trackers(self) -> None:
+        """End the trackers; the process group stays, which ``accelerator.end_training()`` would destroy: the next stage
+        needs it."""
+        if self._accelerator is not None:
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
+            self._accelerator.trackers.clear()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        for number, text in read_lines(self._metrics) if self._metrics.is_file() else ():
+            try:
+                lines.append(parse_json(text))
+            except UnreadableError:  # a kill in the middle of a write: the resumed stage logs that step again
+                logger.warning("%s: line %d is incomplete and is dropped", self._metrics, number)
+        return lines
