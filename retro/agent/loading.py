@@ -110,7 +110,7 @@ def _load_record(
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
             shared = _recorded_base(path, record, section, device, remedy)
     scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
-    return LoadedExport(reflector, scorer, read, build(record.memory))
+    return LoadedExport(reflector, scorer, read, _memory(path, record))
 
 
 def _load_adapter(
@@ -196,6 +196,16 @@ def _served(
     policy = ServedPolicy(client, encoder, path.name)
     run_sync(policy.check())
     return policy
+
+
+def _memory(path: Path, record: ExportRecord) -> Memory | None:
+    """The memory that the export's actor had; None for a kind of somebody's own, which no export makes us import."""
+    if ":" in record.memory.kind:
+        kind = record.memory.kind
+        logger.warning("%s: the memory %s is code of one's own: give it to RetroAgent (memory=…)", path / EXPORT, kind)
+        return None
+    memory: Memory = build(record.memory)
+    return memory
 
 
 def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from retro.config import MemorySection, ModelSection, OneOf
 from retro.layout import ADAPTER
@@ -35,6 +45,11 @@ def _file(value: str) -> str:
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
         raise ValueError("must be the path of a file in the export")
     return word(value)
+
+
+def _named_only(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    kind = value.get("kind") if isinstance(value, Mapping) else value
+    return MemorySection(kind=kind) if isinstance(kind, str) and ":" in kind else validate(value)
 
 
 EnvironmentName = Annotated[str, Field(max_length=200), AfterValidator(_environment)]
@@ -81,7 +96,8 @@ class ExportRecord(BaseModel):
     config_overrides: dict[str, Any] = {}
     """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection
-    memory: OneOf[MemorySection] = MemorySection()
+    memory: Annotated[OneOf[MemorySection], WrapValidator(_named_only)] = MemorySection()
+    """The memory that its actor had. A kind of somebody's own is a name here: an export makes no module be imported."""
     reward: RewardRecord | None = None
     files: dict[FileName, FileRecord] | None = None
     """Each file of the adapters, the head and the prompts. Older exports have none."""

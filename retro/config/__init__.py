@@ -19,7 +19,13 @@ from retro.config.base import (
 from retro.config.evaluation import ArmSection, EvaluateSection, ExportSection, SamplerSection
 from retro.config.kinds import POINTS, Kind, KindSection, OneOf, Point, build, parse_section, resolve
 from retro.config.load import load_config, parse_config
-from retro.config.models import CheckpointSection, GeneratorSection, LoraSection, ModelSection
+from retro.config.models import (
+    CheckpointSection,
+    GeneratorSection,
+    LoraSection,
+    ModelSection,
+    TrainedModelSection,
+)
 from retro.config.playing import (
     ActorSection,
     BudgetSection,
@@ -85,6 +91,7 @@ __all__ = [
     "SftSection",
     "Speed",
     "TaskCounts",
+    "TrainedModelSection",
     "UndeclaredKeyError",
     "build",
     "deciding",

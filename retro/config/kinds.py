@@ -139,6 +139,12 @@ POINTS: dict[str, Point] = {
         _BUILT,
         {"window": Kind("retro.memory.window:ReflectionWindow", "the latest reflections on this task (Reflexion)")},
     ),
+    "generator": Point(
+        "what samples the retrospective model's tokens",
+        "a generator",
+        _BUILT,
+        {"engine": Kind("retro.retrospective.generator:EngineGenerator", "our engine, on the base that is trained")},
+    ),
     "sampler": Point(
         "how one reflection is chosen among those that the model could write",
         "a sampler",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from retro.config.base import PositiveFloat, PositiveInt, Section, Speed
-from retro.config.kinds import KindSection
+from retro.config.kinds import KindSection, OneOf
 
 
 class CheckpointSection(Section):
@@ -40,7 +40,7 @@ class LoraSection(Section):
 
 
 class ModelSection(CheckpointSection):
-    """The retrospective model: one base, on which all adapters live, and how it writes."""
+    """The retrospective model as an export keeps it: it names no code of anyone's own."""
 
     base: str = "data/quickstart/retrospective"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -66,3 +66,9 @@ class GeneratorSection(KindSection):
 
     point: ClassVar[str] = "generator"
     kind: str = "engine"
+
+
+class TrainedModelSection(ModelSection):
+    """The retrospective model: one base, on which all adapters live, and how it writes."""
+
+    generator: OneOf[GeneratorSection] = GeneratorSection()

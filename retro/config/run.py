@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
+from pydantic import Field
 
 from retro.config.base import NonNegativeInt, Section, Speed
 from retro.config.evaluation import EvaluateSection, ExportSection
 from retro.config.kinds import OneOf
-from retro.config.models import ModelSection
+from retro.config.models import TrainedModelSection
 from retro.config.playing import (
     ActorSection,
     BufferSection,
@@ -36,7 +37,7 @@ class RunConfig(Section):
     actor: OneOf[ActorSection] = ActorSection()
     memory: OneOf[MemorySection] = MemorySection()
     runner: Annotated[OneOf[RunnerSection], Speed] = RunnerSection()
-    model: ModelSection = ModelSection()
+    model: TrainedModelSection = Field(default_factory=TrainedModelSection)
     buffer: BufferSection = BufferSection()
     collect: CollectSection = CollectSection()
     sft: SftSection = SftSection()

@@ -38,7 +38,15 @@ class RetrospectiveArms:
         if adapter is not None:
             role = "policy"
             self._base.load_role(role, adapter, trainable=False)
-        policy = Policy.on(self._base, role, self._prompts, self._config.model, arm.policy.source)
+        policy = Policy.on(
+            self._base,
+            role,
+            self._prompts,
+            self._config.model,
+            arm.policy.source,
+            build(self._config.model.generator, base=self._base),
+            version=str(adapter),
+        )
         scorer = None if arm.takes_the_first else self._reward_model(self._base)
         candidates = Candidates(scorer) if scorer else None
         reflector: Reflector = build(arm.sampler, policy=policy, scorer=candidates)

@@ -253,6 +253,7 @@ STAGE = Stage(
         "model.max_new_tokens",
         "model.temperature",
         "model.top_p",
+        "model.generator",
         "ppo.algorithm",
         "ppo.reward",
         "evaluate",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
+from retro.config import GeneratorSection
 from retro.types import Sampling
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Generator(Protocol):
-    """Samples from the adapter that :meth:`use` named last."""
+    """Samples from the adapter that :meth:`use` named last.
+
+    A kind of generator is made by ``from_options(options, base)``: the shared base has the adapters by their roles, and
+    ``base.save_role`` writes one as a plain PEFT folder.
+    """
 
     def use(self, role: str | None, version: str) -> None:
         """Sample from an adapter of the shared base from now on.
@@ -46,12 +51,21 @@ class Generator(Protocol):
 class EngineGenerator:
     """Samples in this process, with the weights that training changes: a version makes no difference."""
 
+    class Options(GeneratorSection):
+        """There is nothing to choose."""
+
+        kind: Literal["engine"] = "engine"
+
     def __init__(self, base: SharedBase) -> None:
         from retro.models.generation import Engine  # here: the registry of kinds reads this file without torch
 
         self._base = base
         self._engine = Engine(base.model, base.tokenizer)
         self._role: str | None = None
+
+    @classmethod
+    def from_options(cls, options: Options, base: SharedBase) -> Self:
+        return cls(base)
 
     def use(self, role: str | None, version: str) -> None:
         self._role = role

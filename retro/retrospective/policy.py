@@ -33,22 +33,34 @@ class Policy:
         encoder: Makes the prompts; its section says how reflections are sampled.
         generator: Draws the tokens.
         role: The adapter that writes; None is the bare base.
-        source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …). It names the adapter's
-            weights to the generator.
+        source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …).
+        version: Names the adapter's weights to the generator; by default the source does.
     """
 
-    def __init__(self, encoder: Encoder, generator: Generator, role: str | None, source: str) -> None:
+    def __init__(
+        self, encoder: Encoder, generator: Generator, role: str | None, source: str, version: str | None = None
+    ) -> None:
         self._encoder = encoder
         self._generator = generator
         self._role = role
         self._source = source
+        self._version = version or source
         self._rounds: Rounds[_Question, list[Reflection]] = Rounds(self._answer)
 
     @classmethod
-    def on(cls, base: SharedBase, role: str | None, prompts: Prompts, section: ModelSection, source: str) -> Self:
-        """The policy that ``section`` describes, on a base that is in memory."""
+    def on(
+        cls,
+        base: SharedBase,
+        role: str | None,
+        prompts: Prompts,
+        section: ModelSection,
+        source: str,
+        generator: Generator | None = None,
+        version: str | None = None,
+    ) -> Self:
+        """The policy that ``section`` describes, on a base that is in memory; by default our engine samples."""
         encoder = Encoder(prompts, base.tokenizer, with_prompt_limit(section, base.context))
-        return cls(encoder, EngineGenerator(base), role, source)
+        return cls(encoder, generator or EngineGenerator(base), role, source, version)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
         """``request.count`` reflections, behind one prefill of the prompt.
@@ -62,7 +74,7 @@ class Policy:
     def _answer(self, questions: list[_Question]) -> list[list[Reflection]]:
         """One batch for all questions of a count (as a rule one batch: a run asks for groups of one size)."""
         answers: dict[int, list[Reflection]] = {}
-        self._generator.use(self._role, self._source)
+        self._generator.use(self._role, self._version)
         indices = sorted(range(len(questions)), key=lambda index: questions[index].count)
         for count, same in groupby(indices, key=lambda index: questions[index].count):
             members = list(same)

@@ -56,7 +56,11 @@ NAMING = (
 )
 """What names an episode, beside the actor, the memory and the environment's options. Not what says how much is played,
 and not the limit on prompts: it can be raised for the few that are too long, and the rest stay."""
-ALSO_NAMING: dict[str, Any] = {"model.trust_remote_code": False, "model.chat_template_kwargs": {}}
+ALSO_NAMING: dict[str, Any] = {
+    "model.trust_remote_code": False,
+    "model.chat_template_kwargs": {},
+    "model.generator": {"kind": "engine"},
+}
 """What was added later, with its default: it names an episode where it differs, so that what was played before is
 found."""
 ACTOR_NAMING: dict[str, Any] = {
@@ -118,7 +122,8 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
             role = "sft"
             base.load_role(role, _sft_adapter(config), trainable=False)
         prompts = PromptLibrary.from_section(config.environment)
-        policy = Policy.on(base, role, prompts, config.model, source=section.source)
+        generator = build(config.model.generator, base=base)
+        policy = Policy.on(base, role, prompts, config.model, section.source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
         runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
         with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
@@ -270,6 +275,7 @@ STAGE = Stage(
         "model.max_new_tokens",
         "model.temperature",
         "model.top_p",
+        "model.generator",
         "buffer.url",
         "collect",
     ),

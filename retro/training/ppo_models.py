@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from retro.buffer.views import Context
-from retro.config import RunConfig
+from retro.config import RunConfig, build
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, load_head, save_head
 from retro.models.packing import PackedBatch, pack, plan, response_outputs, tree_tokens
 from retro.models.running import Generated
 from retro.models.text import decode, decode_response
-from retro.retrospective.generator import EngineGenerator
+from retro.retrospective.generator import Generator
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel
 from retro.rl.experience import Outputs, Policy, Rollout
@@ -52,7 +52,7 @@ class PpoModels:
         self._budget = config.ppo.token_budget
         self._entropy_gradient = config.ppo.entropy_coefficient > 0
         self._encoder = Encoder(base.tokenizer, config)
-        self._generator = EngineGenerator(base)
+        self._generator: Generator = build(config.model.generator, base=base)
         self._prompts: dict[str, list[int]] = {}
         for module in base.model.modules():  # PPO's ratio compares two passes of one policy: dropout makes them of two
             if isinstance(module, torch.nn.Dropout):

@@ -54,7 +54,8 @@ def test_the_export_loads_in_plain_peft_and_says_what_it_was_trained_on(trained:
     record = ExportRecord.read(folder)
     assert record.base.identity == base_identity(trained.model.base)
     assert record.prompts == "household"
-    assert record.model == with_prompt_limit(trained.model, base_context(trained.model))
+    sampled = with_prompt_limit(trained.model, base_context(trained.model))
+    assert record.model.model_dump() == sampled.model_dump(exclude={"generator"})
     assert record.reward is not None
     facts = json.loads((trained.run_dir / "reward" / "reward.json").read_text())
     assert (record.reward.mean, record.reward.std, record.reward.loss) == (

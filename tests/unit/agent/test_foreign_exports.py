@@ -91,6 +91,29 @@ def test_an_export_cannot_allow_code(
     assert "--trust-remote-code" in served_by(folder, trust_remote_code=True)
 
 
+@pytest.mark.parametrize("memory", ["planted:Memory", {"kind": "planted:Memory", "options": {"size": 2}}])
+def test_an_export_cannot_have_a_memory_imported(
+    edited: Edited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, memory: Any
+) -> None:
+    marker = tmp_path / "marker"
+    (tmp_path / "planted.py").write_text(
+        f"from pathlib import Path\nPath({str(marker)!r}).touch()\nclass Memory: ...\n"
+    )
+    folder = edited(memory=memory)
+    monkeypatch.chdir(tmp_path)
+    model = RetrospectiveModel.load(folder, device="cpu", scores=False)
+    assert model.reflect(DOCUMENT).text
+    assert not marker.exists() and "planted" not in sys.modules
+    assert "the memory planted:Memory is code of one's own" in caplog.text
+
+
+@pytest.mark.parametrize("generator", ["planted:Generator", {"kind": "engine"}])
+def test_an_export_names_no_generator(edited: Edited, served_export: Path, generator: Any) -> None:
+    model = json.loads((served_export / "retro.json").read_text())["model"]
+    with pytest.raises(ExportError, match="generator"):
+        RetrospectiveModel.load(edited(model={**model, "generator": generator}), device="cpu")
+
+
 def test_a_served_export_cannot_allow_code_either(
     served_export: Path, edited: Edited, base_with_code: tuple[Path, Path], server: Server
 ) -> None:
