@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "trackers"
 
     @property
+    def memory(self) -> Path:
+        """The bank of a memory that learns across tasks."""
+        return self.path / "memory"
+
+    @property
     def sft_adapter(self) -> Path:
         return self.path / "sft" / ADAPTER
 

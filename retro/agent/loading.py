@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from retro.agent.integrity import check_files
 from retro.agent.model import run_sync
-from retro.agent.records import EXPORT, PROMPTS, ExportError, ExportRecord, serve_command, served_by
-from retro.config import ConfigError, LoraSection, ModelSection, build
+from retro.agent.records import EXPORT, MEMORY, PROMPTS, ExportError, ExportRecord, serve_command, served_by
+from retro.config import ConfigError, LoraSection, MemorySection, ModelSection, parse_section
 from retro.layout import ADAPTER
 from retro.memory import Memory
+from retro.memory.bank import learns, make_memory
 from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
@@ -90,7 +91,7 @@ def _load_record(
     trust_remote_code: bool,
 ) -> LoadedExport:
     scored = scores and record.reward is not None
-    parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts}
+    parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts, MEMORY: True}
     check_files(path, record.files, [part for part, loaded in parts.items() if loaded])
     read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
     section = _trusted(_on_base(record.model, base), path, trust_remote_code)
@@ -110,7 +111,7 @@ def _load_record(
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
             shared = _recorded_base(path, record, section, device, remedy)
     scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
-    return LoadedExport(reflector, scorer, read, _memory(path, record))
+    return LoadedExport(reflector, scorer, read, _memory(path, record, trust_remote_code))
 
 
 def _load_adapter(
@@ -198,16 +199,6 @@ def _served(
     return policy
 
 
-def _memory(path: Path, record: ExportRecord) -> Memory | None:
-    """The memory that the export's actor had; None for a kind of somebody's own, which no export makes us import."""
-    if ":" in record.memory.kind:
-        kind = record.memory.kind
-        logger.warning("%s: the memory %s is code of one's own: give it to RetroAgent (memory=…)", path / EXPORT, kind)
-        return None
-    memory: Memory = build(record.memory)
-    return memory
-
-
 def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:
     """The prompts that an export was trained with, by environment; the record's own for trajectories that name none."""
     folders = {name: path / PROMPTS / name.replace(":", ".") for name in record.environments}
@@ -217,6 +208,22 @@ def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:
 
 def _on_base(section: ModelSection, base: str | None) -> ModelSection:
     return section if base is None else section.model_copy(update={"base": base, "revision": None})
+
+
+def _memory(path: Path, record: ExportRecord, trusted: bool) -> Memory | None:
+    """The memory that the export's actor had, with its bank. One of somebody's own is imported only for a user who
+    trusts the export's code; otherwise it is left out, with a warning."""
+    section = record.memory
+    if not isinstance(section, MemorySection):
+        if not trusted:
+            logger.warning(
+                "%s: the memory %s is code of one's own: give it to RetroAgent (memory=…), or load the export with "
+                "trust_remote_code=True",
+                *(path / EXPORT, section["kind"]),
+            )
+            return None
+        section = parse_section(MemorySection, section)
+    return make_memory(section, path / MEMORY if learns(section) else None)
 
 
 def _trusted(section: ModelSection, path: Path, trust_remote_code: bool) -> ModelSection:

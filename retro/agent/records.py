@@ -14,18 +14,18 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    PlainValidator,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 
-from retro.config import MemorySection, ModelSection, OneOf
+from retro.config import MemorySection, ModelSection, parse_section
 from retro.layout import ADAPTER
 from retro.reading import UnreadableError, Word, problems, read_json, word
 
 EXPORT = "retro.json"
 PROMPTS = "prompts"
+MEMORY = "memory"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` takes."""
 _VLLM_DEFAULT_RANK = 16
@@ -47,9 +47,11 @@ def _file(value: str) -> str:
     return word(value)
 
 
-def _named_only(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def _memory(value: Any) -> Any:
     kind = value.get("kind") if isinstance(value, Mapping) else value
-    return MemorySection(kind=kind) if isinstance(kind, str) and ":" in kind else validate(value)
+    if isinstance(kind, str) and ":" in kind:
+        return {**value} if isinstance(value, Mapping) else {"kind": kind}
+    return parse_section(MemorySection, value)
 
 
 EnvironmentName = Annotated[str, Field(max_length=200), AfterValidator(_environment)]
@@ -96,8 +98,9 @@ class ExportRecord(BaseModel):
     config_overrides: dict[str, Any] = {}
     """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection
-    memory: Annotated[OneOf[MemorySection], WrapValidator(_named_only)] = MemorySection()
-    """The memory that its actor had. A kind of somebody's own is a name here: an export makes no module be imported."""
+    memory: Annotated[Any, PlainValidator(_memory)] = Field(default={}, validate_default=True)
+    """The ``MemorySection`` of its actor's memory. A kind of somebody's own is plain JSON here: an export makes no module
+    be imported."""
     reward: RewardRecord | None = None
     files: dict[FileName, FileRecord] | None = None
     """Each file of the adapters, the head and the prompts. Older exports have none."""

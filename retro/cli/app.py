@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Run the whole pipeline, or a part of it.
 
-    The stages are collect, sft, reward, ppo, export and evaluate. One that is up to date is skipped and an interrupted
-    one resumes, so the same command completes a killed run.
+    The stages are collect, memory (only if the memory learns across tasks), sft, reward, ppo, export and evaluate. One
+    that is up to date is skipped and an interrupted one resumes, so the same command completes a killed run.
 
     \b
     Examples:
@@ -63,7 +63,8 @@ def run(
     from retro.cli.stages import stage_range
     from retro.config import load_config
 
-    resolved, stages = load_config(config, overrides or ()), stage_range(first, last)
+    resolved = load_config(config, overrides or ())
+    stages = [stage for stage in stage_range(first, last) if stage.applies(resolved)]
     if dry_run:
         dry_run_pipeline(resolved, stages)
     else:
@@ -84,6 +85,7 @@ def _stage_command(stage: str, does: str) -> None:
 
 
 _stage_command("collect", "Play, reflect, retry; fill the replay buffer.")
+_stage_command("memory", "Let a memory that learns across tasks learn from the buffer.")
 _stage_command("sft", "Fine-tune on the reflections that helped.")
 _stage_command("reward", "Train the reward model.")
 _stage_command("ppo", "Train the policy, from the SFT adapter on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,13 +19,13 @@ from retro.layout import ADAPTER, RunFolder
 from retro.stage import NothingToLearnError, Stage, run_stage
 
 
-def run_pipeline(config: RunConfig, stages: tuple[Stage, ...], config_path: str) -> None:
+def run_pipeline(config: RunConfig, stages: Sequence[Stage], config_path: str) -> None:
     """Run ``stages`` in order; those that are up to date return at once, an interrupted one resumes."""
     console = Console()
     quieten()
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(RunFolder(config.run_dir).config, config.dump())
-    console.print(plan_table(plan_run(config, stages)))
+    console.print(plan_table(plan_run(config, stages), config))
     folder = config.run_dir
     for stage in stages:
         started = time.monotonic()
@@ -41,13 +42,13 @@ def run_pipeline(config: RunConfig, stages: tuple[Stage, ...], config_path: str)
         last_screen(config.run_dir, config_path, console)
 
 
-def dry_run_pipeline(config: RunConfig, stages: tuple[Stage, ...]) -> None:
+def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Print the resolved config, the plan, what is missing, and the estimates; write and run nothing."""
     quieten()
     console = Console()
     print(config.dump())
     planned = plan_run(config, stages)
-    console.print(plan_table(planned))
+    console.print(plan_table(planned, config))
     if any(stage.name in ("collect", "evaluate") and stage.action != "up to date" for stage in planned):
         problem = _environment_problem(config)
         if problem:
@@ -58,7 +59,7 @@ def dry_run_pipeline(config: RunConfig, stages: tuple[Stage, ...]) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _print_most_episodes(config: RunConfig, stages: tuple[Stage, ...], console: Console) -> None:
+def _print_most_episodes(config: RunConfig, stages: Sequence[Stage], console: Console) -> None:
     """Of the stages that are asked for and play."""
     most = episodes(config)
     lines = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -20,7 +21,7 @@ class PlannedStage:
     why: str
 
 
-def plan_run(config: RunConfig, stages: tuple[Stage, ...]) -> list[PlannedStage]:
+def plan_run(config: RunConfig, stages: Sequence[Stage]) -> list[PlannedStage]:
     """The plan of each stage in order; a stage behind one that is not up to date runs after it.
 
     Raises:
@@ -41,8 +42,8 @@ def plan_run(config: RunConfig, stages: tuple[Stage, ...]) -> list[PlannedStage]
     return planned
 
 
-def plan_table(planned: list[PlannedStage]) -> Table:
-    """The plan as a table for the terminal."""
+def plan_table(planned: list[PlannedStage], config: RunConfig) -> Table:
+    """The plan as a table for the terminal; stages that a run of this config does not have are not in it."""
     table = Table(title="plan", title_justify="left")
     for column in ("stage", "what", "why"):
         table.add_column(column)
@@ -50,6 +51,6 @@ def plan_table(planned: list[PlannedStage]) -> Table:
     for entry in planned:
         table.add_row(entry.name, f"[{colour.get(entry.action, 'bold')}]{entry.action}[/]", entry.why)
     for stage in ordered_stages():
-        if stage.name not in {entry.name for entry in planned}:
+        if stage.applies(config) and stage.name not in {entry.name for entry in planned}:
             table.add_row(stage.name, "[dim]left out[/]", "[dim]--from, --until[/]")
     return table

@@ -11,6 +11,7 @@ from retro.stage import Stage
 
 STAGES = {
     "collect": "retro.training.collect:STAGE",
+    "memory": "retro.training.memory:STAGE",
     "sft": "retro.training.sft:STAGE",
     "reward": "retro.training.reward:STAGE",
     "ppo": "retro.training.ppo:STAGE",

@@ -18,6 +18,7 @@ from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.records import FORMAT
 from retro.evaluation.roles import Description, Parts, PolicyParts, Role
 from retro.evaluation.sources import Written
+from retro.memory.bank import bank_digest, bank_of
 from retro.prompts import PromptLibrary
 
 
@@ -139,6 +140,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
     model = config.model.model_dump(mode="json", exclude={"lora", "gradient_checkpointing"}) if written else None
     adapter = adapter_of(arm.policy, config)
     reward = None if arm.takes_the_first else reward_model(config)
+    bank = bank_of(arm.memory, config)
     decides = {
         "format": FORMAT,
         "seed": config.seed,
@@ -147,6 +149,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "actor_model": digest_model(arm.actor.model),
         **digest_actor_parts(arm.actor),
         "memory": deciding(arm.memory),
+        **({} if bank is None else {"bank": bank_digest(bank)}),
         "sampler": deciding(arm.sampler),
         "writer": arm.policy.writer,
         "model": model,

@@ -23,6 +23,7 @@ from retro.evaluation.report import EPISODES, Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
+from retro.memory.bank import bank_inputs, bank_of
 from retro.prompts import PromptLibrary
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
@@ -44,7 +45,7 @@ def evaluation_inputs(config: RunConfig) -> dict[str, str]:
         "actor": digest_model(config.actor.model),
         "base": digest_model(config.model.base, config.model.revision),
     }
-    inputs |= digest_actor_parts(config.actor) | {"prompts": prompts_digest(config)}
+    inputs |= digest_actor_parts(config.actor) | {"prompts": prompts_digest(config)} | bank_inputs(config)
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
     for arm in presets.planned_arms(config):
         if arm.policy.path is not None:
@@ -109,7 +110,7 @@ def evaluate_into(
     with PlayerParts(config.device, config.actor_ledger) as parts, EpisodeRecords(paths.episodes) as records:
 
         def runner(arm: Arm) -> Runner:
-            spec = PlayerSpec(config.environment, arm.actor, arm.memory)
+            spec = PlayerSpec(config.environment, arm.actor, arm.memory, bank_of(arm.memory, config))
             made: Runner = build(config.runner, spec=spec, parts=parts)
             return made
 
@@ -236,7 +237,7 @@ async def play_all(
 STAGE = Stage(
     name="evaluate",
     folder="evaluation",
-    reads=("sft", "reward", "ppo"),
+    reads=("memory", "sft", "reward", "ppo"),
     keys=(
         "environment.name",
         "environment.options",

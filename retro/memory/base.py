@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
 
-from retro.types import Recalled, Reflection, Task
+from retro.types import Episode, Recalled, Reflection, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,4 +26,27 @@ class Memory(Protocol):
 
     def recall(self, query: Query) -> Recalled:
         """The entries for the actor's prompt. Equal queries are answered equally."""
+        ...
+
+
+@runtime_checkable
+class LearningMemory(Memory, Protocol):
+    """A memory across tasks. Its content, the bank, is folded from finished episodes and never changes while tasks are
+    played: whoever plays holds one value, and learning makes another one."""
+
+    @property
+    def digest(self) -> str:
+        """Names the content of the bank: equal banks, equal digests."""
+        ...
+
+    def fold(self, episode: Episode) -> Self:
+        """The memory after one more finished episode; itself where there is nothing to learn from it."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the bank into ``folder``, which is empty."""
+        ...
+
+    def load(self, folder: Path) -> Self:
+        """This memory with the bank that :meth:`save` wrote."""
         ...

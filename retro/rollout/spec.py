@@ -10,6 +10,7 @@ from typing import Any, Self
 from retro.config import ActorSection, EnvironmentSection, MemorySection, RunConfig, build
 from retro.envs import make_taskset
 from retro.envs.base import TaskSet
+from retro.memory.bank import make_memory
 from retro.prompts import PromptLibrary
 from retro.rollout.episode import Player
 from retro.types import Actor, Sampling
@@ -63,10 +64,12 @@ class PlayerSpec:
     environment: EnvironmentSection
     actor: ActorSection
     memory: MemorySection
+    bank: Path | None = None
+    """The folder of the bank that the memory plays with; without one, it has learnt nothing."""
 
     @classmethod
-    def of(cls, config: RunConfig) -> PlayerSpec:
-        return cls(config.environment, config.actor, config.memory)
+    def of(cls, config: RunConfig, bank: Path | None = None) -> PlayerSpec:
+        return cls(config.environment, config.actor, config.memory, bank)
 
     def build(self, parts: PlayerParts) -> Player:
         """The player.
@@ -79,6 +82,6 @@ class PlayerSpec:
             taskset=parts.taskset(self.environment),
             actor=parts.actor(actor),
             prompts=PromptLibrary.from_section(self.environment),
-            memory=build(self.memory),
+            memory=make_memory(self.memory, self.bank),
             sampling=Sampling(actor.temperature, actor.top_p, actor.max_tokens),
         )

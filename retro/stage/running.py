@@ -52,6 +52,8 @@ class Stage:
     that only checks read."""
     trains: bool = False
     """It trains the model, whose dtype must allow that."""
+    applies: Callable[[RunConfig], bool] = lambda config: True
+    """Whether a run of this config has the stage."""
     optional: Callable[[RunConfig], bool] = lambda config: False
     """Whether a run goes on without this stage where it raises :class:`NothingToLearnError`."""
 

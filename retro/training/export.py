@@ -3,7 +3,7 @@
 ``export/adapter`` loads with ``PeftModel.from_pretrained`` alone (and in servers that take LoRA adapters);
 ``export/reward`` is the reward adapter with its head beside it, which no PEFT format has a place for; ``retro.json``
 says on which base, with which memory, and on which scale of scores they were trained; ``export/prompts`` holds the
-prompts.
+prompts, and ``export/memory`` the bank of a memory that learns across tasks.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pydantic import ValidationError
 
 from retro.agent.integrity import file_records
 from retro.agent.loading import REWARD
-from retro.agent.records import EXPORT, PROMPTS, BaseRecord, ExportRecord, RewardRecord
+from retro.agent.records import EXPORT, MEMORY, PROMPTS, BaseRecord, ExportRecord, RewardRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
 from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
 from retro.layout import ADAPTER, BEST, CHECKPOINT, RunFolder
+from retro.memory.bank import bank_inputs, bank_of, copy_bank
 from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, base_identity, load_model_config, load_tokenizer
@@ -44,7 +45,7 @@ need."""
 def export_inputs(config: RunConfig) -> dict[str, str]:
     """Digests of the adapters that are exported."""
     prompts = PromptLibrary.from_section(config.environment).digest(exported_environments(config))
-    inputs = {"policy": digest_path(policy_folder(config)), "prompts": prompts}
+    inputs = {"policy": digest_path(policy_folder(config)), "prompts": prompts} | bank_inputs(config)
     folder = RunFolder(config.run_dir).reward
     if facts_file(folder).is_file():
         reward = RewardFiles.of_stage(folder)
@@ -99,6 +100,10 @@ def write_export(config: RunConfig, work: Work) -> None:
         record = reward_record(facts_file(folder))
     environments = exported_environments(config)
     copy_prompts(config, environments, work.output(PROMPTS, work.folder / PROMPTS))
+    bank = bank_of(config.memory, config)
+    if bank is not None:
+        copy_bank(bank, work.output(MEMORY, work.folder / MEMORY))
+    parts = [ADAPTER, PROMPTS, *([REWARD] if record else []), *([MEMORY] if bank else [])]
     own = config.environment.name
     export = ExportRecord(
         base=BaseRecord(
@@ -114,7 +119,7 @@ def write_export(config: RunConfig, work: Work) -> None:
         model=with_prompt_limit(config.model, base_context(config.model)),
         memory=config.memory,
         reward=record,
-        files=file_records(work.folder, [ADAPTER, PROMPTS] + ([] if record is None else [REWARD])),
+        files=file_records(work.folder, parts),
         versions={**versions(), "git": git_revision()},
     )
     write_json(work.output("record", work.folder / EXPORT), export.model_dump(mode="json"))
@@ -173,7 +178,7 @@ def copy_adapter(source: Path, target: Path) -> None:
 STAGE = Stage(
     name="export",
     folder="export",
-    reads=("sft", "reward", "ppo"),
+    reads=("memory", "sft", "reward", "ppo"),
     keys=("name", "model", "memory", "environment.name", "environment.prompts", "buffer.environments", "export"),
     not_deciding=("buffer.url", "environment.options"),
     inputs=export_inputs,

@@ -27,6 +27,7 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
 from retro.config import CheckpointSection, ConfigError, PpoSection, RunConfig
 from retro.layout import BEST, CHECKPOINT, RunFolder
+from retro.memory.bank import bank_inputs
 from retro.models.loading import load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
@@ -86,7 +87,7 @@ def policy_inputs(config: RunConfig) -> dict[str, str]:
             )
         inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(run.reward))))
     if _plays(section):
-        inputs |= digest_actor_parts(config.actor)
+        inputs |= digest_actor_parts(config.actor) | bank_inputs(config)
         if isinstance(config.actor, CheckpointSection):
             inputs["actor"] = digest_model(config.actor.model)
     return inputs
@@ -314,7 +315,7 @@ class PpoTrainer:
 STAGE = Stage(
     name="ppo",
     folder="ppo",
-    reads=("collect", "sft", "reward"),
+    reads=("collect", "memory", "sft", "reward"),
     keys=policy_keys,
     not_deciding=("environment.name", "environment.prompts"),
     inputs=policy_inputs,

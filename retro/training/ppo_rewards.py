@@ -14,6 +14,7 @@ import torch
 
 from retro.buffer.views import Context
 from retro.config import ConfigError, PpoSection, RunConfig, build
+from retro.memory.bank import bank_of
 from retro.models.rounds import all_of
 from retro.reading import read_json
 from retro.retrospective.reward_files import facts_file
@@ -118,7 +119,8 @@ class Retries:
                 f"ppo: the buffer has failed episodes of {', '.join(strange)}, which environment.name="
                 f"{config.environment.name} does not play: play them in a mixture, or choose with buffer.environments"
             )
-        self._runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=self._parts)
+        spec = PlayerSpec.of(config, bank_of(config.memory, config))
+        self._runner: Runner = build(config.runner, spec=spec, parts=self._parts)
         self._loop = asyncio.Runner()  # one event loop for all steps: a runner may hold connections that belong to it
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from retro.cli.estimate import episodes, memory_lines, parameters_by_name, read_
 from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import plan_run, plan_table
 from retro.cli.stages import STAGES, ordered_stages, stage_range
-from retro.config import ConfigError, parse_config
+from retro.config import ConfigError, RunConfig, parse_config
 from retro.envs.base import EnvironmentFailedError
 from retro.reading import UnreadableError
 from retro.types import ActorError
@@ -168,8 +168,8 @@ def test_a_stage_behind_one_that_runs_is_planned_to_run(tmp_path: Path, tiny_mod
     config = parse_config(
         {"runs": str(tmp_path), "actor": {"model": str(tiny_model_dir)}, "model": {"base": str(tiny_model_dir)}}, "here"
     )
-    plan = plan_run(config, ordered_stages())
-    assert [stage.name for stage in plan] == list(STAGES)
+    plan = plan_run(config, [stage for stage in ordered_stages() if stage.applies(config)])
+    assert [stage.name for stage in plan] == [name for name in STAGES if name != "memory"]
     assert {stage.action for stage in plan} == {"run"}
     assert plan[0].why == "not run yet"
     assert plan[1].why == "after collect"
@@ -189,8 +189,14 @@ def test_a_dtype_that_does_not_train_is_refused_before_anything_is_played(
 
 
 def test_the_plan_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=100).print(plan_table([]))
-    assert capsys.readouterr().out.count("left out") == len(STAGES)
+    Console(width=100).print(plan_table([], RunConfig()))
+    assert capsys.readouterr().out.count("left out") == len(STAGES) - 1  # this run's memory does not learn
+
+
+def test_a_memory_that_does_not_learn_has_no_bank_to_write(retro: Retro, tmp_path: Path) -> None:
+    code, _, error = retro("memory", "configs/quickstart.yaml", f"runs={tmp_path}")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "memory.kind=window does not learn across tasks" in error
 
 
 def test_episodes_at_most_by_hand() -> None:

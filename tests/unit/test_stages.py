@@ -89,7 +89,7 @@ def test_the_name_of_a_run_decides_its_export(tmp_path: Path) -> None:
     assert (plan.action, plan.why) == ("run", "changed: config name")
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "memory"])  # there was none
 @pytest.mark.parametrize("actor", FIRST)
 def test_what_an_earlier_release_finished_is_up_to_date(actor: str, name: str, tmp_path: Path) -> None:
     config = config_in(tmp_path, FIRST[actor]["config"])

@@ -1,0 +1,110 @@
+"""The bank of a memory that learns across tasks: a folder with ``bank.json``, which names it, and ``content/``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from retro.artifacts import write_json
+from retro.config import ConfigError, MemorySection, RunConfig, build, deciding, resolve
+from retro.layout import RunFolder
+from retro.memory.base import LearningMemory, Memory
+from retro.reading import UnreadableError, read_json
+from retro.types import Episode
+
+FACTS = "bank.json"
+CONTENT = "content"
+
+
+def learns(section: MemorySection) -> bool:
+    """Whether the memory of a config learns across tasks.
+
+    Raises:
+        ConfigError: if there is no such memory.
+    """
+    return hasattr(resolve(section.point, section.chosen), "fold")
+
+
+def bank_of(section: MemorySection, config: RunConfig) -> Path | None:
+    """The folder of the bank that a memory plays with once the stage ``memory`` is done; None if it does not learn.
+
+    Raises:
+        ConfigError: if it learns, and is not the memory of the run, which alone has a bank.
+    """
+    if not learns(section):
+        return None
+    if deciding(section) != deciding(config.memory):
+        raise ConfigError(
+            f"memory {section.chosen!r} learns across tasks and is not the run's own: that one alone has a bank"
+        )
+    return RunFolder(config.run_dir).memory
+
+
+def bank_inputs(config: RunConfig) -> dict[str, str]:
+    """What names the run's bank, for stages that play with it; empty where the memory does not learn.
+
+    Raises:
+        ConfigError: if the stage ``memory`` has not written it yet.
+    """
+    bank = bank_of(config.memory, config)
+    return {} if bank is None else {"bank": bank_digest(bank)}
+
+
+def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
+    """The memory that a config asks for, with the bank of a folder; without one, it has learnt nothing.
+
+    Raises:
+        ConfigError: if the folder holds no bank, or another one than it says.
+    """
+    memory: Memory = build(section)
+    if bank is None or not isinstance(memory, LearningMemory):
+        return memory
+    named, loaded = bank_digest(bank), memory.load(bank / CONTENT)
+    if loaded.digest != named:
+        raise ConfigError(
+            f"{bank}: the bank is {loaded.digest}, but {FACTS} says {named}: it was changed, or is damaged"
+        )
+    return loaded
+
+
+def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path) -> str:
+    """Learn from finished episodes, save the bank into ``folder``, and return its digest.
+
+    The order of learning is fixed: by environment, task, trial and id. So the bank does not depend on the order in
+    which episodes were played or stored.
+    """
+    memory: LearningMemory = build(section)
+    ordered = sorted(episodes, key=lambda e: (e.task.environment, e.task.id, e.trial, e.id))
+    for episode in ordered:
+        memory = memory.fold(episode)
+    content = folder / CONTENT
+    if content.exists():  # of a stage that was interrupted
+        shutil.rmtree(content)
+    content.mkdir(parents=True)
+    memory.save(content)
+    write_json(folder / FACTS, {"digest": memory.digest, "episodes": len(ordered)})
+    return memory.digest
+
+
+def copy_bank(source: Path, target: Path) -> None:
+    """Copy a bank's folder, and nothing else that lies in ``source``."""
+    if target.exists():  # of an export that was interrupted
+        shutil.rmtree(target)
+    shutil.copytree(source / CONTENT, target / CONTENT)
+    shutil.copyfile(source / FACTS, target / FACTS)
+
+
+def bank_digest(folder: Path) -> str:
+    """What names the bank of a folder.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file: the memory has learnt nothing yet; run the stage memory first")
+    try:
+        return str(read_json(path)["digest"])
+    except (UnreadableError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not the facts of a bank ({error}); run the stage memory again") from None

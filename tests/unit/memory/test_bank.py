@@ -1,0 +1,83 @@
+"""The bank of a memory that learns across tasks: folded in one order, saved, named, loaded."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from retro.config import ConfigError, MemorySection, RunConfig
+from retro.memory import LearningMemory, Query
+from retro.memory.bank import FACTS, bank_digest, bank_inputs, bank_of, copy_bank, fold_bank, learns, make_memory
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory
+
+OWN = {"kind": "tests.learning_memory:Beginnings", "options": {"size": 3}}
+
+
+def section(**changes: object) -> MemorySection:
+    return RunConfig.model_validate({"memory": {**OWN, **changes}}).memory
+
+
+def episode(task: int, trial: int, name: str = "a") -> Episode:
+    step = Step(f"go to {task}.{trial}.{name}", "ok")
+    of = Task("household", f"t{task}", Split.TRAIN)
+    return Episode(f"{task}-{trial}-{name}", of, trial, Trajectory("?", (step,)), 0.0, False, StopReason.HORIZON)
+
+
+EPISODES = [episode(task, trial, name) for task in range(3) for trial in range(2) for name in "ab"]
+QUERY = Query(EPISODES[0].task, "?", (Reflection("look first", "test"),))
+
+
+def test_only_a_memory_that_folds_learns() -> None:
+    assert learns(section())
+    assert not learns(MemorySection())
+    assert isinstance(make_memory(section()), LearningMemory)
+    assert not isinstance(make_memory(RunConfig().memory), LearningMemory)
+
+
+def test_the_order_of_episodes_does_not_change_the_bank(tmp_path: Path) -> None:
+    digests = set()
+    for seed in range(4):
+        shuffled = random.Random(seed).sample(EPISODES, len(EPISODES))
+        digests.add(fold_bank(section(), shuffled, tmp_path / str(seed)))
+        memory = make_memory(section(), tmp_path / str(seed))
+        assert memory.recall(QUERY).ids == ("2-0-b", "2-1-a", "2-1-b", "reflection-0")
+    assert len(digests) == 1
+    assert fold_bank(section(), EPISODES[1:], tmp_path / "less") not in digests
+
+
+def test_a_bank_is_loaded_as_it_was_saved_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    digest = fold_bank(section(), EPISODES, tmp_path / "bank")
+    copy_bank(tmp_path / "bank", tmp_path / "copy")
+    loaded = make_memory(section(), tmp_path / "copy")
+    assert isinstance(loaded, LearningMemory)
+    assert loaded.digest == bank_digest(tmp_path / "copy") == digest
+    assert make_memory(section()).recall(QUERY).entries == ("look first",)  # without its bank it has learnt nothing
+    assert fold_bank(section(), EPISODES[:2], tmp_path / "copy") != digest  # over a bank that is there
+    (tmp_path / "bank" / FACTS).write_text('{"digest": "another"}')
+    with pytest.raises(ConfigError, match=r"bank is .*, but bank\.json says another"):
+        make_memory(section(), tmp_path / "bank")
+
+
+def test_a_bank_that_is_not_there_is_an_error_with_its_stage(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"memory": OWN, "runs": str(tmp_path)})
+    with pytest.raises(ConfigError, match="run the stage memory first"):
+        bank_inputs(config)
+    bank = bank_of(config.memory, config)
+    assert bank is not None
+    bank.mkdir(parents=True)
+    (bank / FACTS).write_text("[]")
+    with pytest.raises(ConfigError, match="run the stage memory again"):
+        bank_inputs(config)
+    digest = fold_bank(config.memory, EPISODES, bank)
+    assert bank_inputs(config) == {"bank": digest}
+
+
+def test_only_the_runs_own_memory_has_a_bank(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"memory": OWN, "runs": str(tmp_path)})
+    assert bank_of(section(), config) == tmp_path / "run" / "memory"
+    with pytest.raises(ConfigError, match="is not the run's own"):
+        bank_of(section(options={"size": 1}), config)
+    assert bank_of(MemorySection(), config) is None
+    assert bank_inputs(RunConfig()) == {}
