@@ -21,8 +21,10 @@ from retro.cli.estimate import episodes, memory_lines, parameters_by_name, read_
 from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import plan_run, plan_table
 from retro.cli.stages import STAGES, ordered_stages, stage_range
-from retro.config import ConfigError, RunConfig, parse_config
+from retro.config import ConfigError, EvaluateSection, RunConfig, parse_config
 from retro.envs.base import EnvironmentFailedError
+from retro.evaluation.arms import describe
+from retro.evaluation.presets import planned_arms
 from retro.reading import UnreadableError
 from retro.types import ActorError
 from retro.wire.failures import QuotaError
@@ -339,7 +341,9 @@ def test_a_buffer_goes_out_and_in_again(retro: Retro, tmp_path: Path) -> None:
 
 def test_the_last_screen_shows_table_paths_and_ways_on(tmp_path: Path) -> None:
     arm = {"success_by_trial": [0.15, 0.5], "return_by_trial": [0.3, 0.6], "ci95": [[0.1, 0.2], [0.4, 0.6]]}
-    arms = {"ppo-env": {**arm, "tokens_per_task": 1234.0, "seeds": 1}}
+    config = RunConfig(evaluate=EvaluateSection(arms=["ppo-env"]))
+    (played,) = planned_arms(config)
+    arms = {"ppo-env": {**describe(played, config), **arm, "tokens_per_task": 1234.0, "seeds": 1}}
     results = {"tasks": 200, "attempts": 2, "arms": arms, "notes": ["what must be known"]}
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "results.json").write_text(json.dumps(results), encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retro.artifacts import write_json
-from retro.config import LoraSection, ModelSection, RunConfig
+from retro.config import EvaluateSection, LoraSection, ModelSection, RunConfig
 from retro.evaluation.records import read_records
 from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.stage import STAGE as EVALUATE
@@ -82,6 +82,20 @@ def test_every_arm_is_measured_once(config: RunConfig) -> None:
 
     (folder / "report.html").unlink()
     assert rebuild_report(config.run_dir).is_file()
+
+
+def test_arms_with_equal_parts_play_equal_episodes(config: RunConfig) -> None:
+    parts = {"policy": "ppo", "sampler": {"kind": "best_of", "n": 2}}
+    twin, other = {"name": "twin", **parts}, {"name": "other", **parts, "actor": {"temperature": 1.0}, "attempts": 1}
+    section = EvaluateSection.model_validate({**config.evaluate.model_dump(), "arms": ["ppo-env-bon2", twin, other]})
+    folder = run_stage(EVALUATE, config.model_copy(update={"evaluate": section}))
+    records = list(read_records(folder / "episodes.jsonl"))
+    played = {arm: {r.episode.id: (r.fingerprint, r.candidates, r.episode) for r in records if r.arm == arm}
+              for arm in ("ppo-env-bon2", "twin", "other")}  # fmt: skip
+    assert played["twin"] == played["ppo-env-bon2"] and not played["twin"].keys() & played["other"].keys()
+    results = json.loads((folder / "results.json").read_text())["arms"]
+    assert results["twin"]["parts"] == results["ppo-env-bon2"]["parts"] and results["twin"]["role"] == "trained"
+    assert results["other"]["parts"]["actor"]["temperature"] == 1.0 and results["other"]["parts"]["attempts"] == 1
 
 
 def test_an_interrupted_evaluation_resumes_to_the_same_episodes(config: RunConfig) -> None:

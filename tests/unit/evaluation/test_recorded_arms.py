@@ -12,7 +12,7 @@ import pytest
 from small_world import Guesser, Vaults, vault_prompts
 
 from retro.artifacts import write_json
-from retro.config import RunConfig
+from retro.config import RunConfig, build
 from retro.evaluation.arms import Arm, describe
 from retro.evaluation.play import ArmPlayer, Candidates
 from retro.evaluation.presets import selected_arms
@@ -20,7 +20,9 @@ from retro.evaluation.records import EpisodeRecords
 from retro.evaluation.results import Draws, outcome_to_json, summarise
 from retro.evaluation.stage import play_all
 from retro.retrospective.samplers.best_of import BestOf
-from retro.types import Reflection, ReflectionRequest, Reflector, Split, Task, Usage, derive_seed
+from retro.rollout.episode import Player
+from retro.rollout.runner import LocalRunner
+from retro.types import Reflection, ReflectionRequest, Reflector, Sampling, Split, Task, Usage, derive_seed
 
 RECORDED = Path(__file__).with_name("recorded_arms.json")
 ARMS = (
@@ -95,15 +97,21 @@ def config(tmp_path: Path) -> RunConfig:
 def test_every_arm_reaches_what_was_recorded(tmp_path: Path, config: RunConfig) -> None:
     world = tmp_path / "world"
     world.mkdir()
+    prompts = vault_prompts(world)
     tasks = VagueVaults().tasks(Split.TEST, 12)
+
+    def runner(arm: Arm) -> LocalRunner:
+        sampling = Sampling(arm.actor.temperature, arm.actor.top_p, arm.actor.max_tokens)
+        player = Player(VagueVaults(), Guesser(), prompts, build(arm.memory), sampling)
+        return LocalRunner(player, arm.actor.concurrency)
+
     with EpisodeRecords(world / "episodes.jsonl") as records:
         player = ArmPlayer(
             taskset=VagueVaults(),
-            prompts=vault_prompts(world),
             tasks=tasks,
             seed=0,
             records=records,
-            actor=lambda section: Guesser(),
+            runner=runner,
             models=reflector,
         )
         arms = selected_arms(config)
