@@ -71,7 +71,7 @@ class ArmPlayer:
     models: Callable[[Arm], tuple[Reflector, Candidates | None]]
     """Builds the reflector of an arm whose reflections a model writes."""
     earlier: Sequence[Record] = ()
-    """What an evaluation before this one recorded: episodes of arms that are as they were are taken over."""
+    """What an evaluation before this one recorded: episodes of arms with equal parts are taken over."""
     _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
     """Actor and memory → episode id → first play."""
 
@@ -131,13 +131,14 @@ class ArmPlayer:
             )
 
     def _take_over(self, arm: Arm, mark: str, tasks: Sequence[Task]) -> None:
+        """Give ``arm`` what an arm of equal parts played, now or in an earlier evaluation, whatever it was called."""
         played = {(task.environment, task.id) for task in tasks}
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
-        for record in self.earlier:
+        for record in (*self.earlier, *self.records.all()):
             episode = record.episode
-            as_it_was = (record.arm, record.fingerprint) == (arm.name, mark) and episode.trial < arm.attempts
-            if as_it_was and (episode.task.environment, episode.task.id) in played and episode.id not in own:
-                self.records.add(record)
+            as_it_was = record.fingerprint == mark and episode.trial < arm.attempts and episode.id not in own
+            if as_it_was and (episode.task.environment, episode.task.id) in played:
+                self.records.add(replace(record, arm=arm.name))
 
     def _share_first_plays(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task]) -> None:
         """Give ``arm`` the first plays of arms with the same actor and memory: they differ in reflections alone."""

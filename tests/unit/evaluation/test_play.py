@@ -186,6 +186,18 @@ def test_best_of_n_keeps_its_candidates(tmp_path: Path, config: RunConfig) -> No
         assert record.episode.reflection.score == max(c.score or 0.0 for c in record.candidates)
 
 
+def test_an_arm_of_equal_parts_is_not_played_again_whatever_it_is_called(tmp_path: Path, config: RunConfig) -> None:
+    world = World(tmp_path / "w")
+    (arm,) = arms(config, "reflexion")
+    first = asyncio.run(world.player.play(replace(arm, attempts=2), "mark"))
+    calls = world.guesser.calls
+    again = asyncio.run(world.player.play(replace(arm, name="twin", attempts=2), "mark"))
+    assert [record.episode for record in again] == [record.episode for record in first]
+    assert world.guesser.calls == calls
+    longer = asyncio.run(world.player.play(replace(arm, name="longer"), "mark"))
+    assert {record.episode.id for record in first} < {record.episode.id for record in longer}
+
+
 def test_fewer_attempts_use_what_was_recorded(tmp_path: Path, config: RunConfig) -> None:
     world = World(tmp_path / "w")
     three, _ = evaluate(world, config, "reflexion")

@@ -75,7 +75,9 @@ def config(tmp_path: Path) -> RunConfig:
         tmp_path / "other/ppo",
     ):
         folder.mkdir(parents=True)
-        (folder / ("config.json" if folder == model else "adapter_config.json")).write_text("{}")
+        (folder / ("config.json" if folder == model else "adapter_config.json")).write_text(
+            f'{{"of": "{folder.parent.name}"}}'
+        )
     (run / "reward" / "head.safetensors").write_bytes(b"head")
     for stage, outputs in (
         ("sft", {"adapter": {"path": "adapter"}}),
