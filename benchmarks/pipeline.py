@@ -36,7 +36,7 @@ from retro.models.loading import load_tokenizer
 from retro.training.examples import Encoder
 from retro.types import Split
 
-FIXED = ("device=cpu", "actor.kind=local", "ppo.reward=model", "ppo.score=sigmoid")
+FIXED = ("device=cpu", "actor.kind=local", "ppo.reward={kind: model, score: sigmoid}")
 QUICK_EPISODES, QUICK_CONTEXTS = 16, 4
 WIDTH = 120
 """Of the table at least, in characters."""

@@ -115,8 +115,7 @@ def llama_config(sizes: dict[str, int], vocabulary: int, context: int) -> LlamaC
 def run_config(sizes: Sizes, *overrides: str) -> RunConfig:
     """A run's configuration for ``sizes``: the project's defaults but for what the work says."""
     fixed = (
-        "ppo.reward=model",
-        "ppo.score=sigmoid",
+        "ppo.reward={kind: model, score: sigmoid}",
         "ppo.advantage=gae",
         "ppo.minibatches=1",
         "ppo.learning_rate=1e-4",

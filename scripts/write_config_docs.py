@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retro.config import POINTS, KindSection, RunConfig, Speed, resolve
+from retro.config import POINTS, KindSection, PolicySection, RewardTermSection, RunConfig, Speed, resolve
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration
@@ -67,6 +67,9 @@ def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
         yield from _sections(section, f"{prefix}{name}.", f"{prefix}{name}")
         if issubclass(section, KindSection):
             yield from _kinds(section, f"{prefix}{name}")
+            if section is PolicySection:
+                yield from _sections(RewardTermSection, "ppo.reward[].", "A term of ppo.reward")
+                yield from _kinds(RewardTermSection, "ppo.reward[]")
 
 
 def _kinds(base: type[KindSection], name: str) -> Iterator[str]:
@@ -135,6 +138,8 @@ def _name(annotation: Any) -> str:
         return " or ".join(map(_name, arguments)) if arguments else annotation.__name__
     if str(origin) == "typing.Literal":
         return " \\| ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"a term or a list of terms of kind {' or '.join(f'`{kind}`' for kind in POINTS['reward'].kinds)}"
     if origin is list:
         return f"list of {_name(arguments[0])}"
     if origin is dict:
@@ -146,6 +151,8 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, tuple):
+        return " ".join(f"`{term.kind}`" for term in value)
     if value is None:
         return "`null`"
     return f"`{str(value).lower() if isinstance(value, bool) else str(value).replace(chr(39), '')}`"

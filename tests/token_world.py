@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from retro.config import PpoSection
 from retro.rl.experience import Outputs, Rollout
+from retro.rl.options import PpoOptions
 from retro.rl.ppo import Trainable, build_experience, describe, update
 
 VOCABULARY = 6
@@ -60,12 +60,12 @@ def make_rollout(model: TokenPolicy, reference: TokenPolicy, tokens: torch.Tenso
     return Rollout(mask, contexts, scores, outputs.log_probs, outputs.values, behind.log_probs)
 
 
-def section(**changes: object) -> PpoSection:
-    return PpoSection.model_validate({"contexts": 8, "group": 4, "epochs": 4, **changes})
+def section(**changes: object) -> PpoOptions:
+    return PpoOptions.model_validate({"contexts": 8, "group": 4, "epochs": 4, **changes})
 
 
 def train(
-    config: PpoSection, steps: int, length: int = 2, wanted: int = 3
+    config: PpoOptions, steps: int, length: int = 2, wanted: int = 3
 ) -> tuple[TokenPolicy, list[dict[str, float]]]:
     """Reward 1 if the first token is ``wanted``; everything else is the same algorithm as the stage's."""
     curve = []

@@ -99,8 +99,8 @@ class ExportRecord(BaseModel):
     """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
     model: ModelSection
     memory: Annotated[Any, PlainValidator(_memory)] = Field(default={}, validate_default=True)
-    """The ``MemorySection`` of its actor's memory. A kind of somebody's own is plain JSON here: reading an export imports
-    nothing that it names."""
+    """The ``MemorySection`` of its actor's memory. A kind of somebody's own is plain JSON here: reading an export
+    imports nothing that it names."""
     reward: RewardRecord | None = None
     files: dict[FileName, FileRecord] | None = None
     """Each file of the adapters, the head and the prompts. Older exports have none."""

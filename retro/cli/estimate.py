@@ -54,7 +54,7 @@ def episodes(config: RunConfig) -> Episodes:
     controls = config.collect.controls if config.actor.temperature > 0 else 0
     collected = tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls))
     played = 0
-    if config.ppo.reward != "model" and config.ppo.algorithm != "dpo":
+    if "retries" in config.ppo.needs:
         played = config.ppo.steps * config.ppo.contexts * config.ppo.group
     guarded = 1 + math.ceil(config.ppo.steps / config.ppo.validate_every)  # before the first step and after the last
     played += guarded * config.ppo.validation_contexts

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar
 
 from pydantic import SerializeAsAny, ValidationError, create_model
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
@@ -162,6 +162,31 @@ POINTS: dict[str, Point] = {
         _BUILT,
         {"local": Kind("retro.rollout.runner:LocalRunner", "this process, actor.concurrency attempts at once")},
     ),
+    "reward": Point(
+        "a term of what a sampled reflection is worth to the algorithm",
+        "a reward",
+        ("Options", "needs"),
+        {
+            "environment": Kind(
+                "retro.training.rewards.environment:EnvironmentReward",
+                "the actor's own retry with the reflection: the true gain in return",
+            ),
+            "model": Kind("retro.training.rewards.model:ModelReward", "the learnt reward model's score"),
+        },
+    ),
+    "algorithm": Point(
+        "what turns rewards, or rated reflections, into updates of the policy",
+        "an algorithm",
+        _BUILT,
+        {
+            "ppo": Kind("retro.training.algorithms.ppo:Ppo", "proximal policy optimisation, our own"),
+            "grpo": Kind("retro.training.algorithms.grpo:Grpo", "group relative policy optimisation, by TRL's trainer"),
+            "dpo": Kind(
+                "retro.training.algorithms.dpo:Dpo",
+                "direct preference optimisation on the buffer's ratings, by TRL's trainer",
+            ),
+        },
+    ),
 }
 """Every extension point and its built-in kinds. To add a kind, add its line here."""
 
@@ -200,6 +225,11 @@ class KindSection(Section):
         name: str = cls.model_fields[cls.discriminator].default
         return name
 
+    @classmethod
+    def of_own_kinds(cls) -> type[KindSection]:
+        """The section whose keys stand beside the ``options`` of somebody's own kind."""
+        return cls
+
     @property
     def chosen(self) -> str:
         """The name of the variant."""
@@ -214,6 +244,10 @@ class KindSection(Section):
 S = TypeVar("S", bound=KindSection)
 
 
+def is_kind_section(annotation: Any) -> TypeGuard[type[KindSection]]:
+    return isinstance(annotation, type) and issubclass(annotation, KindSection)
+
+
 def section_class(base: type[S], kind: str) -> type[S]:
     """The section of a kind: a built-in one's ``Options``; of one's own, ``base`` with ``options`` beside its keys.
 
@@ -224,7 +258,7 @@ def section_class(base: type[S], kind: str) -> type[S]:
     if kind in POINTS[base.point].kinds:
         options: type[S] = found.Options
         return options
-    return _own_section(base, getattr(found, "Options", Section))
+    return _own_section(base.of_own_kinds(), getattr(found, "Options", Section))
 
 
 def parse_section(base: type[S], value: Any) -> S:

@@ -7,12 +7,13 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from retro.config.base import ConfigError
-from retro.config.kinds import KindSection, section_class
+from retro.config.kinds import POINTS, is_kind_section, section_class
+from retro.config.migration import migrated
 from retro.config.run import RunConfig
 from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
 
@@ -25,7 +26,29 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: naming the file, the key, what is wrong with it and the nearest right key.
     """
-    path = Path(path)
+    tree = read_tree(Path(path))
+    given = copy.deepcopy(tree)
+    for override in overrides:
+        _apply(tree, override)
+    _drop_what_other_kinds_read(tree, given, overrides)
+    try:
+        return parse_config(tree, str(path))
+    except ConfigError as error:
+        changes = migrated(given)[1]
+        if changes and all(change.sure for change in changes):
+            raise ConfigError(
+                f"config {path}: an earlier release wrote it; rewrite it with: retro migrate {path}"
+            ) from None
+        hint = f"\n  if an earlier release wrote it: retro migrate {path}" if changes else ""
+        raise ConfigError(f"{error}{hint}") from None
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The sections of a YAML config as they are written there.
+
+    Raises:
+        ConfigError: if it cannot be read, or is not a mapping.
+    """
     if not path.exists():
         raise ConfigError(f"config {path}: no such file")
     try:
@@ -34,11 +57,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"config {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path}: the top level must be a mapping of sections, not {type(tree).__name__}")
-    given = copy.deepcopy(tree)
-    for override in overrides:
-        _apply(tree, override)
-    _drop_what_other_kinds_read(tree, given, overrides)
-    return parse_config(tree, str(path))
+    return tree
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
@@ -90,7 +109,7 @@ def _drop_what_other_kinds_read(tree: dict[str, Any], given: dict[str, Any], ove
     named = {override.partition("=")[0].strip() for override in overrides}
     for name, field in RunConfig.model_fields.items():
         base, old, new = field.annotation, given.get(name), tree.get(name)
-        if not (_is_kind(base) and isinstance(old, Mapping) and isinstance(new, dict)):
+        if not (is_kind_section(base) and isinstance(old, Mapping) and isinstance(new, dict)):
             continue
         before, after = (value.get(base.discriminator, base.default_kind()) for value in (old, new))
         if before == after or f"{name}.{base.discriminator}" not in named:
@@ -119,6 +138,11 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
 def _hint(key: str, section: type[BaseModel] | None, kind: str) -> str:
     """What to write instead of an unknown key; ``kind`` names the variant whose section it is."""
     known = [] if section is None else list(section.model_fields)
+    if kind and is_kind_section(section):
+        kinds = POINTS[section.point].kinds
+        readers = [name for name in sorted(kinds) if key in section_class(section, name).model_fields]
+        if readers:
+            return f"{' and '.join(readers)} {'read' if readers[1:] else 'reads'} it, and this is {kind}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -127,29 +151,21 @@ def _hint(key: str, section: type[BaseModel] | None, kind: str) -> str:
 
 def _section_at(location: Sequence[str | int], tree: Any) -> tuple[type[BaseModel] | None, str]:
     """The section at ``location`` of a tree of plain values, and its kind where it has one."""
-    model: type[BaseModel] = RunConfig
+    section: type[BaseModel] | None = RunConfig
     kind = ""
     for part in location:
-        tree = tree[part]
-        if isinstance(part, int):
-            section: Any = model
-        else:
-            section = next(_sections_in(model.model_fields[part].annotation), None)
-        if section is None:
-            return None, ""
-        model, kind = section, ""
-        if issubclass(section, KindSection) and isinstance(tree, Mapping):
+        if isinstance(part, str):
+            section = next(_sections_in(section.model_fields[part].annotation), None) if section else None
+            kind = ""
+        tree = tree[part] if isinstance(part, str) or isinstance(tree, list) else tree  # a term may stand for a list
+        if is_kind_section(section) and isinstance(tree, Mapping):
             kind = tree.get(section.discriminator, section.default_kind())
-            model = section_class(section, kind)
-    return model, kind
-
-
-def _is_kind(annotation: Any) -> TypeGuard[type[KindSection]]:
-    return isinstance(annotation, type) and issubclass(annotation, KindSection)
+            section = section_class(section, kind)
+    return section, kind
 
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for argument in get_args(annotation):
-        yield from _sections_in(argument)
+    for part in get_args(annotation):
+        yield from _sections_in(part)

@@ -20,7 +20,7 @@ from retro.config.playing import (
     MemorySection,
     RunnerSection,
 )
-from retro.config.training import PpoSection, RewardSection, SftSection
+from retro.config.training import PolicySection, RewardSection, SftSection
 
 
 class RunConfig(Section):
@@ -42,7 +42,7 @@ class RunConfig(Section):
     collect: CollectSection = CollectSection()
     sft: SftSection = SftSection()
     reward: RewardSection = RewardSection()
-    ppo: PpoSection = PpoSection()
+    ppo: OneOf[PolicySection] = PolicySection()
     export: ExportSection = ExportSection()
     evaluate: EvaluateSection = EvaluateSection()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field
 
 from retro.config.base import (
     Decay,
@@ -14,9 +15,8 @@ from retro.config.base import (
     PositiveFloat,
     PositiveInt,
     Section,
-    Speed,
 )
-from retro.config.kinds import KindSection
+from retro.config.kinds import KindSection, OneOf, resolve
 
 Rating = Literal["delta_return", "over_control", "group"]
 
@@ -75,38 +75,30 @@ class RewardSection(OptimiserSection):
     """``bce``: down-sample the more frequent label to 1:1 (the paper's code)."""
 
 
-class KlSection(Section):
-    coefficient: NonNegativeFloat = 0.05
-    """β: what one nat of log π/π_ref costs, in units of the score."""
-    adaptive: bool = False
-    target: PositiveFloat = 0.1
-    """Nats a response; ``adaptive`` only (Ziegler et al. 2019)."""
-    horizon: PositiveInt = 10_000
-    """Responses; ``adaptive`` only."""
-    loss: Literal["none", "k1", "k3"] = "none"
-    """A second KL term inside the loss. ``k1`` has no expected gradient there and is refused."""
-    loss_coefficient: NonNegativeFloat = 0.0
-
-
 class RewardTermSection(KindSection):
-    """One term of a policy's reward; the reward is the weighted sum of its terms."""
+    """One term of the reward of a sampled reflection; the reward is the weighted sum of its terms."""
 
     point: ClassVar[str] = "reward"
     kind: str = "environment"
     weight: float = 1.0
 
 
-class PpoSection(Section):
-    algorithm: Literal["ppo", "dpo", "grpo"] = "ppo"
-    """``dpo`` and ``grpo`` are rivals on the same data, by TRL's trainers; docs/training.md says what they read of
-    this section."""
-    reward: Literal["model", "environment", "mix"] = "environment"
-    """The learnt reward model, the actor's own retry (true ΔG), or both."""
-    mix: Fraction = 0.5
-    """Weight of the environment in ``mix``."""
-    score: Literal["sigmoid", "standardise"] = "standardise"
-    """How a Bradley-Terry score, which has no scale, becomes a reward."""
-    advantage: Literal["gae", "rloo", "group"] = "gae"
+def _as_terms(value: Any) -> Any:
+    """One term may stand for a list of one."""
+    return [value] if isinstance(value, (str, Mapping, RewardTermSection)) else value
+
+
+class FixedKlSection(Section):
+    coefficient: PositiveFloat = 0.05
+    """β: what one nat of log π/π_ref costs, in units of the reward."""
+
+
+class PolicySection(KindSection):
+    """The stage ``ppo``: what every algorithm reads, and the stage with it."""
+
+    point: ClassVar[str] = "algorithm"
+    discriminator: ClassVar[str] = "algorithm"
+    algorithm: str = "ppo"
     steps: PositiveInt = 30
     contexts: PositiveInt = 24
     """Failed episodes in one step, over all processes."""
@@ -118,68 +110,42 @@ class PpoSection(Section):
     token_budget: PositiveInt = 16384
     """Tokens in one forward pass: packed sequences are accumulated up to it."""
     learning_rate: PositiveFloat = 1e-4
-    value_learning_rate: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "linear"] = "constant"
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     adam: AdamSection = AdamSection()
-    gamma: Fraction = 1.0
-    lam: Fraction = 0.95
-    clip: PositiveFloat = 0.2
-    value_clip: PositiveFloat = 0.2
-    value_coefficient: NonNegativeFloat = 0.5
-    entropy_coefficient: NonNegativeFloat = 0.0
-    whiten_advantages: bool | None = None
-    """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for ``rloo``
-    and ``group``: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
-    with them."""
-    target_kl: PositiveFloat | None = None
-    """Stops a step's epochs early once the policy has moved this far from the sampler (nats a token)."""
-    max_sampler_gap: Annotated[PositiveFloat | None, Speed] = 0.05
-    """Nats a token: the run stops before an update on tokens whose log-probabilities by the sampler are on average
-    further than this from the recomputed ones (docs/training.md). ``null``: never."""
-    missing_end_penalty: NonNegativeFloat = 1.0
-    """Taken from the score of a response that was cut at ``max_new_tokens`` without its end token."""
-    kl: KlSection = KlSection()
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 3
     validate_every: PositiveInt = 10
     """Steps between measurements of the true return on validation tasks; the best checkpoint is kept."""
     validation_contexts: NonNegativeInt = 64
 
+    @classmethod
+    def of_own_kinds(cls) -> type[PolicySection]:
+        return SampledPolicySection
+
     @property
-    def whitens(self) -> bool:
-        """Whether advantages are whitened: as the config says, or as suits the kind of advantage."""
-        return self.advantage == "gae" if self.whiten_advantages is None else self.whiten_advantages
+    def rewards(self) -> tuple[RewardTermSection, ...]:
+        """The terms of the reward; none for an algorithm that learns from what the buffer holds."""
+        return ()
 
-    @model_validator(mode="after")
-    def _checks(self) -> PpoSection:
-        if self.kl.loss == "k1":
-            raise ValueError(
-                "kl.loss: k1 has no expected gradient as a loss term; use k3, or kl.coefficient for k1 in the reward"
-            )
-        if self.advantage != "gae" and self.group < 2:
-            raise ValueError(
-                f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
-            )
-        if self.algorithm != "ppo":
-            self._check_rival()
-        return self
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the reward has to be told of a response: ``retries``, ``reward_model`` …"""
+        return frozenset().union(*(resolve("reward", term.kind).needs for term in self.rewards))
 
-    def _check_rival(self) -> None:
-        """What would not only be left unread, but mean something else than it says."""
-        if self.kl.adaptive or self.kl.loss != "none" or self.target_kl is not None:
-            raise ValueError(
-                f"algorithm: {self.algorithm!r} has one fixed KL term, kl.coefficient: set kl.adaptive=false, "
-                "kl.loss=none and target_kl=null"
-            )
-        if self.algorithm == "dpo" and not self.kl.coefficient:
-            raise ValueError("algorithm: 'dpo' needs kl.coefficient > 0: without it nothing holds the policy")
-        if self.algorithm == "dpo" and self.reward != "environment":
-            raise ValueError(
-                f"algorithm: 'dpo' learns from the ratings in the buffer and asks no reward {self.reward!r}: set "
-                "reward=environment"
-            )
-        if self.algorithm == "grpo" and (self.group < 2 or not self.kl.coefficient):
-            raise ValueError("algorithm: 'grpo' needs group ≥ 2 and kl.coefficient > 0")
+
+class SampledPolicySection(PolicySection):
+    """What an algorithm reads that samples reflections and learns from their rewards."""
+
+    reward: Annotated[tuple[OneOf[RewardTermSection], ...], BeforeValidator(_as_terms), Field(min_length=1)] = (
+        RewardTermSection(),
+    )
+    """The name of a kind, or a list of terms: ``[{kind: environment, weight: 0.5}, {kind: model, weight: 0.5}]``."""
+    missing_end_penalty: NonNegativeFloat = 1.0
+    """Taken from the reward of a response that was cut at ``max_new_tokens`` without its end token."""
+
+    @property
+    def rewards(self) -> tuple[RewardTermSection, ...]:
+        return self.reward

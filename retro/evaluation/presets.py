@@ -13,7 +13,7 @@ from retro.config import (
     ArmSection,
     ConfigError,
     MemorySection,
-    PpoSection,
+    PolicySection,
     RunConfig,
     SamplerSection,
     parse_config,
@@ -22,8 +22,9 @@ from retro.config import (
 from retro.evaluation.arms import MODELS, Arm, Policy, Writer, check_models
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 
-_REWARDS = {"model": "rm", "environment": "env", "mix": "mix"}
-_LEARNED_BY = ("ppo", "grpo", *(f"{a}-{r}" for a in ("ppo", "grpo") for r in _REWARDS.values()), "dpo")
+_REWARDS = {"model": "rm", "environment": "env"}
+_MIXED = "mix"
+_LEARNED_BY = ("ppo", "grpo", *(f"{a}-{r}" for a in ("ppo", "grpo") for r in (*_REWARDS.values(), _MIXED)), "dpo")
 """The policy stage by its algorithm, or by its algorithm and reward. A run has those of its own config alone."""
 _WRITERS = {str(writer): writer for writer in Writer if writer is not Writer.ADAPTER}
 _SIZES = range(2, 65)
@@ -70,9 +71,12 @@ def presets(config: RunConfig) -> dict[str, Preset]:
     )
 
 
-def policy_name(section: PpoSection) -> str:
-    """``ppo-env``, ``grpo-rm`` …; ``dpo`` learns from the buffer's ratings, whatever the reward is."""
-    return "dpo" if section.algorithm == "dpo" else f"{section.algorithm}-{_REWARDS[section.reward]}"
+def policy_name(section: PolicySection) -> str:
+    """``ppo-env``, ``grpo-rm`` …; the algorithm alone where it learns from the buffer's ratings."""
+    kinds = {term.kind for term in section.rewards}
+    if not kinds:
+        return section.algorithm
+    return f"{section.algorithm}-{_REWARDS.get(kinds.pop(), _MIXED) if len(kinds) == 1 else _MIXED}"
 
 
 def available_names(config: RunConfig) -> Iterator[str]:
@@ -214,9 +218,10 @@ def _policy(config: RunConfig, section: ArmSection) -> Policy:
 def _own_policy(config: RunConfig, section: ArmSection) -> str:
     own = policy_name(config.ppo)
     if section.policy not in (config.ppo.algorithm, own):
+        rewards = " and ".join(repr(term.kind) for term in config.ppo.rewards) or "none"
         raise ConfigError(
             f"evaluate.arms: {section.name!r}: this run's ppo.algorithm is {config.ppo.algorithm!r} and its ppo.reward "
-            f"is {config.ppo.reward!r}, which makes the arm {own!r}; for another run's use evaluate.checkpoints: "
+            f"is {rewards}, which makes the arm {own!r}; for another run's use evaluate.checkpoints: "
             f"{{{section.name}: PATH}}"
         )
     return own

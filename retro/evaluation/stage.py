@@ -234,11 +234,9 @@ async def play_all(
     return {arm.name: outcomes[arm.name] for arm in arms if arm.name in outcomes}, notes
 
 
-STAGE = Stage(
-    name="evaluate",
-    folder="evaluation",
-    reads=("memory", "sft", "reward", "ppo"),
-    keys=(
+def evaluation_keys(config: RunConfig) -> list[str]:
+    """What decides the results. The reward names the policy's arm, if the algorithm learns from one."""
+    return [
         "environment.name",
         "environment.options",
         "environment.tasks.test",
@@ -256,9 +254,16 @@ STAGE = Stage(
         "model.top_p",
         "model.generator",
         "ppo.algorithm",
-        "ppo.reward",
         "evaluate",
-    ),
+        *(["ppo.reward"] if config.ppo.rewards else []),
+    ]
+
+
+STAGE = Stage(
+    name="evaluate",
+    folder="evaluation",
+    reads=("memory", "sft", "reward", "ppo"),
+    keys=evaluation_keys,
     not_deciding=("environment.prompts", "model.base", "model.revision", "model.lora"),
     inputs=evaluation_inputs,
     run=evaluate_arms,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retro.config import KlSection
+from retro.rl.options import KlSection
 
 
 def k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retro.config import PpoSection
 from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
 from retro.rl.experience import Experience, Outputs, Policy, Reduce, Rollout, alone, masked_sum
 from retro.rl.kl import k1, k3, penalised_rewards
 from retro.rl.losses import clipped_surrogate, clipped_value_loss
+from retro.rl.options import PpoOptions
 from retro.types import derive_seed
 
 TERMS = (
@@ -49,7 +49,7 @@ class Trainable:
     parameters: Sequence[torch.nn.Parameter]
 
 
-def build_experience(rollout: Rollout, section: PpoSection, coefficient: float, reduce: Reduce = alone) -> Experience:
+def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, reduce: Reduce = alone) -> Experience:
     """Scores → token rewards (KL to the reference inside) → advantages → whitening.
 
     ``gae`` learns a value a token. ``rloo`` and ``group`` give one advantage a response, to each of its tokens: the
@@ -92,7 +92,7 @@ def update(
     policy: Policy,
     trainables: Sequence[Trainable],
     optimiser: torch.optim.Optimizer,
-    section: PpoSection,
+    section: PpoOptions,
     seed: int,
     reduce: Reduce = alone,
 ) -> dict[str, float]:
@@ -136,7 +136,7 @@ def update(
     return _metrics(sums, norms, updates, approx_kl, stopped)
 
 
-def _minibatches(experience: Experience, section: PpoSection, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:
+def _minibatches(experience: Experience, section: PpoOptions, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:
     """(this process's rows, tokens of all processes) of every optimiser step; contexts are shuffled, groups whole."""
     rows_of: dict[int, list[int]] = {}
     for row, context in enumerate(experience.contexts):
@@ -156,7 +156,7 @@ def _minibatches(experience: Experience, section: PpoSection, seed: int, reduce:
     return [(rows, tokens) for rows, tokens in zip(minibatches, counts, strict=True) if tokens]
 
 
-def _backward(experience: Experience, policy: Policy, rows: Sequence[int], tokens: int, section: PpoSection) -> Tensor:
+def _backward(experience: Experience, policy: Policy, rows: Sequence[int], tokens: int, section: PpoOptions) -> Tensor:
     """Accumulate the gradients of this process's share of a minibatch; return the sums of its terms, (len(TERMS),)."""
     total = torch.zeros(len(TERMS), device=experience.mask.device)
     for chosen, outputs in policy(rows):  # asked without rows, too: a base in pieces needs all processes
@@ -171,7 +171,7 @@ def _backward(experience: Experience, policy: Policy, rows: Sequence[int], token
     return total
 
 
-def _terms(experience: Experience, rows: Sequence[int], outputs: Outputs, section: PpoSection) -> Mapping[str, Tensor]:
+def _terms(experience: Experience, rows: Sequence[int], outputs: Outputs, section: PpoOptions) -> Mapping[str, Tensor]:
     """Every term of :data:`TERMS`, summed over the tokens of ``rows``."""
     index = torch.tensor(rows, device=experience.mask.device)
     length = outputs.log_probs.shape[1]  # a microbatch may be narrower than the whole step

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retro.config import Leaf
+from retro.config.migration import reward_terms
 from retro.reading import DATA_BYTES, UnreadableError, read_json
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if pairs := manifest.get("inputs", {}).pop("pairs", ""):  # of DPO, once: three keys of the config in one input
         loss, rating, threshold = pairs.split()
         manifest["config"] |= {"reward.loss": loss, "reward.rating": rating, "reward.threshold": float(threshold)}
+    if isinstance(reward := manifest.get("config", {}).get("ppo.reward"), str):  # a word, once; now a list of terms
+        former = {
+            key: manifest["config"][f"ppo.{key}"] for key in ("mix", "score") if f"ppo.{key}" in manifest["config"]
+        }
+        manifest["config"]["ppo.reward"] = reward_terms(reward, **former)
     return manifest
 
 

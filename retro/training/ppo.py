@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, contexts
-from retro.config import CheckpointSection, ConfigError, PpoSection, RunConfig
+from retro.config import CheckpointSection, ConfigError, PolicySection, RunConfig, build
 from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.memory.bank import bank_inputs
 from retro.models.loading import load_tokenizer, resolve_device
@@ -33,6 +32,7 @@ from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.rl.experience import Reduce, alone
 from retro.rl.kl import next_coefficient
+from retro.rl.options import PpoOptions
 from retro.rl.ppo import Trainable, build_experience, describe, update
 from retro.stage import Stage, Work
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
@@ -41,7 +41,7 @@ from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples, mean_metrics, record, show_samples, write_rollouts
-from retro.training.ppo_rewards import Retries, ScoreTransform
+from retro.training.ppo_rewards import Retries, ScoreTransform, score_kind
 from retro.training.ppo_rollouts import Rollouts
 from retro.training.ppo_sampler import require_small_gap, sampler_gaps
 from retro.types import Split, derive_seed
@@ -56,9 +56,9 @@ def policy_keys(config: RunConfig) -> list[str]:
     return ["model", "buffer", "ppo", *pairs, *played]
 
 
-def _plays(section: PpoSection) -> bool:
+def _plays(section: PolicySection) -> bool:
     """Whether the actor plays retries: for the reward, or for the guard."""
-    return (section.algorithm != "dpo" and section.reward != "model") or section.validation_contexts > 0
+    return "retries" in section.needs or section.validation_contexts > 0
 
 
 def policy_inputs(config: RunConfig) -> dict[str, str]:
@@ -78,11 +78,11 @@ def policy_inputs(config: RunConfig) -> dict[str, str]:
     if not sft.is_dir():
         raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
     inputs = training_inputs(config) | {"sft": digest_path(sft)}
-    if section.reward != "environment":
+    if "reward_model" in section.needs:
         reward = RewardFiles.of_stage(run.reward)
         if not reward.adapter.is_dir():
             raise ConfigError(
-                f"ppo.reward={section.reward} needs {reward.adapter}: run the stage reward, or set "
+                f"ppo.reward asks the reward model, and {reward.adapter} is not there: run the stage reward, or set "
                 "ppo.reward=environment"
             )
         inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(run.reward))))
@@ -109,35 +109,19 @@ def train_policy(config: RunConfig, work: Work) -> None:
         raise ConfigError(
             f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
         )
-    _learn(config, work, train, held_out)
+    build(config.ppo).learn(config, work, train, held_out)
     work.output("best", work.folder / BEST)
     work.output("last", work.folder / f"{CHECKPOINT}{config.ppo.steps}")
 
 
-def _learn(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-    """By the algorithm of the config. The rivals are imported here: planning a run imports this module, and TRL takes
-    seconds."""
-    if config.ppo.algorithm == "dpo":
-        from retro.training.rivals_dpo import run_dpo
-
-        run_dpo(config, work, train, held_out)
-    elif config.ppo.algorithm == "grpo":
-        from retro.training.rivals_grpo import run_grpo
-
-        run_grpo(config, work, train, held_out)
-    else:
-        with closing(PpoTrainer(config, work, train, held_out)) as trainer:
-            trainer.run()
-
-
-def learning_rate_factor(section: PpoSection, step: int) -> float:
+def learning_rate_factor(section: PolicySection, step: int) -> float:
     """What the learning rates are multiplied by at step 1 … ``steps``: a function of the step, with no state."""
     warmup = min(1.0, step / section.warmup_steps) if section.warmup_steps else 1.0
     decay = (section.steps - step + 1) / section.steps if section.schedule == "linear" else 1.0
     return warmup * decay
 
 
-def contexts_of_step(count: int, section: PpoSection, seed: int, step: int) -> list[int]:
+def contexts_of_step(count: int, section: PolicySection, seed: int, step: int) -> list[int]:
     """Which of ``count`` contexts stand at the places of step 1, 2, …: epochs over all of them, each newly shuffled."""
     chosen: list[int] = []
     order: list[int] = []
@@ -154,8 +138,15 @@ def contexts_of_step(count: int, section: PpoSection, seed: int, step: int) -> l
 class PpoTrainer:
     """The loop of the stage, one :meth:`step` after the other."""
 
-    def __init__(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        self.config, self.section, self.work = config, config.ppo, work
+    def __init__(
+        self,
+        options: PpoOptions,
+        config: RunConfig,
+        work: Work,
+        train: Sequence[Context],
+        held_out: Sequence[Context],
+    ) -> None:
+        self.config, self.section, self.work = config, options, work
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         work.open_trackers(self.accelerator)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -170,12 +161,20 @@ class PpoTrainer:
         found = checkpoints(work.folder) if work.resumed else []
         folder = found[-1][1] if found else None
         run = RunFolder(config.run_dir)
-        reward = run.reward if self.section.reward != "environment" else None
+        reward = run.reward if "reward_model" in options.needs else None
         files = RewardFiles.of_stage(reward) if reward else None
         sharded = launched_pieces("ppo", config.model) is not None
-        self.models = PpoModels.load(config, device, run.sft_adapter, files, folder, sharded)
+        self.models = PpoModels.load(
+            config,
+            device,
+            run.sft_adapter,
+            files,
+            folder,
+            sharded=sharded,
+            entropy_gradient=options.entropy_coefficient > 0,
+        )
         self.retries: Retries | None = None
-        if self.section.reward != "model" or guarded:
+        if "retries" in options.needs or guarded:
             environments = {context.episode.task.environment for context in [*train, *guarded]}
             self.retries = Retries(config, environments, device)
         self.guard = Guard(config, guarded, self.models, self.retries) if guarded and self.retries else None
@@ -193,12 +192,12 @@ class PpoTrainer:
         if folder is not None:
             self.state = load_state(folder)
             load_optimiser(self.optimiser, self.models.trained_parameters, folder)
-            self.transform = ScoreTransform(self.section.score, self.state.score_mean, self.state.score_std)
+            self.transform = ScoreTransform(score_kind(options), self.state.score_mean, self.state.score_std)
             logger.info("ppo: resumes after step %d", self.state.step)
         else:
-            self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
+            self.transform = ScoreTransform.load(score_kind(options), reward) if reward else ScoreTransform("sigmoid")
             self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
-        self.rollouts = Rollouts(config, self.models, self.retries, self.transform)
+        self.rollouts = Rollouts(options, config, self.models, self.retries, self.transform)
         work.cut_metrics(self.state.step if folder else None)
         if work.main:
             cut_samples(work.folder, self.state.step if folder else -1)

@@ -47,10 +47,17 @@ class Batch:
 class PpoModels:
     """The shared base with its roles, asked in the stage's words."""
 
-    def __init__(self, config: RunConfig, base: SharedBase, value_head: ScalarHead, reward: RewardModel | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        base: SharedBase,
+        value_head: ScalarHead,
+        reward: RewardModel | None,
+        entropy_gradient: bool = False,
+    ) -> None:
         self._base, self._value_head, self._reward = base, value_head, reward
         self._budget = config.ppo.token_budget
-        self._entropy_gradient = config.ppo.entropy_coefficient > 0
+        self._entropy_gradient = entropy_gradient
         self._encoder = Encoder(base.tokenizer, config)
         self._generator: Generator = build(config.model.generator, base=base)
         self._prompts: dict[str, list[int]] = {}
@@ -67,6 +74,7 @@ class PpoModels:
         reward: RewardFiles | None,
         checkpoint: Path | None,
         sharded: bool = False,
+        entropy_gradient: bool = False,
     ) -> PpoModels:
         """Policy and reference from the supervised adapter, or the policy from a checkpoint to resume.
 
@@ -78,6 +86,7 @@ class PpoModels:
             reward: where the reward model lies, if it is asked.
             checkpoint: of PPO itself.
             sharded: keep the base's layers in pieces, one a process.
+            entropy_gradient: whether the loss has an entropy term.
         """
         base = SharedBase.load(config.model, "cpu" if sharded else device)
         base.load_role("reference", sft, trainable=False)
@@ -88,7 +97,7 @@ class PpoModels:
         model = RewardModel.load(base, reward, config.ppo.token_budget, device) if reward else None
         if sharded:
             base.shard(device)
-        return cls(config, base, value_head.to(device), model)
+        return cls(config, base, value_head.to(device), model, entropy_gradient)
 
     @property
     def policy_parameters(self) -> dict[str, torch.nn.Parameter]:

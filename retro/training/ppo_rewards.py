@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from retro.buffer.views import Context
-from retro.config import ConfigError, PpoSection, RunConfig, build
+from retro.config import ConfigError, PolicySection, RunConfig, SampledPolicySection, build
 from retro.memory.bank import bank_of
 from retro.models.rounds import all_of
 from retro.reading import read_json
@@ -22,6 +22,7 @@ from retro.rollout.attempts import Attempt, Key
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.ties import minus
+from retro.training.rewards.model import ModelOptions
 from retro.types import Episode, Reflection
 
 
@@ -83,13 +84,13 @@ class ScoreTransform:
             mean, std = float(facts["score_mean"]), float(facts["score_std"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{path}: no score_mean and score_std for ppo.score=standardise ({error}); run the reward stage again, "
-                "or set ppo.score=sigmoid"
+                f"{path}: no score_mean and score_std, which score: standardise reads ({error}); run the reward stage "
+                "again, or set ppo.reward={kind: model, score: sigmoid}"
             ) from error
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
             raise ConfigError(
                 f"{path}: score_std is {std}: the reward model tells no reflection from another; train it longer, or "
-                "set ppo.score=sigmoid"
+                "set ppo.reward={kind: model, score: sigmoid}"
             )
         return cls(kind, mean, std)
 
@@ -140,8 +141,14 @@ class Retries:
         return await all_of(self._runner.play(attempt) for attempt in attempts)
 
 
+def score_kind(section: PolicySection) -> Literal["sigmoid", "standardise"]:
+    """How the reward model's score becomes a reward, by the first term that asks it."""
+    terms = [term for term in section.rewards if isinstance(term, ModelOptions)]
+    return terms[0].score if terms else "sigmoid"
+
+
 def combine(
-    section: PpoSection,
+    section: SampledPolicySection,
     response: Response,
     context: Context,
     episode: Episode | None,
@@ -150,7 +157,7 @@ def combine(
 ) -> Worth | None:
     """The score of one response; None where the actor's error left no return.
 
-    ``environment``: ΔG. ``model``: the transformed score. ``mix``: their weighted sum. A response that was cut at
+    ``environment``: ΔG. ``model``: the transformed score. A response that was cut at
     ``max_new_tokens`` before its end token keeps what it earned and loses ``missing_end_penalty``: the actor reads it
     as it stands, and it must still learn to end.
     """
@@ -158,8 +165,8 @@ def combine(
         return None
     gain = None if episode is None else minus(episode.return_, context.episode.return_)
     learnt = None if model_score is None else transform(model_score)
-    environment_weight = {"environment": 1.0, "model": 0.0, "mix": section.mix}[section.reward]
-    score = environment_weight * (gain or 0.0) + (1 - environment_weight) * (learnt or 0.0)
+    values = {"environment": gain, "model": learnt}
+    score = sum(term.weight * (values[term.kind] or 0.0) for term in section.rewards)
     if response.finish_reason == "length":
         score -= section.missing_end_penalty
     return Worth(

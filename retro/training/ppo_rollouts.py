@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from retro.buffer.views import Context
-from retro.config import RunConfig
+from retro.config import RunConfig, SampledPolicySection
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_rewards import Play, Response, Retries, Scored, ScoreTransform, combine, whole_groups
 from retro.types import Episode, Reflection, Sampling, derive_seed
@@ -16,6 +16,7 @@ from retro.types import Episode, Reflection, Sampling, derive_seed
 class Rollouts:
     """Samples and scores; both depend on (seed, step, place, index) alone, whoever asks and whatever it learns with."""
 
+    section: SampledPolicySection
     config: RunConfig
     models: PpoModels
     retries: Retries | None
@@ -29,7 +30,7 @@ class Rollouts:
             mine: place in the step's global order → context.
             number: the step, from 1.
         """
-        group = range(self.config.ppo.group)
+        group = range(self.section.group)
         seeds = [[derive_seed(self.config.seed, "ppo", number, place, index) for index in group] for place in mine]
         sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
         groups = self.models.sample(list(mine.values()), sampling, seeds, number - 1)
@@ -41,13 +42,13 @@ class Rollouts:
 
     def score(self, mine: Mapping[int, Context], responses: Sequence[Response], number: int) -> Scored:
         """What each response is worth, by the reward of the config; a group that lost a retry is dropped whole."""
-        section = self.config.ppo
+        section, needed = self.section, self.section.needs
         asked = [mine[response.place] for response in responses]
         learnt: Sequence[float | None] = [None] * len(responses)
-        if section.reward != "environment":
+        if "reward_model" in needed:
             learnt = self.models.scores(list(mine.values()), responses)
         played: Sequence[Episode | None] = [None] * len(responses)
-        if self.retries is not None and section.reward != "model":
+        if self.retries is not None and "retries" in needed:
             plays = [
                 Play(context, Reflection(r.text, "ppo", r.index, r.finish_reason), r.place * section.group + r.index)
                 for context, r in zip(asked, responses, strict=True)

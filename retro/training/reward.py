@@ -323,6 +323,6 @@ STAGE = Stage(
     inputs=reward_inputs,
     run=train_reward_model,
     trains=True,
-    optional=lambda config: config.ppo.reward == "environment",
+    optional=lambda config: "reward_model" not in config.ppo.needs,
 )
 """Without a reward model there is no Best-of-N; the policy stage misses it only where it learns from its scores."""

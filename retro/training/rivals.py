@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from retro.buffer.views import Context
-from retro.config import PpoSection, RunConfig
+from retro.config import RunConfig
 from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
@@ -29,12 +29,14 @@ from retro.models.loading import resolve_device
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel
 from retro.stage import Work
+from retro.training.algorithms.dpo import DpoOptions
+from retro.training.algorithms.grpo import GrpoOptions
 from retro.training.checkpoints import checkpoints, new_folder, prune
 from retro.training.ppo_checkpoint import PpoState, load_state, save_state
 from retro.training.ppo_guard import Guard, best_metrics, choose_guarded, log_best, with_best
 from retro.training.ppo_models import PpoModels
 from retro.training.ppo_records import cut_samples
-from retro.training.ppo_rewards import Retries, ScoreTransform
+from retro.training.ppo_rewards import Retries, ScoreTransform, score_kind
 from retro.types import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -43,15 +45,6 @@ TRAINED = "default"
 """What TRL calls the adapter that it trains; it copies it to ``ref``, its frozen reference, before the first step."""
 KEPT_CHECKPOINTS = 2
 """Of TRL's own: the last may have been cut by a kill; the one before is whole."""
-_OF_ACTOR_CRITIC = ("advantage", "value_learning_rate", "gamma", "lam", "value_clip", "value_coefficient")
-UNREAD = {
-    "grpo": (*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
-    "dpo": (
-        *(*_OF_ACTOR_CRITIC, "whiten_advantages", "max_sampler_gap"),
-        *("mix", "score", "clip", "entropy_coefficient", "missing_end_penalty"),
-    ),
-}
-"""Keys of ``ppo`` that an algorithm does not read."""
 
 
 class LentBase(SharedBase):
@@ -84,28 +77,31 @@ class LentBase(SharedBase):
 class Rival:
     """What both rivals share: models, guard, checkpoints, and the state that a resumed run needs."""
 
-    def __init__(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        self.config, self.section, self.work, self.train = config, config.ppo, work, train
+    def __init__(
+        self,
+        options: DpoOptions | GrpoOptions,
+        config: RunConfig,
+        work: Work,
+        train: Sequence[Context],
+        held_out: Sequence[Context],
+    ) -> None:
+        self.config, self.section, self.work, self.train = config, options, work, train
         self.process = PartialState()
-        said = unread(self.section)
-        if said:
-            logger.warning("ppo.algorithm=%s does not read %s", self.section.algorithm, ", ".join(said))
         self.updates = self.section.epochs * self.section.minibatches
         """Optimiser steps a step."""
         device = self.process.device
         guarded = choose_guarded(held_out, self.section.validation_contexts, config.seed)
         if self.section.validation_contexts and not guarded:
             logger.warning("ppo: the buffer has no failed validation episodes: no guard, the last is the best")
-        asks_model = self.section.algorithm == "grpo" and self.section.reward != "environment"
         run = RunFolder(config.run_dir)
-        reward = run.reward if asks_model else None
+        reward = run.reward if "reward_model" in options.needs else None
         self.base = cast(LentBase, LentBase.load(config.model, device))
         self.base.load_role(TRAINED, run.sft_adapter, trainable=True)
         budget, files = self.section.token_budget, RewardFiles.of_stage(reward) if reward else None
         model = RewardModel.load(self.base, files, budget) if files else None
         self.models = PpoModels(config, self.base, ScalarHead(self.base.hidden_size, zero=True), model)
         self.retries: Retries | None = None
-        plays = self.section.algorithm == "grpo" and self.section.reward != "model"
+        plays = "retries" in options.needs
         if guarded or plays:
             played = [*guarded, *(train if plays else ())]
             self.retries = Retries(config, {context.episode.task.environment for context in played}, device)
@@ -113,11 +109,11 @@ class Rival:
 
         self.resumed_from = self._last_checkpoint() if work.resumed else None
         if self.resumed_from is None:
-            self.transform = ScoreTransform.load(self.section.score, reward) if reward else ScoreTransform("sigmoid")
+            self.transform = ScoreTransform.load(score_kind(options), reward) if reward else ScoreTransform("sigmoid")
             self.state = PpoState(0, self.section.kl.coefficient, self.transform.mean, self.transform.std)
         else:
             self.state = load_state(self.resumed_from)
-            self.transform = ScoreTransform(self.section.score, self.state.score_mean, self.state.score_std)
+            self.transform = ScoreTransform(score_kind(options), self.state.score_mean, self.state.score_std)
             logger.info("ppo: resumes after step %d", self.state.step)
         work.cut_metrics(self.state.step if self.resumed_from else None)
         if work.main:
@@ -275,12 +271,6 @@ class StepLog(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rival.save(state.global_step // self._rival.updates)
-
-
-def unread(section: PpoSection) -> list[str]:
-    """The keys that were changed from their defaults and that the section's algorithm does not read."""
-    fields = type(section).model_fields
-    return [f"ppo.{key}" for key in UNREAD.get(section.algorithm, ()) if getattr(section, key) != fields[key].default]
 
 
 def largest_divisor(number: int, limit: int) -> int:

@@ -21,6 +21,7 @@ from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.stage import NothingToLearnError, Work
+from retro.training.algorithms.dpo import DpoOptions
 from retro.training.examples import Encoder
 from retro.training.reward_data import read_groups
 from retro.training.reward_metrics import unequal_pairs
@@ -67,13 +68,15 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # trl ships no types
         return dataset
 
 
-def run_dpo(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+def run_dpo(
+    options: DpoOptions, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]
+) -> None:
     """Train and keep the best.
 
     Raises:
         NothingToLearnError: if the training tasks have no pair.
     """
-    with closing(Rival(config, work, train, held_out)) as rival:
+    with closing(Rival(options, config, work, train, held_out)) as rival:
         encoder = Encoder(rival.base.tokenizer, config)
         pairs, validation = (read_pairs(config, encoder, split) for split in (Split.TRAIN, Split.VALIDATION))
         if not pairs:

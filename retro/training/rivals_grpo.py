@@ -19,8 +19,9 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from retro.buffer.views import Context
-from retro.config import ConfigError, PpoSection, RunConfig
+from retro.config import ConfigError, PolicySection, RunConfig
 from retro.stage import Work
+from retro.training.algorithms.grpo import GrpoOptions
 from retro.training.ppo import contexts_of_step
 from retro.training.ppo_records import mean_metrics, record, show_samples, write_rollouts
 from retro.training.ppo_rewards import Response
@@ -42,15 +43,17 @@ LOGGED = {
 no advantage."""
 
 
-def run_grpo(config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+def run_grpo(
+    options: GrpoOptions, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]
+) -> None:
     """Train and keep the best.
 
     Raises:
         ConfigError: if a step's groups cannot be shared by the processes, or its responses by the minibatches.
     """
-    with closing(Rival(config, work, train, held_out)) as rival:
-        groups = Groups(rival)
-        arguments = trainer_arguments(rival, groups.longest)
+    with closing(Rival(options, config, work, train, held_out)) as rival:
+        groups = Groups(rival, options)
+        arguments = trainer_arguments(rival, options, groups.longest)
         rival.base.lend(training=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -66,9 +69,8 @@ def run_grpo(config: RunConfig, work: Work, train: Sequence[Context], held_out: 
         rival.fit(trainer, StepLog(rival, LOGGED, groups.metrics))
 
 
-def trainer_arguments(rival: Rival, longest: int) -> GRPOConfig:
+def trainer_arguments(rival: Rival, section: GrpoOptions, longest: int) -> GRPOConfig:
     """``longest``: tokens of the longest prompt and response, of which ``token_budget`` allows so many in a pass."""
-    section = rival.section
     responses, passes = share(section, rival.process.num_processes)
     microbatch = largest_divisor(passes, section.token_budget // longest)
     return GRPOConfig(
@@ -86,7 +88,7 @@ def trainer_arguments(rival: Rival, longest: int) -> GRPOConfig:
     )
 
 
-def share(section: PpoSection, processes: int) -> tuple[int, int]:
+def share(section: PolicySection, processes: int) -> tuple[int, int]:
     """(responses of one process in a step, those of them in an optimiser step).
 
     Raises:
@@ -113,10 +115,10 @@ class Groups:
     rollout answers with token ids.
     """
 
-    def __init__(self, rival: Rival) -> None:
+    def __init__(self, rival: Rival, section: GrpoOptions) -> None:
         self._rival = rival
-        self._rollouts = Rollouts(rival.config, rival.models, rival.retries, rival.transform)
-        section, seed = rival.section, rival.config.seed
+        self._rollouts = Rollouts(section, rival.config, rival.models, rival.retries, rival.transform)
+        seed = rival.config.seed
         self.rows: list[tuple[int, int, Context]] = [
             (number, place, rival.train[index])
             for number in range(1, section.steps + 1)

@@ -32,7 +32,8 @@ def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
         "sft": {"threshold": -2, "batch_size": 4, "max_steps": 4, "checkpoint_every": 1, "learning_rate": 1e-2},
         "reward": {"batch_size": 4, "epochs": 6, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
         "ppo": {
-            **{"reward": "mix", "steps": 4, "contexts": 5, "group": 2, "epochs": 2, "minibatches": 2},
+            "reward": [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}],
+            **{"steps": 4, "contexts": 5, "group": 2, "epochs": 2, "minibatches": 2},
             **{"learning_rate": 1e-2, "checkpoint_every": 1, "validate_every": 2, "validation_contexts": 2},
             "token_budget": 2048,
         },

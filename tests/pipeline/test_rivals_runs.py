@@ -17,7 +17,7 @@ QUICK = ("ppo.steps=2", "ppo.minibatches=1", "ppo.contexts=4", "ppo.checkpoint_e
 SAME = {"step", "loss", "grad_norm", "kl_loss", "score", "gain", "validation_return"}
 """What two processes must log as one does; TRL's other figures are means of each process's means."""
 RIVALS = {
-    "dpo": ("ppo.algorithm=dpo", "ppo.reward=environment"),
+    "dpo": ("ppo.algorithm=dpo",),
     "grpo-mix": ("ppo.algorithm=grpo",),
 }
 """Arm → overrides."""

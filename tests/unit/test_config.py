@@ -68,7 +68,7 @@ def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
         ("- a list", "the top level must be a mapping"),
         ("a: [", "not YAML"),
         ("seed: 2024-99-99", "seed: Input should be a valid integer"),
-        ("ppo: {mix: 2024-01-01}", "ppo.mix: Input should be a valid number"),
+        ("ppo: {lam: 2024-01-01}", "ppo.lam: Input should be a valid number"),
         (f"seed: {'9' * 5000}", "an integer beyond 64 bits"),
         ("seed: 9223372036854775808", "an integer beyond 64 bits"),
         ("ppo: {learning_rate: .inf}", "not a finite number"),

@@ -30,7 +30,12 @@ def changed(config: Section, key: str) -> Any:
     if rest:
         return config.model_copy(update={name: changed(value, rest)})
     others = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 0.5, str: lambda: f"{value}x"}
-    others |= {list: lambda: [*value, "x"], dict: lambda: {**value, "x": 1}, type(None): lambda: "x"}
+    others |= {
+        tuple: lambda: value + value,
+        list: lambda: [*value, "x"],
+        dict: lambda: {**value, "x": 1},
+        type(None): lambda: "x",
+    }
     return config.model_copy(update={name: others[type(value)]()})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.artifacts import write_json
-from retro.config import EvaluateSection, PpoSection, RunConfig
+from retro.config import EvaluateSection, PolicySection, RunConfig, parse_section
 from retro.evaluation.arms import describe
 from retro.evaluation.presets import planned_arms
 from retro.evaluation.records import EpisodeRecords, Record, chains
@@ -33,7 +33,10 @@ def described(names: Iterable[str]) -> dict[str, Description]:
     found = {}
     for name in names:
         reward = "model" if "rm" in name else "environment"
-        config = RunConfig(ppo=PpoSection(reward=reward), evaluate=EvaluateSection(attempts=ATTEMPTS, arms=[name]))
+        config = RunConfig(
+            ppo=parse_section(PolicySection, {"reward": reward}),
+            evaluate=EvaluateSection(attempts=ATTEMPTS, arms=[name]),
+        )
         found[name] = describe(planned_arms(config)[0], config)
     return found
 

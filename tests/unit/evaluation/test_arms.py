@@ -15,9 +15,10 @@ from retro.config import (
     ConfigError,
     EnvironmentSection,
     EvaluateSection,
-    PpoSection,
+    PolicySection,
     RunConfig,
     parse_config,
+    parse_section,
 )
 from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
@@ -123,14 +124,14 @@ def test_mistakes_are_named(whole: RunConfig, name: str, message: str) -> None:
     [
         ({"reward": "model"}, "ppo-rm", "ppo", "grpo-rm"),
         ({"algorithm": "grpo"}, "grpo-env", "grpo", "ppo-env"),
-        ({"algorithm": "grpo", "reward": "mix"}, "grpo-mix", "grpo", "ppo"),
+        ({"algorithm": "grpo", "reward": ["environment", "model"]}, "grpo-mix", "grpo", "ppo"),
         ({"algorithm": "dpo"}, "dpo", "dpo-bon8", "ppo-env"),
     ],
 )
 def test_the_policys_arm_is_named_after_its_algorithm(
-    whole: RunConfig, ppo: dict[str, str], name: str, alias: str, wrong: str
+    whole: RunConfig, ppo: dict[str, Any], name: str, alias: str, wrong: str
 ) -> None:
-    config = whole.model_copy(update={"ppo": PpoSection.model_validate(ppo)})
+    config = whole.model_copy(update={"ppo": parse_section(PolicySection, ppo)})
     names = list(available_names(config))
     assert [name, f"{name}-bon8"] == names[names.index("sft") + 1 : -1]
     policies = [arm_of(config, name).policy, arm_of(config, alias).policy]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.config import KlSection, PpoSection
 from retro.rl.kl import k1, k3, next_coefficient, penalised_rewards
+from retro.rl.options import KlSection, PpoOptions
 
 
 def test_estimators_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_k1_as_a_loss_has_no_expected_gradient_and_k3_the_right_one() -> None:
     assert expected(k1).abs().max() < 1e-12
     torch.testing.assert_close(expected(k3), logits.detach().softmax(0) - reference.exp())
     with pytest.raises(ValueError, match="k1 has no expected gradient"):
-        PpoSection(kl=KlSection(loss="k1"))
+        PpoOptions(kl=KlSection(loss="k1"))
 
 
 def test_rewards_by_hand() -> None:

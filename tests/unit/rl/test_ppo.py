@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from retro.config import PpoSection
 from retro.rl.experience import Experience, Reduce, Rollout, alone
+from retro.rl.options import PpoOptions
 from retro.rl.ppo import DivergedError, build_experience, describe, update
 from tests.token_world import VOCABULARY, TokenPolicy, first_token, make_rollout, policy_for, section, train
 
@@ -202,7 +202,7 @@ def rows_of(rollout: Rollout, rows: list[int]) -> Rollout:
 
 
 def update_of(
-    rollout: Rollout, tokens: torch.Tensor, config: PpoSection, reduce: Reduce = alone
+    rollout: Rollout, tokens: torch.Tensor, config: PpoOptions, reduce: Reduce = alone
 ) -> tuple[TokenPolicy, dict[str, float]]:
     model = TokenPolicy()
     experience = build_experience(rollout, config, 0.05, reduce)

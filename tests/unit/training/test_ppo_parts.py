@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro.buffer.views import Context, RatedReflection
-from retro.config import ConfigError, PpoSection, RunConfig
+from retro.config import ConfigError, RunConfig
 from retro.models.loading import load_tokenizer
+from retro.rl.options import PpoOptions
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import Encoder, without_too_long
 from retro.training.ppo import contexts_of_step, learning_rate_factor
@@ -56,7 +57,7 @@ SIGMOID = ScoreTransform("sigmoid")
 @given(count=st.integers(1, 30), size=st.integers(1, 12), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_every_context_is_seen_once_an_epoch(count: int, size: int, seed: int) -> None:
-    section = PpoSection(contexts=size)
+    section = PpoOptions(contexts=size)
     steps = -(-3 * count // size)
     stream = [index for step in range(1, steps + 1) for index in contexts_of_step(count, section, seed, step)]
     for epoch in range(3):
@@ -64,9 +65,9 @@ def test_every_context_is_seen_once_an_epoch(count: int, size: int, seed: int) -
 
 
 def test_the_schedule_is_a_function_of_the_step() -> None:
-    section = PpoSection(steps=4, schedule="linear", warmup_steps=2)
+    section = PpoOptions(steps=4, schedule="linear", warmup_steps=2)
     assert [learning_rate_factor(section, step) for step in (1, 2, 3, 4)] == [0.5, 0.75, 0.5, 0.25]
-    assert learning_rate_factor(PpoSection(steps=4), 3) == 1.0
+    assert learning_rate_factor(PpoOptions(steps=4), 3) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -74,11 +75,14 @@ def test_the_schedule_is_a_function_of_the_step() -> None:
     [
         ({"reward": "environment"}, 0.7),
         ({"reward": "model"}, 0.5),
-        ({"reward": "mix", "mix": 0.75}, 0.75 * 0.7 + 0.25 * 0.5),
+        (
+            {"reward": [{"kind": "environment", "weight": 0.75}, {"kind": "model", "weight": 0.25}]},
+            0.75 * 0.7 + 0.25 * 0.5,
+        ),
     ],
 )
 def test_scores(changes: dict[str, object], expected: float) -> None:
-    section = PpoSection.model_validate({"missing_end_penalty": 0.4, **changes})
+    section = PpoOptions.model_validate({"missing_end_penalty": 0.4, **changes})
     for finish_reason, penalty in (("stop", 0.0), ("length", 0.4)):
         worth = combine(section, response(finish_reason), CONTEXT, episode(1.0), 0.0, SIGMOID)
         assert worth is not None
@@ -88,12 +92,12 @@ def test_scores(changes: dict[str, object], expected: float) -> None:
 
 def test_a_gain_that_is_rounding_is_none() -> None:
     context = Context(episode(0.1 + 0.2), ())
-    worth = combine(PpoSection(), response(), context, episode(0.3), None, SIGMOID)
+    worth = combine(PpoOptions(), response(), context, episode(0.3), None, SIGMOID)
     assert worth is not None and worth.gain == 0.0 and worth.score == 0.0
 
 
 def test_an_actors_error_is_no_return_of_zero() -> None:
-    assert combine(PpoSection(), response(), CONTEXT, episode(0.0, StopReason.ACTOR_ERROR), None, SIGMOID) is None
+    assert combine(PpoOptions(), response(), CONTEXT, episode(0.0, StopReason.ACTOR_ERROR), None, SIGMOID) is None
 
 
 def test_score_transforms(tmp_path: Path) -> None:

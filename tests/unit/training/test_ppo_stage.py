@@ -27,6 +27,9 @@ from retro.training.ppo_rollouts import Rollouts
 from retro.training.ppo_sampler import SamplerGapError
 from tests.architectures import make
 
+MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}]
+SIGMOID_MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5, "score": "sigmoid"}]
+
 
 def make_config(model: Path, runs: Path, name: str, **changes: Any) -> RunConfig:
     section = {
@@ -123,9 +126,9 @@ def test_the_stage_leaves_what_it_promises(prepared: Path, tiny_model_dir: Path,
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
-    whole = fresh(prepared, tiny_model_dir, tmp_path, "whole", reward="mix")
+    whole = fresh(prepared, tiny_model_dir, tmp_path, "whole", reward=MIX)
     run_stage(PPO, whole)
-    broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward="mix")
+    broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward=MIX)
     run_stage(PPO, broken)
     folder = broken.run_dir / "ppo"
     shutil.rmtree(folder / "checkpoint-4")  # as a kill between steps 3 and 4 would leave it
@@ -180,7 +183,7 @@ def test_a_wrong_sampler_stops_the_run_before_it_learns(
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("changes", [{"reward": "model"}, {"reward": "mix", "score": "sigmoid", "advantage": "group"}])
+@pytest.mark.parametrize("changes", [{"reward": "model"}, {"reward": SIGMOID_MIX, "advantage": "group"}])
 def test_the_reward_model_scores(prepared: Path, tiny_model_dir: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = fresh(prepared, tiny_model_dir, tmp_path, steps=2, missing_end_penalty=0.0, **changes)
     folder = run_stage(PPO, config)

@@ -1,0 +1,72 @@
+"""PPO's options: what :mod:`retro.rl` reads. Importable without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import model_validator
+
+from retro.config import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SampledPolicySection,
+    Section,
+    Speed,
+)
+
+
+class KlSection(Section):
+    coefficient: NonNegativeFloat = 0.05
+    """β: what one nat of log π/π_ref costs, in units of the reward."""
+    adaptive: bool = False
+    target: PositiveFloat = 0.1
+    """Nats a response; ``adaptive`` only (Ziegler et al. 2019)."""
+    horizon: PositiveInt = 10_000
+    """Responses; ``adaptive`` only."""
+    loss: Literal["none", "k1", "k3"] = "none"
+    """A second KL term inside the loss. ``k1`` has no expected gradient there and is refused."""
+    loss_coefficient: NonNegativeFloat = 0.0
+
+
+class PpoOptions(SampledPolicySection):
+    """Proximal policy optimisation (arXiv 1707.06347)."""
+
+    algorithm: Literal["ppo"] = "ppo"
+    advantage: Literal["gae", "rloo", "group"] = "gae"
+    """``gae`` learns a value a token; ``rloo`` and ``group`` compare the responses of a group."""
+    value_learning_rate: PositiveFloat = 1e-3
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat = 0.2
+    value_coefficient: NonNegativeFloat = 0.5
+    entropy_coefficient: NonNegativeFloat = 0.0
+    whiten_advantages: bool | None = None
+    """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for ``rloo``
+    and ``group``: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
+    with them."""
+    target_kl: PositiveFloat | None = None
+    """Stops a step's epochs early once the policy has moved this far from the sampler (nats a token)."""
+    max_sampler_gap: Annotated[PositiveFloat | None, Speed] = 0.05
+    """Nats a token: the run stops before an update on tokens whose log-probabilities by the sampler are on average
+    further than this from the recomputed ones (docs/training.md). ``null``: never."""
+    kl: KlSection = KlSection()
+
+    @property
+    def whitens(self) -> bool:
+        """Whether advantages are whitened: as the config says, or as suits the kind of advantage."""
+        return self.advantage == "gae" if self.whiten_advantages is None else self.whiten_advantages
+
+    @model_validator(mode="after")
+    def _checks(self) -> PpoOptions:
+        if self.kl.loss == "k1":
+            raise ValueError(
+                "kl.loss: k1 has no expected gradient as a loss term; use k3, or kl.coefficient for k1 in the reward"
+            )
+        if self.advantage != "gae" and self.group < 2:
+            raise ValueError(
+                f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
+            )
+        return self
