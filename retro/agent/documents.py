@@ -7,39 +7,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from retro.buffer.forms import DocumentForm
 from retro.reading import UnreadableError, parse_json, problems
-from retro.types import Episode, Split, Step, StopReason, Task, Trajectory, from_json
+from retro.types import Episode, Split, Trajectory, to_json
 
 
 class TrajectoryError(ValueError):
     """A document that is not a trajectory: the message names the key."""
 
 
-class _Step(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    action: str
-    observation: str
-    reward: float = 0.0
-    thought: str = ""
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    opening: str
-    steps: list[_Step] = Field(min_length=1)
-    return_: float | None = Field(default=None, alias="return")
-    success: bool = False
-    memory: list[str] | None = None
-    environment: str = ""
-
-
 def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...] | None]:
     """An episode, and the earlier reflections on its task where the document lists them, else None.
 
     Args:
-        value: An :class:`Episode`, a :class:`Trajectory`, an episode as ``to_json`` writes it, or a mapping
+        value: An :class:`Episode`, a :class:`Trajectory`, a line of a buffer's export, an episode as ``to_json`` writes
+            it, or a mapping
 
             {"opening": "You are in … Your task is to …",
              "steps": [{"action": "go to desk 1", "observation": "On the desk 1 you see a pen 1.",
@@ -56,22 +40,19 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
     if isinstance(value, Episode):
         return _finite(value), None
     if isinstance(value, Trajectory):
-        return _finite(_episode(value, None, False, "")), None
+        value = {"trajectory": to_json(value)}
     if not isinstance(value, Mapping):
         raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
-    try:
-        tree = parse_json(json.dumps(dict(value), default=_number))  # from here on as if it were read from a file
-        if "trajectory" in tree:
-            return _finite(from_json(Episode, tree)), None
-        document = _Document.model_validate(tree)
+    try:  # as if it were read from a file
+        document = DocumentForm.model_validate(parse_json(json.dumps(dict(value), default=_number)))
     except ValidationError as error:
         raise TrajectoryError(f"not a trajectory: {problems(error)}") from None
     except (UnreadableError, TypeError, RecursionError) as error:
         raise TrajectoryError(f"not a trajectory: {error}") from None
-    steps = tuple(Step(step.action, step.observation, step.reward, step.thought) for step in document.steps)
-    trajectory = Trajectory(document.opening, steps)
-    episode = _episode(trajectory, document.return_, document.success, document.environment)
-    return _finite(episode), None if document.memory is None else tuple(document.memory)
+    if "trajectory" not in value and not document.trajectory.steps:
+        raise TrajectoryError("not a trajectory: steps: there must be at least one")
+    memory = None if document.memory is None else tuple(document.memory)
+    return _finite(document.episode("", Split.TEST)), memory
 
 
 def _number(value: Any) -> Any:
@@ -86,15 +67,3 @@ def _finite(episode: Episode) -> Episode:
     if not all(map(math.isfinite, [*rewards, episode.return_])):
         raise TrajectoryError("not a trajectory: its rewards and its return must be finite")
     return episode
-
-
-def _episode(trajectory: Trajectory, return_: float | None, success: bool, environment: str) -> Episode:
-    return Episode(
-        id="",
-        task=Task(environment, "", Split.TEST),
-        trial=0,
-        trajectory=trajectory,
-        return_=sum(step.reward for step in trajectory.steps) if return_ is None else return_,
-        success=success,
-        stop=StopReason.SUCCESS if success else StopReason.FAILURE,
-    )

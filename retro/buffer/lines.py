@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from retro.buffer.engine import EpisodeRefusedError
+from retro.buffer.forms import LineForm
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
 from retro.reading import UnreadableError, cut, parse_json, problems
-from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
+from retro.types import Episode, to_json
+
+_NOT_NAMING: dict[str, Any] = {"trajectory": {"steps": {"__all__": {"usage"}}}, "recalled": True}
+"""What does not tell an episode from another one: what each step cost, and what its trial and reflections decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,11 @@ def read_line(line: bytes, rule: SplitRule) -> Line:
     if not isinstance(tree, dict):
         raise UnreadableError(f"must be an object, not {type(tree).__name__}")
     try:
-        return _Episode.model_validate(tree).line(rule)
+        form = LineForm.model_validate(tree)
     except ValidationError as error:
         raise UnreadableError(problems(error)) from None
+    id = form.id or content_digest(["jsonl", form.model_dump(mode="json", exclude=_NOT_NAMING)])
+    return Line(form.episode(id, rule.split(form.environment, form.task)), form.recalled is not None)
 
 
 def write_line(episode: Episode) -> bytes:
@@ -95,101 +101,3 @@ def _fault(value: Any, path: str) -> str | None:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     faults = (_fault(item, f"{path}.{key}" if path else str(key)) for key, item in inner)
     return next((found for found in faults if found is not None), fault)
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Usage(_Line):
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0)] = 0
-
-
-class _Step(_Line):
-    action: str
-    observation: str
-    thought: str = ""
-    reward: float = 0.0
-    usage: _Usage = _Usage()
-
-    def step(self) -> Step:
-        return Step(**{**dict(self), "usage": Usage(**dict(self.usage))})
-
-
-class _Trajectory(_Line):
-    opening: str
-    steps: list[_Step] = []
-
-
-class _Reflection(_Line):
-    text: str
-    """May be empty: a model may end its answer at once."""
-    source: str = "import"
-    index: Annotated[int, Field(ge=0)] = 0
-    finish_reason: Literal["stop", "length"] = "stop"
-    usage: _Usage = _Usage()
-    score: float | None = None
-
-
-def _text_is_a_reflection(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
-
-
-class _Recalled(_Line):
-    entries: list[str] = []
-    ids: list[str] = []
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if len(self.entries) != len(self.ids):
-            raise ValueError(f"{len(self.entries)} entries with {len(self.ids)} ids: each entry has its id")
-        return self
-
-
-_NOT_NAMING: dict[str, Any] = {"trajectory": {"steps": {"__all__": {"usage"}}}, "recalled": True}
-"""What does not tell an episode from another one: what each step cost, and what its trial and reflections decide."""
-
-
-class _Episode(_Line):
-    """The schema. Only what has no default is required."""
-
-    environment: Annotated[str, Field(min_length=1)]
-    task: Annotated[str, Field(min_length=1)]
-    trajectory: _Trajectory
-    return_: Annotated[float, Field(alias="return", ge=0, le=1)]
-    success: bool
-    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    trial: Annotated[int, Field(ge=0)] = 0
-    parent: str | None = None
-    reflection: Annotated[_Reflection | None, BeforeValidator(_text_is_a_reflection)] = None
-    recalled: _Recalled | None = None
-    split: Split | None = None
-    kind: str = ""
-    stop: StopReason | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    usage: _Usage = _Usage()
-    info: dict[str, Any] = {}
-
-    def line(self, rule: SplitRule) -> Line:
-        return Line(self._episode(rule), says_recalled=self.recalled is not None)
-
-    def _episode(self, rule: SplitRule) -> Episode:
-        reflection, recalled = self.reflection, self.recalled or _Recalled()
-        return Episode(
-            id=self.id or content_digest(["jsonl", self.model_dump(mode="json", exclude=_NOT_NAMING)]),
-            task=Task(self.environment, self.task, self.split or rule.split(self.environment, self.task), self.kind),
-            trial=self.trial,
-            trajectory=Trajectory(self.trajectory.opening, tuple(step.step() for step in self.trajectory.steps)),
-            return_=self.return_,
-            success=self.success,
-            stop=self.stop or (StopReason.SUCCESS if self.success else StopReason.FAILURE),
-            parent=self.parent,
-            reflection=None
-            if reflection is None
-            else Reflection(**{**dict(reflection), "usage": Usage(**dict(reflection.usage))}),
-            recalled=Recalled(tuple(recalled.entries), tuple(recalled.ids)),
-            seed=self.seed,
-            usage=Usage(**dict(self.usage)),
-            info=self.info,
-        )

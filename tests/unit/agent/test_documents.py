@@ -5,6 +5,8 @@ import json
 import pytest
 
 from retro.agent.documents import TrajectoryError, read_trajectory
+from retro.buffer.lines import read_line, write_line
+from retro.buffer.splits import SplitRule
 from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, to_json
 
 TRAJECTORY = Trajectory("Your task is to …", (Step("look", "Nothing.", 0.25), Step("wait", "Still nothing.", 0.25)))
@@ -50,12 +52,14 @@ def test_what_the_document_says_is_taken():
     ("value", "words"),
     [
         ([], "JSON object .* not list"),
-        ({"opening": "?"}, "steps: Field required"),
+        ({"opening": "?"}, "steps: there must be at least one"),
         ({"opening": "?", "steps": []}, "steps"),
         ({"opening": "?", "steps": [{"action": "look"}]}, r"steps\.0\.observation: Field required"),
         ({**DOCUMENT, "retrun": 1}, "retrun"),
         ({**DOCUMENT, "return": "much"}, "return"),
-        ({"trajectory": {"opening": "?"}}, "id"),
+        ({"trajectory": {"steps": []}}, r"trajectory\.opening: Field required"),
+        ({}, "trajectory: Field required"),
+        ({**to_json(EPISODE), "environment": "another"}, "task"),
     ],
 )
 def test_anything_else_is_refused_by_its_key(value, words):
@@ -94,3 +98,9 @@ def test_numbers_of_numpy_are_numbers():
     numpy = pytest.importorskip("numpy")
     step = {"action": "a", "observation": "b", "reward": numpy.float32(0.5)}
     assert read_trajectory({"opening": "?", "steps": [step]})[0].return_ == 0.5
+
+
+def test_a_line_of_a_buffers_export_is_read_too_and_a_buffer_takes_an_episode_as_to_json_writes_it():
+    line = write_line(EPISODE)
+    assert read_trajectory(json.loads(line)) == (EPISODE, None)
+    assert read_line(json.dumps(to_json(EPISODE)).encode(), SplitRule()).episode == EPISODE

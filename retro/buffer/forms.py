@@ -1,0 +1,143 @@
+"""An episode as JSON: what a line of a file, or a document that somebody wrote by hand, may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UsageForm(_Form):
+    prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    completion_tokens: Annotated[int, Field(ge=0)] = 0
+
+
+class StepForm(_Form):
+    action: str
+    observation: str
+    thought: str = ""
+    reward: float = 0.0
+    usage: UsageForm = UsageForm()
+
+    def step(self) -> Step:
+        return Step(**{**dict(self), "usage": Usage(**dict(self.usage))})
+
+
+class TrajectoryForm(_Form):
+    opening: str
+    steps: list[StepForm] = []
+
+
+class ReflectionForm(_Form):
+    text: str
+    """May be empty: a model may end its answer at once."""
+    source: str = "import"
+    index: Annotated[int, Field(ge=0)] = 0
+    finish_reason: Literal["stop", "length"] = "stop"
+    usage: UsageForm = UsageForm()
+    score: float | None = None
+
+
+def _text_is_a_reflection(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+class RecalledForm(_Form):
+    entries: list[str] = []
+    ids: list[str] = []
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if len(self.entries) != len(self.ids):
+            raise ValueError(f"{len(self.entries)} entries with {len(self.ids)} ids: each entry has its id")
+        return self
+
+
+_OF_TASK = {"environment": "environment", "id": "task", "split": "split", "kind": "kind"}
+"""Key of a task as ``to_json`` writes it → key of an episode."""
+
+
+class EpisodeForm(_Form):
+    """The schema. Three ways of writing are read alike: a line of our own, ``to_json`` of an episode (its task is an
+    object), and a trajectory's ``opening`` and ``steps`` beside the other keys."""
+
+    environment: str = ""
+    task: str = ""
+    trajectory: TrajectoryForm
+    return_: Annotated[float | None, Field(validation_alias=AliasChoices("return", "return_"))] = None
+    success: bool = False
+    id: Annotated[str, Field(max_length=200)] | None = None
+    trial: Annotated[int, Field(ge=0)] = 0
+    parent: str | None = None
+    reflection: Annotated[ReflectionForm | None, BeforeValidator(_text_is_a_reflection)] = None
+    recalled: RecalledForm | None = None
+    split: Split | None = None
+    kind: str = ""
+    stop: StopReason | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    usage: UsageForm = UsageForm()
+    info: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping):
+            return tree
+        tree = dict(tree)
+        if "trajectory" not in tree and ("opening" in tree or "steps" in tree):
+            tree["trajectory"] = {key: tree.pop(key) for key in ("opening", "steps") if key in tree}
+        task = tree.get("task")
+        if (
+            isinstance(task, Mapping)
+            and task.keys() == _OF_TASK.keys()
+            and tree.keys().isdisjoint(task.keys() - {"id"})
+        ):
+            tree |= {_OF_TASK[key]: value for key, value in task.items()}
+        return tree
+
+    def episode(self, id: str, split: Split) -> Episode:
+        """The episode, with an id and a split where the form has none; its return is by default the sum of the
+        rewards."""
+        steps = tuple(step.step() for step in self.trajectory.steps)
+        reflection, recalled = self.reflection, self.recalled or RecalledForm()
+        return Episode(
+            id=self.id or id,
+            task=Task(self.environment, self.task, self.split or split, self.kind),
+            trial=self.trial,
+            trajectory=Trajectory(self.trajectory.opening, steps),
+            return_=sum(step.reward for step in steps) if self.return_ is None else self.return_,
+            success=self.success,
+            stop=self.stop or (StopReason.SUCCESS if self.success else StopReason.FAILURE),
+            parent=self.parent,
+            reflection=None
+            if reflection is None
+            else Reflection(**{**dict(reflection), "usage": Usage(**dict(reflection.usage))}),
+            recalled=Recalled(tuple(recalled.entries), tuple(recalled.ids)),
+            seed=self.seed,
+            usage=Usage(**dict(self.usage)),
+            info=self.info,
+        )
+
+
+class LineForm(EpisodeForm):
+    """An episode that a buffer may hold: it has a task and an outcome."""
+
+    environment: Annotated[str, Field(min_length=1)]
+    task: Annotated[str, Field(min_length=1)]
+    return_: Annotated[float, Field(validation_alias=AliasChoices("return", "return_"), ge=0, le=1)]
+    success: bool
+    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class DocumentForm(EpisodeForm):
+    """A trajectory that is reflected on: nothing else needs to be known."""
+
+    memory: list[str] | None = None
+    """Earlier reflections on the same task, oldest first."""
