@@ -46,7 +46,7 @@ def main() -> None:
     PAGE.write_text(page, encoding="utf-8")
 
 
-def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
+def _sections(model: type[BaseModel], prefix: str, title: str, level: int = 2) -> Iterator[str]:
     docs = _attribute_docs(model)
     nested: list[tuple[str, type[BaseModel]]] = []
     rows = []
@@ -57,7 +57,7 @@ def _sections(model: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
         else:
             rows.append(_row(f"{prefix}{name}", field, docs.get(name, "")))
             nested += [(f"{name}[]", section) for section in _listed(annotation)]
-    yield f"## {title}\n"
+    yield f"{'#' * level} {title}\n"
     own = vars(model).get("__doc__")
     if own:
         yield f"{' '.join(inspect.cleandoc(own).split())}\n"
@@ -85,7 +85,8 @@ def _kinds(base: type[KindSection], name: str) -> Iterator[str]:
         if rows:
             yield from ("| key | type | default | meaning |", "|---|---|---|---|", *rows, "")
         for key, section in nested.items():
-            yield from _sections(section, f"{name}.{key}.", f"{name}.{key}{' ⏱' if Speed in own[key].metadata else ''}")
+            mark = " ⏱" if Speed in own[key].metadata else ""
+            yield from _sections(section, f"{name}.{key}.", f"{name}.{key}{mark}", level=4)
 
 
 def _row(key: str, field: FieldInfo, meaning: str) -> str:

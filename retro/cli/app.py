@@ -154,6 +154,36 @@ def reflect(
     )
 
 
+@app.command("list")
+def list_() -> None:
+    """List every kind that a config can name, and what it still needs.
+
+    \b
+    Example:
+      retro list
+    """
+    from retro.cli.kinds import list_kinds
+
+    list_kinds()
+
+
+@app.command()
+def migrate(path: Annotated[Path, typer.Argument(help="A config, or a run folder.")]) -> None:
+    """Rewrite a config of an earlier release in the keys of this one.
+
+    The old file is kept beside the new one as *.before. Finished stages of a run folder stay finished. Its buffer is
+    brought up to date by: retro buffer migrate RUN
+
+    \b
+    Examples:
+      retro migrate configs/mine.yaml
+      retro migrate runs/mine
+    """
+    from retro.cli.migrating import migrate_config
+
+    migrate_config(path)
+
+
 @app.command()
 def doctor() -> None:
     """Print versions, devices, and what would run where.

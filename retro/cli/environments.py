@@ -23,17 +23,15 @@ def list_environments() -> None:
     Example:
       retro env list
     """
+    from retro.cli.kinds import needs
     from retro.envs import ENVIRONMENTS
 
     for name, registered in ENVIRONMENTS.items():
-        absent = registered.missing
         print(f"{name}: {registered.summary}")
-        if absent:
-            print(f"    not installed ({', '.join(absent)}): pip install 'retro[{registered.extra}]'")
-        else:
+        if not registered.missing:
             print("    installed")
-        if registered.data:
-            print(f"    data: {registered.data}")
+        for need in needs(registered):
+            print(f"    {need}")
 
 
 @env_app.command()

@@ -151,11 +151,6 @@ def test_the_buffer_is_in_the_run_folder_unless_the_config_says_otherwise() -> N
     assert config.buffer_url == "postgresql://host/db"
 
 
-def test_the_config_is_importable_without_torch() -> None:
-    code = "import sys, retro.config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
 @given(st.floats(min_value=1e-8, max_value=1.0), st.integers(min_value=1, max_value=10**6), st.text(max_size=20))
 def test_what_is_dumped_reads_back_equal(rate: float, steps: int, name: str) -> None:
     config = parse_config({"name": name, "ppo": {"learning_rate": rate, "steps": steps}}, "here")
