@@ -19,7 +19,8 @@ from benchmarks.pipeline_work import Side, Work, write_roles
 from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.rl.experience import Rollout
-from retro.rl.ppo import Trainable, build_experience, update
+from retro.rl.gradients import Trainable
+from retro.rl.ppo import build_experience, update
 from retro.types import derive_seed
 
 TOLERANCE = 1e-4
@@ -97,7 +98,7 @@ def score_and_learn(side: Side, work: Work, watch: Stopwatch) -> Step:
     config, samples = work.config, len(work.responses)
     with watch.lap("score", samples):
         raw = side.scores(work)
-        rollout = side.rollout(work, work.scored(raw))
+        rollout = side.rollout(work, work.rewards(raw))
     rates = {"policy": config.ppo.learning_rate, "value": config.ppo.value_learning_rate}
     with watch.lap("learn", samples):
         experience = build_experience(rollout, config.ppo, config.ppo.kl.coefficient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -15,9 +16,9 @@ from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, load_head
 from retro.retrospective.reward_model import RewardModel
 from retro.rl.experience import Policy, Rollout
-from retro.rl.ppo import Trainable
-from retro.training.ppo_models import Batch, PpoModels
-from retro.training.ppo_rewards import Response, Scored
+from retro.rl.gradients import Trainable
+from retro.training.policy.groups import Group, Response
+from retro.training.policy.models import Packs, PolicyModels
 from retro.types import Sampling, derive_seed
 
 
@@ -37,23 +38,22 @@ class SharedBaseSide:
         base: SharedBase,
         value_head: ScalarHead,
         reward_head: ScalarHead,
-        kind: type[PpoModels] = PpoModels,
+        kind: type[PolicyModels] = PolicyModels,
         copies: int = 1,
     ) -> None:
         self._config, self._copies = config, copies
         self._models = kind(
             config, base, value_head, RewardModel(base, reward_head.requires_grad_(False), config.ppo.token_budget)
         )
-        self._batch: Batch | None = None
+        self._packs: Packs | None = None
         self.modules: list[nn.Module] = [base.model, value_head, reward_head]
         self.trainables = [
-            Trainable("policy", list(self._models.policy_parameters.values())),
-            Trainable("value", list(self._models.value_parameters.values())),
+            Trainable(part, list(parameters.values())) for part, parameters in self._models.parts.items()
         ]
 
     @classmethod
     def load(
-        cls, config: RunConfig, folder: Path, kind: type[PpoModels] = PpoModels, copies: int = 1
+        cls, config: RunConfig, folder: Path, kind: type[PolicyModels] = PolicyModels, copies: int = 1
     ) -> SharedBaseSide:
         """From the folder of :func:`benchmarks.pipeline_work.write_roles`, on the CPU."""
         base = SharedBase.load(config.model, "cpu")
@@ -84,17 +84,25 @@ class SharedBaseSide:
     def sample(self, work: Work, number: int) -> int:
         return sum(len(response.ids) for response in self.draw(work.contexts, number))
 
-    def scores(self, work: Work) -> list[float]:
-        return self._models.scores(self._asked(work.contexts), work.responses)
+    def _groups(self, work: Work) -> list[Group]:
+        asked = self._asked(work.contexts)
+        size = len(work.responses) // len(asked)
+        return [
+            Group(slot, context, tuple(work.responses[slot * size : (slot + 1) * size]))
+            for slot, context in enumerate(asked)
+        ]
 
-    def rollout(self, work: Work, scored: Scored) -> Rollout:
-        self._batch = self._models.batch(self._asked(work.contexts), work.responses)
-        return self._models.rollout(self._batch, scored)
+    def scores(self, work: Work) -> list[float]:
+        return list(chain(*self._models.scores(self._groups(work))))
+
+    def rollout(self, work: Work, rewards: Sequence[float]) -> Rollout:
+        self._packs = self._models.packs(self._groups(work))
+        return self._models.rollout(self._packs, work.responses, rewards)
 
     def learning(self, work: Work) -> AbstractContextManager[Policy]:
-        assert self._batch is not None  # the packing of this step's rollout is used again, as in the stage
-        return self._models.learning(self._batch)
+        assert self._packs is not None  # the packing of this step's rollout is used again, as in the stage
+        return self._models.learning(self._packs, entropy_gradient=self._config.ppo.entropy_coefficient > 0)
 
     def forward_tokens(self, work: Work) -> int:
-        assert self._batch is not None
-        return sum(packed.input_ids.numel() for packed in self._batch.packed.values())
+        assert self._packs is not None
+        return sum(packed.input_ids.numel() for packed in self._packs.packed.values())

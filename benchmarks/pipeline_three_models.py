@@ -17,9 +17,8 @@ from retro.config import RunConfig
 from retro.models.heads import ScalarHead, load_head
 from retro.models.loading import load_base, load_tokenizer
 from retro.rl.experience import Outputs, Policy, Rollout
-from retro.rl.ppo import Trainable
+from retro.rl.gradients import Trainable
 from retro.training.examples import Encoder
-from retro.training.ppo_rewards import Scored
 from retro.types import Reflection, derive_seed
 
 Rows = list[tuple[Ids, Ids]]
@@ -61,7 +60,7 @@ class ThreeModels:
     def scores(self, work: Work) -> list[float]:
         rows = [
             (
-                self._prompt(work, r.place),
+                self._prompt(work, r.slot),
                 self._encoder.response(Reflection(r.text, "ppo", finish_reason=r.finish_reason)),
             )
             for r in work.responses
@@ -75,7 +74,7 @@ class ThreeModels:
         return scores
 
     @torch.no_grad()
-    def rollout(self, work: Work, scored: Scored) -> Rollout:
+    def rollout(self, work: Work, rewards: Sequence[float]) -> Rollout:
         rows = self._rows(work)
         lengths = torch.tensor([len(response) for _, response in rows])
         shape = (len(rows), int(lengths.max()))
@@ -87,8 +86,8 @@ class ThreeModels:
             reference[chosen, : outputs.log_probs.shape[1]] = outputs.log_probs
         return Rollout(
             mask=torch.arange(shape[1]) < lengths[:, None],
-            contexts=tuple(response.place for response in work.responses),
-            scores=torch.tensor([worth.score for worth in scored.worths], dtype=torch.float32),
+            contexts=tuple(response.slot for response in work.responses),
+            scores=torch.tensor(rewards, dtype=torch.float32),
             log_probs=log_probs,
             values=values,
             reference_log_probs=reference,
@@ -113,7 +112,7 @@ class ThreeModels:
         return self._prompts[context.episode.id]
 
     def _rows(self, work: Work) -> Rows:
-        return [(self._prompt(work, response.place), list(response.ids)) for response in work.responses]
+        return [(self._prompt(work, response.slot), list(response.ids)) for response in work.responses]
 
     def _forward(
         self, model: nn.Module, rows: Rows, wanted: Sequence[int], head: ScalarHead | None

@@ -16,8 +16,9 @@ from retro.config import RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.rl.experience import Policy, Rollout
-from retro.rl.ppo import Trainable
-from retro.training.ppo_rewards import Response, Scored, ScoreTransform, combine
+from retro.rl.gradients import Trainable
+from retro.training.policy.groups import Response
+from retro.training.rewards.model import ModelOptions, ModelReward
 from retro.types import derive_seed
 
 ROLES = ("policy", "reference", "reward")
@@ -32,15 +33,14 @@ class Work:
     contexts: Sequence[Context]
     responses: Sequence[Response]
 
-    def scored(self, raw: Sequence[float]) -> Scored:
-        """The rewards that the reward model's raw scores become."""
-        asked = [self.contexts[response.place] for response in self.responses]
-        worths = [
-            combine(self.config.ppo, response, context, None, score, ScoreTransform("sigmoid"))
-            for response, context, score in zip(self.responses, asked, raw, strict=True)
+    def rewards(self, raw: Sequence[float]) -> list[float]:
+        """What the reward model's raw scores become."""
+        transform = ModelReward(ModelOptions(score="sigmoid")).transform
+        penalties = {"stop": 0.0, "length": self.config.ppo.missing_end_penalty}
+        return [
+            transform(score) - penalties[response.finish_reason]
+            for response, score in zip(self.responses, raw, strict=True)
         ]
-        kept = [worth for worth in worths if worth is not None]
-        return Scored(list(range(len(self.contexts))), list(self.responses), kept, 0)
 
 
 class Side(Protocol):
@@ -58,7 +58,7 @@ class Side(Protocol):
         """The reward model's raw score of each response."""
         ...
 
-    def rollout(self, work: Work, scored: Scored) -> Rollout:
+    def rollout(self, work: Work, rewards: Sequence[float]) -> Rollout:
         """Log-probabilities by policy and reference, and values."""
         ...
 

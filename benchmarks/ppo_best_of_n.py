@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.pipeline_timing import Check, Phases, Stopwatch, alternate
 from benchmarks.pipeline_work import Work
 from benchmarks.ppo_device import GpuPlan, Setting, build_bench, find_device, given_work, run_settings, settle
-from retro.training.ppo_rewards import Response
+from retro.training.policy.groups import Response
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 """How far a response's score among its siblings may be from its score alone."""

@@ -27,7 +27,7 @@ from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
 from retro.models.limits import prompt_tokens
 from retro.models.loading import resolve_device
-from retro.training.ppo_rewards import Response
+from retro.training.policy.groups import Response
 from retro.types import derive_seed
 
 WEIGHT_SCALE = 0.02

@@ -23,7 +23,7 @@ from retro.models.adapters import SharedBase, with_adapter
 from retro.models.heads import load_head
 from retro.models.limits import prompt_tokens
 from retro.models.loading import load_base
-from retro.training.ppo_models import PpoModels
+from retro.training.policy.models import PolicyModels
 from retro.types import Episode, Split, StopReason, Task, Trajectory, derive_seed
 
 SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
@@ -64,7 +64,7 @@ class TokenContext(Context):
     tokens: tuple[int, ...] = ()
 
 
-class TokenModels(PpoModels):
+class TokenModels(PolicyModels):
     """The product's models, asked with prompts in tokens: nothing is encoded."""
 
     def prompt(self, context: Context) -> list[int]:

@@ -19,7 +19,7 @@ from benchmarks.pipeline_work import Work
 from benchmarks.ppo_models import TokenContext, TokenModels, token_contexts
 from retro.artifacts import versions
 from retro.config import RunConfig
-from retro.training.ppo_rewards import Response
+from retro.training.policy.groups import Response
 
 
 def make_step(side: SharedBaseSide, config: RunConfig, contexts: list[TokenContext], number: int) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from retro.config import ConfigError, RunConfig, load_config
 from retro.layout import RunFolder
 from retro.models.loading import resolve_device
 from retro.training.checkpoints import checkpoints
-from retro.training.ppo_models import PpoModels
-from retro.training.ppo_rewards import Response, Scored, Worth
-from retro.training.ppo_sampler import sampler_gaps
+from retro.training.policy.groups import Group, Response
+from retro.training.policy.models import PolicyModels
+from retro.training.policy.sampler_gap import sampler_gaps
 from retro.types import Sampling, Split, derive_seed
 
 CONTEXTS, GROUP = 24, 4
@@ -36,30 +36,40 @@ PRECISIONS = (
 )
 
 
-def load(config: RunConfig, adapter: Path, dtype: str = "float32", quantization: str = "none") -> PpoModels:
+def load(config: RunConfig, adapter: Path, dtype: str = "float32", quantization: str = "none") -> PolicyModels:
     model = config.model.model_copy(update={"dtype": dtype, "quantization": quantization})
     own = config.model_copy(update={"model": model})
-    return PpoModels.load(own, resolve_device(config.device), adapter, None, None)
+    return PolicyModels.load(own, resolve_device(config.device), adapter)
 
 
-def sample(config: RunConfig, models: PpoModels, chosen: Sequence[Context], temperature: float) -> list[Response]:
-    seeds = [[derive_seed(config.seed, "gap", place, index) for index in range(GROUP)] for place in range(len(chosen))]
+def sample(config: RunConfig, models: PolicyModels, chosen: Sequence[Context], temperature: float) -> list[Group]:
+    seeds = [[derive_seed(config.seed, "gap", slot, index) for index in range(GROUP)] for slot in range(len(chosen))]
     groups = models.sample(chosen, Sampling(temperature, 1.0, config.model.max_new_tokens), seeds, step=0)
     return [
-        Response(place, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
-        for place, group in enumerate(groups)
-        for index, (written, text) in enumerate(group)
+        Group(
+            slot,
+            context,
+            tuple(
+                Response(slot, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
+                for index, (written, text) in enumerate(group)
+            ),
+        )
+        for slot, (context, group) in enumerate(zip(chosen, groups, strict=True))
     ]
 
 
 def gap(
-    config: RunConfig, sampler: PpoModels, trained: PpoModels, chosen: Sequence[Context], temperature: float = 1.0
+    config: RunConfig,
+    sampler: PolicyModels,
+    trained: PolicyModels,
+    chosen: Sequence[Context],
+    temperature: float = 1.0,
 ) -> float:
     """Mean over tokens, nats."""
-    responses = sample(config, sampler, chosen, temperature)
-    scored = Scored(list(range(len(chosen))), responses, [Worth(0.0)] * len(responses), 0)
+    groups = sample(config, sampler, chosen, temperature)
+    responses = [response for group in groups for response in group.responses]
     with torch.no_grad():
-        rollout = trained.rollout(trained.batch(chosen, responses), scored)
+        rollout = trained.rollout(trained.packs(groups), responses, [0.0] * len(responses))
     lengths = [len(response.ids) for response in responses]
     gaps = sampler_gaps(rollout, responses)
     return sum(own * length for own, length in zip(gaps, lengths, strict=True)) / sum(lengths)

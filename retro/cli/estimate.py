@@ -53,12 +53,19 @@ def episodes(config: RunConfig) -> Episodes:
     tasks = sum(counts[split] for split in config.collect.splits)
     controls = config.collect.controls if config.actor.temperature > 0 else 0
     collected = tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls))
-    played = 0
-    if "retries" in config.ppo.needs:
-        played = config.ppo.steps * config.ppo.contexts * config.ppo.group
+    played = config.ppo.steps * config.ppo.contexts * _retries(config)
     guarded = 1 + math.ceil(config.ppo.steps / config.ppo.validate_every)  # before the first step and after the last
     played += guarded * config.ppo.validation_contexts
     return Episodes(collected, played, counts["test"] * config.evaluate.attempts)
+
+
+def _retries(config: RunConfig) -> int:
+    """Episodes that the policy's reward needs of each failed one: a retry a response, and controls."""
+    needs, options = config.ppo.needs, [getattr(term, "options", term) for term in config.ppo.rewards]
+    retries = config.ppo.group if "retries" in needs else 0
+    if "controls" in needs and config.actor.temperature > 0:
+        retries += max(getattr(item, "controls", 0) for item in options)
+    return retries
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint | None:

@@ -14,7 +14,7 @@ STAGES = {
     "memory": "retro.training.memory:STAGE",
     "sft": "retro.training.sft:STAGE",
     "reward": "retro.training.reward:STAGE",
-    "ppo": "retro.training.ppo:STAGE",
+    "ppo": "retro.training.policy.stage:STAGE",
     "export": "retro.training.export:STAGE",
     "evaluate": "retro.evaluation.stage:STAGE",
 }

@@ -171,6 +171,10 @@ POINTS: dict[str, Point] = {
                 "retro.training.rewards.environment:EnvironmentReward",
                 "the actor's own retry with the reflection: the true gain in return",
             ),
+            "over_control": Kind(
+                "retro.training.rewards.over_control:OverControlReward",
+                "the actor's retry beyond the mean of retries without a reflection",
+            ),
             "model": Kind("retro.training.rewards.model:ModelReward", "the learnt reward model's score"),
         },
     ),

@@ -1,7 +1,7 @@
 """Proximal policy optimisation of responses, from scored rollouts to the updated policy (arXiv 1707.06347).
 
 Read from top to bottom: :func:`build_experience` turns scores into token rewards and advantages, :func:`update` makes
-the epochs over them. Where responses and scores come from, and which model is behind the forward pass, others know.
+the epochs over them. The caller supplies the responses, their scores and the policy's forward pass.
 
 Several processes hold different contexts of the same step. Every mean is over the tokens of all of them: gradients are
 sums, divided by a count that went through ``reduce``, so that n processes make the update of one.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
 from retro.rl.experience import Experience, Outputs, Policy, Reduce, Rollout, alone, masked_sum
+from retro.rl.gradients import Trainable, clip, sum_over_processes
 from retro.rl.kl import k1, k3, penalised_rewards
 from retro.rl.losses import clipped_surrogate, clipped_value_loss
 from retro.rl.options import PpoOptions
@@ -35,18 +35,6 @@ TERMS = (
     "value_clip_fraction",
 )
 """Sums over the tokens of a minibatch, in the order in which they travel beside the gradients."""
-
-
-class DivergedError(ValueError):
-    """The update is not finite any more: nothing was changed by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trainable:
-    """Parameters that are clipped together; their optimiser has a parameter group of the same name."""
-
-    name: str
-    parameters: Sequence[torch.nn.Parameter]
 
 
 def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, reduce: Reduce = alone) -> Experience:
@@ -117,18 +105,13 @@ def update(
     for rows, tokens in _minibatches(experience, section, seed, reduce):
         optimiser.zero_grad(set_to_none=True)
         terms = _backward(experience, policy, rows, tokens, section)
-        terms = _sum_over_processes(parameters, terms, reduce).double().cpu()
+        terms = sum_over_processes(parameters, terms, reduce).double().cpu()
         approx_kl = float(terms[TERMS.index("approx_kl")]) / tokens
         if section.target_kl is not None and approx_kl > section.target_kl:
             stopped = True
             break
-        for trainable in trainables:
-            norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, section.max_grad_norm))
-            if not torch.isfinite(torch.tensor(norm)):
-                raise DivergedError(
-                    f"the gradient of {trainable.name} is {norm}: lower ppo.learning_rate or ppo.max_grad_norm"
-                )
-            norms[trainable.name] += norm
+        for name, norm in clip(trainables, section.max_grad_norm).items():
+            norms[name] += norm
         optimiser.step()
         sums += terms
         updates += 1
@@ -197,29 +180,6 @@ def _terms(experience: Experience, rows: Sequence[int], outputs: Outputs, sectio
         "value_clip_fraction": value_clipped,
     }
     return {name: masked_sum(values, mask) for name, values in terms.items()}
-
-
-def _sum_over_processes(parameters: Sequence[torch.nn.Parameter], terms: Tensor, reduce: Reduce) -> Tensor:
-    """One all-reduce of all gradients and the terms beside them; returns the terms of all processes.
-
-    Explicit, where DistributedDataParallel would do it in hooks: DDP averages over processes, whatever share of the
-    tokens each holds, and expects a backward on each; a process without a context in this minibatch has none.
-    """
-    if reduce is alone:
-        return terms
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat(
-        [*(parameter.grad.float().flatten() for parameter in parameters if parameter.grad is not None), terms]
-    )
-    flat = reduce(flat)
-    offset = 0
-    for parameter in parameters:
-        assert parameter.grad is not None
-        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
-        offset += parameter.numel()
-    return flat[offset:]
 
 
 def _metrics(

@@ -38,9 +38,11 @@ from retro.models.packing import plan
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.retrospective.reward_model import ROLE, RewardModel
+from retro.rl.gradients import sum_over_processes
 from retro.stage import Stage, Work
 from retro.ties import exceeds
 from retro.training.examples import Encoder, training_inputs
+from retro.training.processes import over_processes
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
 from retro.training.reward_metrics import ScoredGroup, reward_report, unequal_pairs, weighted_auc, within_group_accuracy
@@ -216,7 +218,7 @@ class RewardTrainer:
                 part = torch.stack(parts).sum()
                 (part / total).backward()
                 loss += part.detach() / total
-        loss = self._sum_gradients(loss)
+        [loss] = sum_over_processes(list(self.parameters.values()), loss.reshape(1), over_processes())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.section.max_grad_norm)
         self.optimiser.step()
         return {"loss": float(loss), "learning_rate": rate, "grad_norm": float(norm), "terms": total}
@@ -297,21 +299,6 @@ class RewardTrainer:
         if number <= warmup:
             return number / warmup
         return (len(self.steps) - number + 1) / (len(self.steps) - warmup)
-
-    def _sum_gradients(self, loss: Tensor) -> Tensor:
-        """Add all processes' gradients and losses: each divided its terms by the count of all."""
-        if self.accelerator.num_processes == 1:
-            return loss
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        own = torch.cat([loss.reshape(1).float(), *(gradient.reshape(-1).float() for gradient in gradients)])
-        flat: Tensor = self.accelerator.reduce(own, reduction="sum")
-        parts = torch.split(flat[1:], [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return flat[0]
 
 
 STAGE = Stage(

@@ -27,7 +27,8 @@ from retro.models.loading import base_identity, load_base, load_tokenizer, resol
 from retro.models.sharding import launched_pieces
 from retro.stage import NothingToLearnError, Stage, Work
 from retro.training.examples import Encoder, training_inputs, without_too_long
-from retro.types import Split, derive_seed
+from retro.training.trl import trainer_arguments
+from retro.types import Split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,8 +49,6 @@ LOGGED = {
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
 """What goes to ``metrics.jsonl``: the trainer's name → ours."""
-KEPT_CHECKPOINTS = 2
-"""The last may have been cut by a kill; the one before is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def train_adapter(config: RunConfig, work: Work) -> None:
     tokenizer = load_tokenizer(config.model)
     encoder = Encoder(tokenizer, config)
     train, validation = read_examples(config, encoder)
-    arguments = trainer_arguments(config, work.folder, bool(validation))  # before the base: DeepSpeed loads by them
+    arguments = sft_arguments(config, work.folder, bool(validation))  # before the base: DeepSpeed loads by them
     pieces = launched_pieces("sft", config.model, own_loop=False)
     base = load_base(config.model, "cpu" if pieces == "fsdp2" else resolve_device(config.device))
     if pieces is None:  # of a base in pieces no process holds enough to test it
@@ -156,51 +155,28 @@ def to_dataset(examples: list[Example]) -> Dataset:
     )
 
 
-def trainer_arguments(config: RunConfig, folder: Path, validate: bool) -> SFTConfig:
-    """Every argument whose default would decide something is set here."""
+def sft_arguments(config: RunConfig, folder: Path, validate: bool) -> SFTConfig:
+    """What the trainer is made with."""
     from accelerate import PartialState
     from trl.trainer.sft_config import SFTConfig
 
-    section, device = config.sft, resolve_device(config.device)
+    section = config.sft
     microbatch, accumulation = split_batch(section.batch_size, section.microbatch_size, PartialState().num_processes)
     return SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=microbatch,
-        per_device_eval_batch_size=microbatch,
-        gradient_accumulation_steps=accumulation,
+        **trainer_arguments(config, section, folder / "checkpoints", ("sft",), microbatch, accumulation),
         num_train_epochs=section.epochs,
         max_steps=section.max_steps or -1,
-        learning_rate=section.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=min(section.warmup_fraction, 0.999),  # from 1 on it would be a number of steps
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.max_grad_norm,
-        optim="adamw_torch",
-        adam_beta1=section.adam.beta1,
-        adam_beta2=section.adam.beta2,
-        adam_epsilon=section.adam.epsilon,
-        bf16=config.model.dtype == "bfloat16" and device.type == "cuda",
-        fp16=False,
-        use_cpu=device.type == "cpu",
-        gradient_checkpointing=config.model.gradient_checkpointing,
         max_length=None,  # the default would cut the reflection off, which stands at the end
         packing=False,
         shuffle_dataset=False,  # the sampler shuffles, by data_seed
-        seed=derive_seed(config.seed, "sft") % 2**32,
-        data_seed=derive_seed(config.seed, "sft", "order") % 2**32,
-        save_strategy="steps",
         save_steps=section.checkpoint_every,
-        save_total_limit=KEPT_CHECKPOINTS,
         eval_strategy="steps" if validate else "no",
         eval_steps=section.checkpoint_every,
         prediction_loss_only=True,
         logging_steps=1,
         logging_first_step=True,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device.type == "cuda",
-        ddp_find_unused_parameters=False,
     )
 
 

@@ -29,7 +29,8 @@ def changed(config: Section, key: str) -> Any:
     value = getattr(config, name)
     if rest:
         return config.model_copy(update={name: changed(value, rest)})
-    others = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 0.5, str: lambda: f"{value}x"}
+    text = "grpo" if name == "algorithm" else f"{value}x"  # a stage asks the algorithm what it reads
+    others = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 0.5, str: lambda: text}
     others |= {
         tuple: lambda: value + value,
         list: lambda: [*value, "x"],

@@ -1,16 +1,45 @@
-"""``dpo``: direct preference optimisation (Rafailov et al. 2023) on the buffer's ratings, by TRL's ``DPOTrainer``."""
+"""``dpo``: direct preference optimisation (Rafailov et al. 2023) on the buffer's ratings, by TRL's ``DPOTrainer``.
+
+The pairs are the reward model's: two reflections on one failed episode whose ratings differ by more than
+``reward.threshold``. β is ``ppo.kl.coefficient``: DPO solves the objective that PPO climbs, reward minus β times the KL
+divergence from the reference (their eq. 3), where the ratings' differences stand for the reward.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from retro.config import FixedKlSection, PolicySection
+from retro.config import FixedKlSection, PolicySection, RunConfig
+from retro.training.algorithms.base import Algorithm
+from retro.types import Split
 
 if TYPE_CHECKING:
-    from retro.buffer.views import Context
-    from retro.config import RunConfig
-    from retro.stage import Work
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+
+    from retro.training.algorithms.trl import TrlTraining
+    from retro.training.examples import Encoder
+    from retro.training.policy.run import PolicyRun
+
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_SHARED = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "entropy": "entropy",
+}
+LOGGED = {
+    **_SHARED,
+    **{f"eval_{theirs}": f"validation_{ours}" for theirs, ours in _SHARED.items()},
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+}
+"""``accuracy``: of the implicit rewards β log π/π_ref; ``margin``: the mean difference of a pair's."""
 
 
 class DpoOptions(PolicySection):
@@ -20,17 +49,121 @@ class DpoOptions(PolicySection):
     kl: FixedKlSection = FixedKlSection()
 
 
-class Dpo:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two reflections on one failed episode; the better rated one is chosen."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Of the pair in one forward pass, padded."""
+        return 2 * (len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids)))
+
+
+class Dpo(Algorithm):
     Options = DpoOptions
+    in_pieces = False
+    needs = frozenset({"pairs"})
 
-    def __init__(self, options: DpoOptions) -> None:
-        self.options = options
+    def train(self, run: PolicyRun) -> None:
+        """Train and keep the best.
 
-    @classmethod
-    def from_options(cls, options: DpoOptions) -> Dpo:
-        return cls(options)
+        Raises:
+            NothingToLearnError: if the training tasks have no pair.
+        """
+        from trl.trainer.dpo_trainer import DPOTrainer
 
-    def learn(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        from retro.training.rivals_dpo import run_dpo
+        from retro.stage import NothingToLearnError
+        from retro.training.algorithms.trl import StepLog, TrlTraining
 
-        run_dpo(self.options, config, work, train, held_out)
+        class PairTrainer(DPOTrainer):  # type: ignore[misc]  # trl ships no types
+            """TRL's trainer on token ids. Its interface takes text, whose tokens need not be those that the model reads
+            and writes: it adds an end to what was cut, and tokens may merge over the prompt's border."""
+
+            def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+                return dataset
+
+        training, config = TrlTraining(run, self.needs), run.config
+        encoder = run.models.encoder
+        pairs, validation = (read_pairs(config, encoder, split) for split in (Split.TRAIN, Split.VALIDATION))
+        if not pairs:
+            raise NothingToLearnError(
+                f"ppo.algorithm=dpo: no two reflections on a training task belong to one group and differ by more than "
+                f"{pair_threshold(config)} in {config.reward.rating}: collect groups (collect.group ≥ 2) of more tasks"
+            )
+        longest = max(pair.tokens for pair in [*pairs, *validation])
+        training.base.lend(training=False)
+        trainer = PairTrainer(
+            model=training.base.model,
+            args=dpo_arguments(training, self.options, longest, bool(validation)),
+            train_dataset=to_dataset(pairs),
+            eval_dataset=to_dataset(validation) if validation else None,
+            processing_class=training.base.tokenizer,
+        )
+        require_all_pairs(trainer, pairs)
+        training.fit(trainer, StepLog(run, training.updates, LOGGED))
+
+
+def pair_threshold(config: RunConfig) -> float:
+    """The least difference of ratings that makes a pair (of the classifier the threshold says something else)."""
+    return config.reward.threshold if config.reward.loss == "bradley_terry" else 0.0
+
+
+def read_pairs(config: RunConfig, encoder: Encoder, split: Split) -> list[Pair]:
+    """The pairs of a split's tasks, in the buffer's order."""
+    from retro.buffer.store import ReplayBuffer
+    from retro.training.reward_data import read_groups
+    from retro.training.reward_metrics import unequal_pairs
+
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        groups = read_groups(buffer, config.reward, encoder, split, config.buffer.environments)
+    return [
+        Pair(group.prompt, group.responses[better], group.responses[worse])
+        for group in groups
+        for better, worse in unequal_pairs(group.ratings, pair_threshold(config))
+    ]
+
+
+def to_dataset(pairs: Sequence[Pair]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict({column: [getattr(pair, column) for pair in pairs] for column in COLUMNS})
+
+
+def dpo_arguments(training: TrlTraining, options: DpoOptions, longest: int, validate: bool) -> DPOConfig:
+    """A step's pairs hold as many responses as a step of PPO samples.
+
+    Args:
+        longest: tokens of the longest pair: as many pairs go through one forward pass as ``token_budget`` allows.
+    """
+    from trl.trainer.dpo_config import DPOConfig
+
+    from retro.training.algorithms.trl import passes_of
+
+    responses = options.contexts * options.group
+    share = math.ceil(responses / (2 * options.minibatches * training.run.processes))  # pairs of an optimiser step
+    return DPOConfig(
+        **training.arguments(options.kl, *passes_of(options, share, longest)),
+        loss_type=["sigmoid"],
+        max_length=None,  # the default would cut the reflection off, which stands at the end
+        precompute_ref_log_probs=False,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=options.validate_every * training.updates,
+        eval_on_start=validate and training.checkpoint is None,
+        prediction_loss_only=True,
+    )
+
+
+def require_all_pairs(trainer: Any, pairs: Sequence[Pair]) -> None:
+    """Refuse to train if the trainer's preparation has changed a token."""
+    kept = cast("Dataset", trainer.train_dataset)
+    if any(column not in kept.column_names for column in COLUMNS) or any(
+        kept[column][:] != [getattr(pair, column) for pair in pairs] for column in COLUMNS
+    ):
+        raise RuntimeError(
+            f"the trainer has other data than the {len(pairs)} pairs it was given: this version of TRL prepares data "
+            "in another way than this retro expects; install the constraints' version"
+        )

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from retro.config import PolicySection
 from retro.rl.options import PpoOptions
+from retro.training.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    from retro.buffer.views import Context
-    from retro.config import RunConfig
-    from retro.stage import Work
+    from retro.training.policy.batch import Batch
 
 
-class Ppo:
+class Ppo(Algorithm):
+    """Scored groups → token rewards and advantages → epochs of clipped updates (:mod:`retro.rl.ppo`)."""
+
     Options = PpoOptions
+    needs = frozenset({"rewards", "reference", "values"})
 
     def __init__(self, options: PpoOptions) -> None:
-        self.options = options
+        super().__init__(options)
+        self._coefficient = options.kl.coefficient
 
-    @classmethod
-    def from_options(cls, options: PpoOptions) -> Ppo:
-        return cls(options)
+    def learning_rates(self, section: PolicySection) -> Mapping[str, float]:
+        return {"policy": section.learning_rate, "value": self.options.value_learning_rate}
 
-    def learn(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
-        from retro.training.ppo import PpoTrainer
+    @property
+    def state(self) -> Mapping[str, float]:
+        return {"kl_coefficient": self._coefficient}
 
-        with closing(PpoTrainer(self.options, config, work, train, held_out)) as trainer:
-            trainer.run()
+    def restore(self, state: Mapping[str, float]) -> None:
+        self._coefficient = state["kl_coefficient"]
+
+    def learn(self, batch: Batch) -> Mapping[str, float]:
+        """
+        Raises:
+            SamplerGapError: if the responses do not come from the policy; nothing is learnt from them.
+            DivergedError: on a loss or gradient that is not finite.
+        """
+        from retro.rl.kl import next_coefficient
+        from retro.rl.ppo import build_experience, describe, update
+
+        options, coefficient = self.options, self._coefficient
+        batch.require_small_gap(options.max_sampler_gap)
+        experience = build_experience(batch.rollout, options, coefficient, batch.reduce)
+        facts = describe(experience, batch.reduce)
+        with batch.policy(entropy_gradient=options.entropy_coefficient > 0) as policy:
+            learnt = update(experience, policy, batch.trainables, batch.optimiser, options, batch.seed, batch.reduce)
+        self._coefficient = next_coefficient(coefficient, options.kl, facts["kl"], batch.total)
+        return {**learnt, **facts, "kl_coefficient": coefficient}

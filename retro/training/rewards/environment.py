@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from retro.config import RewardTermSection
+from retro.ratings import delta_return
+from retro.training.rewards.base import Reward
+
+if TYPE_CHECKING:
+    from retro.training.policy.groups import Group
 
 
 class EnvironmentOptions(RewardTermSection):
@@ -13,6 +19,9 @@ class EnvironmentOptions(RewardTermSection):
     kind: Literal["environment"] = "environment"
 
 
-class EnvironmentReward:
+class EnvironmentReward(Reward):
     Options = EnvironmentOptions
-    needs: ClassVar[frozenset[str]] = frozenset({"retries"})
+    needs = frozenset({"retries"})
+
+    async def score(self, groups: Sequence[Group]) -> list[list[float]]:
+        return [delta_return(group.retry_returns, group.failed_return) for group in groups]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from retro.rl.experience import Experience, Reduce, Rollout, alone
+from retro.rl.gradients import DivergedError
 from retro.rl.options import PpoOptions
-from retro.rl.ppo import DivergedError, build_experience, describe, update
+from retro.rl.ppo import build_experience, describe, update
 from tests.token_world import VOCABULARY, TokenPolicy, first_token, make_rollout, policy_for, section, train
 
 

@@ -10,7 +10,7 @@ import torch
 
 from retro.config import RunConfig, parse_config
 from retro.stage import run_stage
-from retro.training.ppo import STAGE as PPO
+from retro.training.policy.stage import STAGE as PPO
 from retro.training.reward import STAGE as REWARD
 from retro.training.sft import STAGE as SFT
 

@@ -16,14 +16,14 @@ import pytest
 
 from retro.buffer.views import Context
 from retro.config import RunConfig
-from retro.training import ppo_guard
-from retro.training.ppo_checkpoint import PpoState, load_state, save_state
-from retro.training.ppo_guard import REPLAYS, Guard, Measurement, best_metrics, log_best, with_best
-from retro.training.ppo_rewards import Play
+from retro.rollout.attempts import Attempt
+from retro.training.policy import guard as guard_module
+from retro.training.policy.checkpoint import PolicyState, load_state, save_state
+from retro.training.policy.guard import REPLAYS, Guard, Measurement, best_metrics, log_best, with_best
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
 RETURNS = (1.0, 0.0, 0.0, 0.0)
-START = PpoState(step=0, kl_coefficient=0.1, score_mean=0.0, score_std=1.0)
+START = PolicyState()
 
 
 def context(index: int, task: str | None = None) -> Context:
@@ -37,7 +37,9 @@ def context(index: int, task: str | None = None) -> Context:
 class Reflections:
     """In the place of the models: one text a context."""
 
-    def sample(self, contexts: Sequence[Context], sampling: Any, seeds: Sequence[Sequence[int]]) -> list[Any]:
+    def sample(
+        self, contexts: Sequence[Context], sampling: Any, seeds: Sequence[Sequence[int]], step: int
+    ) -> list[Any]:
         return [[(SimpleNamespace(finish_reason="stop"), "look again")] for _ in contexts]
 
 
@@ -48,18 +50,17 @@ class FlakyRetries:
         self.losses = dict(losses)
         self.asked: list[tuple[tuple[Any, ...], int]] = []
 
-    def play(self, key: tuple[Any, ...], plays: Sequence[Play]) -> list[Episode]:
-        return [self._one(key, play) for play in plays]
+    def play(self, attempts: Sequence[Attempt]) -> list[Episode]:
+        return [self._one(attempt) for attempt in attempts]
 
-    def _one(self, key: tuple[Any, ...], play: Play) -> Episode:
-        self.asked.append((key, play.place))
-        failed = play.context.episode
-        lost = self.losses.get(play.place, 0) > 0
-        self.losses[play.place] = self.losses.get(play.place, 0) - 1
-        value = 0.0 if lost else RETURNS[play.place]
+    def _one(self, play: Attempt) -> Episode:
+        self.asked.append((play.key, play.index))
+        lost = self.losses.get(play.index, 0) > 0
+        self.losses[play.index] = self.losses.get(play.index, 0) - 1
+        value = 0.0 if lost else RETURNS[play.index]
         stop = StopReason.ACTOR_ERROR if lost else StopReason.HORIZON
         info = {"error": "the server is gone"} if lost else {}
-        return Episode("r", failed.task, 1, Trajectory("Open."), value, value == 1.0, stop, info=info)
+        return Episode("r", play.task, 1, Trajectory("Open."), value, value == 1.0, stop, info=info)
 
 
 def guard_of(losses: dict[int, int], tasks: Sequence[str | None] = (None,) * 4) -> tuple[Guard, FlakyRetries]:
@@ -71,17 +72,17 @@ def guard_of(losses: dict[int, int], tasks: Sequence[str | None] = (None,) * 4) 
 def test_lost_episodes_are_played_again_with_the_same_seeds() -> None:
     whole, retries = guard_of({})
     flaky, again = guard_of({1: 1, 2: REPLAYS})
-    assert flaky.measure(0, 1) == whole.measure(0, 1)
-    assert [place for _, place in retries.asked] == [0, 1, 2, 3]
-    assert [place for _, place in again.asked] == [0, 1, 2, 3, 1, 2, 2]
+    assert flaky.measure(0, 0, 1) == whole.measure(0, 0, 1)
+    assert [index for _, index in retries.asked] == [0, 1, 2, 3]
+    assert [index for _, index in again.asked] == [0, 1, 2, 3, 1, 2, 2]
     assert len({key for key, _ in again.asked}) == 1
 
 
 def test_a_measurement_that_lost_episodes_is_told_and_never_the_best(caplog: pytest.LogCaptureFixture) -> None:
     """[1, 0, 0, 0] is .25; without two of its failures it would be .5."""
-    first = guard_of({})[0].measure(0, 1)
+    first = guard_of({})[0].measure(0, 0, 1)
     guard, retries = guard_of({1: 99, 2: 99})
-    second = guard.measure(0, 1)
+    second = guard.measure(0, 0, 1)
     assert (first.return_, second.return_, second.lost) == (0.25, 0.5, 2)
     assert len(retries.asked) == 4 + 2 * REPLAYS  # bounded
     assert "2 of 4 validation episodes were lost" in caplog.text and "the server is gone" in caplog.text
@@ -94,16 +95,16 @@ def test_a_measurement_that_lost_episodes_is_told_and_never_the_best(caplog: pyt
 
 def test_only_if_all_are_lost_the_run_stops() -> None:
     with pytest.raises(ValueError, match="failed in every validation episode: the server is gone"):
-        guard_of(dict.fromkeys(range(4), 99))[0].measure(0, 1)
+        guard_of(dict.fromkeys(range(4), 99))[0].measure(0, 0, 1)
 
 
 def test_an_actor_whose_prompt_never_fits_has_failed_and_is_not_lost() -> None:
     class Full(FlakyRetries):
-        def _one(self, key: tuple[Any, ...], play: Play) -> Episode:
-            return replace(super()._one(key, play), stop=StopReason.CONTEXT)
+        def _one(self, play: Attempt) -> Episode:
+            return replace(super()._one(play), stop=StopReason.CONTEXT)
 
     guard = Guard(RunConfig(), [context(index) for index in range(4)], Reflections(), Full({}))  # type: ignore[arg-type]
-    measured = guard.measure(0, 1)
+    measured = guard.measure(0, 0, 1)
     assert (measured.lost, measured.whole) == (0, True)
 
 
@@ -120,24 +121,24 @@ def two_processes(monkeypatch: pytest.MonkeyPatch, losses: dict[int, int]) -> li
 
     def measure(rank: int) -> Measurement:
         ranks.rank = rank
-        return guard_of(losses)[0].measure(rank, 2)
+        return guard_of(losses)[0].measure(0, rank, 2)
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(ppo_guard, "gather_object", gather)
+        patch.setattr(guard_module, "gather_object", gather)
         return list(pool.map(measure, (0, 1)))
 
 
 @pytest.mark.parametrize("losses", [{}, {0: 1, 3: 1}, {0: 99}, {1: 99, 3: 99}])  # the last: all of one process
 def test_two_processes_measure_what_one_measures(monkeypatch: pytest.MonkeyPatch, losses: dict[int, int]) -> None:
-    assert two_processes(monkeypatch, losses) == [guard_of(losses)[0].measure(0, 1)] * 2
+    assert two_processes(monkeypatch, losses) == [guard_of(losses)[0].measure(0, 0, 1)] * 2
 
 
 def test_the_interval_is_by_task() -> None:
-    alone = guard_of({})[0].measure(0, 1).interval
-    paired = guard_of({}, ["a", "a", "b", "b"])[0].measure(0, 1).interval
+    alone = guard_of({})[0].measure(0, 0, 1).interval
+    paired = guard_of({}, ["a", "a", "b", "b"])[0].measure(0, 0, 1).interval
     assert alone == (0.0, 0.75)  # four tasks: the mean of four draws of {1, 0, 0, 0}
     assert paired == (0.0, 0.5)  # two tasks with means ½ and 0: both draws may be the same one
-    assert guard_of({}, ["a"] * 4)[0].measure(0, 1).interval is None  # one task says nothing about others
+    assert guard_of({}, ["a"] * 4)[0].measure(0, 0, 1).interval is None  # one task says nothing about others
 
 
 def measured(value: float, lost: int = 0) -> Measurement:

@@ -1,4 +1,4 @@
-"""PPO's guard against over-optimisation: the true return on validation contexts, whatever the reward says."""
+"""The guard against over-optimisation: the true return on validation contexts, whatever the reward says."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from accelerate.utils import gather_object
 
 from retro.buffer.views import Context
 from retro.config import RunConfig
+from retro.rollout.attempts import Attempt
 from retro.ties import exceeds, minus
-from retro.training.ppo_checkpoint import PpoState
-from retro.training.ppo_models import PpoModels
-from retro.training.ppo_rewards import Play, Retries
+from retro.training.policy.checkpoint import PolicyState
+from retro.training.policy.models import PolicyModels
+from retro.training.policy.retries import Retries
 from retro.training.reward_metrics import bootstrap_by_task, weighted_mean
 from retro.types import Episode, Reflection, Sampling, derive_seed
 
@@ -62,7 +63,7 @@ class Guard:
     Greedy reflections would hide a policy whose mode is good and whose samples are not.
     """
 
-    def __init__(self, config: RunConfig, guarded: Sequence[Context], models: PpoModels, retries: Retries) -> None:
+    def __init__(self, config: RunConfig, guarded: Sequence[Context], models: PolicyModels, retries: Retries) -> None:
         self._config, self._guarded, self._models, self._retries = config, guarded, models, retries
 
     def measure(self, step: int, rank: int, processes: int) -> Measurement:
@@ -74,19 +75,22 @@ class Guard:
         Raises:
             ValueError: if the actor or the environment failed in every episode.
         """
-        mine = {place: self._guarded[place] for place in range(rank, len(self._guarded), processes)}
-        seeds = [[derive_seed(self._config.seed, "ppo", "validation", place)] for place in mine]
+        share = {slot: self._guarded[slot] for slot in range(rank, len(self._guarded), processes)}
+        seeds = [[derive_seed(self._config.seed, "ppo", "validation", slot)] for slot in share]
         model = self._config.model
         sampling = Sampling(model.temperature, model.top_p, model.max_new_tokens)
-        groups = self._models.sample(list(mine.values()), sampling, seeds, step)
-        plays = {
-            place: Play(context, Reflection(text, "ppo", finish_reason=written.finish_reason), place)
-            for (place, context), [(written, text)] in zip(mine.items(), groups, strict=True)
+        groups = self._models.sample(list(share.values()), sampling, seeds, step)
+        key = (self._config.seed, "ppo", "validation")
+        attempts = {
+            slot: Attempt.retry(
+                key, context.episode, context.path, Reflection(text, "ppo", finish_reason=written.finish_reason), slot
+            )
+            for (slot, context), [(written, text)] in zip(share.items(), groups, strict=True)
         }
-        episodes = self._play(plays)
+        episodes = self._play(attempts)
         own = [
-            (place, _task(mine[place]), after.return_, minus(after.return_, mine[place].episode.return_), after.success)
-            for place, after in episodes.items()
+            (slot, _task(share[slot]), after.return_, minus(after.return_, share[slot].episode.return_), after.success)
+            for slot, after in episodes.items()
             if not after.broken
         ]
         rows = sorted(gather_object(own))  # one order of summation, whoever played what
@@ -110,17 +114,16 @@ class Guard:
             lost=len(errors),
         )
 
-    def _play(self, plays: Mapping[int, Play]) -> dict[int, Episode]:
-        """The episodes by place. Those that are lost are played again, with the same seeds, :data:`REPLAYS` times."""
+    def _play(self, attempts: Mapping[int, Attempt]) -> dict[int, Episode]:
+        """The episodes by slot. Those that are lost are played again, with the same seeds, :data:`REPLAYS` times."""
         played: dict[int, Episode] = {}
         for _ in range(1 + REPLAYS):
-            waiting = [place for place in plays if place not in played or played[place].broken]
+            waiting = [slot for slot in attempts if slot not in played or played[slot].broken]
             if not waiting:
                 break
-            key = (self._config.seed, "ppo", "validation")
-            episodes = self._retries.play(key, [plays[place] for place in waiting])
+            episodes = self._retries.play([attempts[slot] for slot in waiting])
             played |= dict(zip(waiting, episodes, strict=True))
-        return {place: played[place] for place in plays}
+        return {slot: played[slot] for slot in attempts}
 
 
 def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[Context]:
@@ -130,7 +133,7 @@ def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[C
     return [held_out[index] for index in order[:count]]
 
 
-def with_best(state: PpoState, number: int, last: bool, measured: Measurement | None) -> PpoState | None:
+def with_best(state: PolicyState, number: int, last: bool, measured: Measurement | None) -> PolicyState | None:
     """The state with step ``number`` as the best one; None if the best so far stays.
 
     A whole measurement counts if its return is above the best so far. The last step becomes the best if no step was
@@ -155,7 +158,7 @@ def with_best(state: PpoState, number: int, last: bool, measured: Measurement | 
     return replace(state, best_step=number, best_return=None, best_interval=None)
 
 
-def best_metrics(state: PpoState) -> dict[str, float]:
+def best_metrics(state: PolicyState) -> dict[str, float]:
     """The best step so far with its return and interval, for ``metrics.jsonl``; empty before there is one."""
     if state.best_step is None or state.best_return is None:
         return {}
@@ -164,7 +167,7 @@ def best_metrics(state: PpoState) -> dict[str, float]:
     }
 
 
-def log_best(state: PpoState) -> None:
+def log_best(state: PolicyState) -> None:
     """Say which step is the best one, on the screen."""
     if state.best_step is None or state.best_return is None:
         return

@@ -1,4 +1,4 @@
-"""The small parts of the PPO stage: schedule, order of contexts, rewards, checkpoints, records."""
+"""The small parts of the policy stage: schedule, order of contexts, checkpoints, records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from retro.models.loading import load_tokenizer
 from retro.rl.options import PpoOptions
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import Encoder, without_too_long
-from retro.training.ppo import contexts_of_step, learning_rate_factor
-from retro.training.ppo_checkpoint import PpoState, load_state, save_state
-from retro.training.ppo_records import cut_samples, mean_metrics, record, write_rollouts
-from retro.training.ppo_rewards import Response, ScoreTransform, Worth, combine
-from retro.training.ppo_sampler import SamplerGapError, require_small_gap
+from retro.training.policy.checkpoint import PolicyState, load_state, save_state
+from retro.training.policy.groups import Group, Response
+from retro.training.policy.loop import learning_rate_factor
+from retro.training.policy.records import cut_samples, mean_metrics, rows_of, write_rollouts
+from retro.training.policy.run import contexts_of_step
+from retro.training.policy.sampler_gap import SamplerGapError, require_small_gap
 from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory
 
 
@@ -51,7 +52,6 @@ def response(finish_reason: str = "stop") -> Response:
 
 
 CONTEXT = Context(episode(0.3), ())
-SIGMOID = ScoreTransform("sigmoid")
 
 
 @given(count=st.integers(1, 30), size=st.integers(1, 12), seed=st.integers(0, 99))
@@ -68,49 +68,6 @@ def test_the_schedule_is_a_function_of_the_step() -> None:
     section = PpoOptions(steps=4, schedule="linear", warmup_steps=2)
     assert [learning_rate_factor(section, step) for step in (1, 2, 3, 4)] == [0.5, 0.75, 0.5, 0.25]
     assert learning_rate_factor(PpoOptions(steps=4), 3) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"reward": "environment"}, 0.7),
-        ({"reward": "model"}, 0.5),
-        (
-            {"reward": [{"kind": "environment", "weight": 0.75}, {"kind": "model", "weight": 0.25}]},
-            0.75 * 0.7 + 0.25 * 0.5,
-        ),
-    ],
-)
-def test_scores(changes: dict[str, object], expected: float) -> None:
-    section = PpoOptions.model_validate({"missing_end_penalty": 0.4, **changes})
-    for finish_reason, penalty in (("stop", 0.0), ("length", 0.4)):
-        worth = combine(section, response(finish_reason), CONTEXT, episode(1.0), 0.0, SIGMOID)
-        assert worth is not None
-        assert worth.score == pytest.approx(expected - penalty)
-        assert worth.gain == pytest.approx(0.7)
-
-
-def test_a_gain_that_is_rounding_is_none() -> None:
-    context = Context(episode(0.1 + 0.2), ())
-    worth = combine(PpoOptions(), response(), context, episode(0.3), None, SIGMOID)
-    assert worth is not None and worth.gain == 0.0 and worth.score == 0.0
-
-
-def test_an_actors_error_is_no_return_of_zero() -> None:
-    assert combine(PpoOptions(), response(), CONTEXT, episode(0.0, StopReason.ACTOR_ERROR), None, SIGMOID) is None
-
-
-def test_score_transforms(tmp_path: Path) -> None:
-    assert SIGMOID(0.0) == 0.5
-    assert SIGMOID(800.0) == 1.0
-    assert SIGMOID(-800.0) == 0.0
-    with pytest.raises(ConfigError, match="run the reward stage"):
-        ScoreTransform.load("standardise", tmp_path)
-    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 4.0}))
-    assert ScoreTransform.load("standardise", tmp_path)(8.0) == 1.5
-    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 0.0}))
-    with pytest.raises(ConfigError, match="tells no reflection from another"):
-        ScoreTransform.load("standardise", tmp_path)
 
 
 def test_the_optimisers_state_survives_exactly(tmp_path: Path) -> None:
@@ -141,7 +98,7 @@ def test_the_optimisers_state_survives_exactly(tmp_path: Path) -> None:
 
 
 def test_state_and_folders(tmp_path: Path) -> None:
-    state = PpoState(step=7, kl_coefficient=0.05, score_mean=0.1, score_std=1.3, best_step=5, best_return=0.625)
+    state = PolicyState(step=7, algorithm={"kl_coefficient": 0.05}, best_step=5, best_return=0.625)
     for step in (7, 10, 9):
         with new_folder(tmp_path / f"checkpoint-{step}") as folder:
             save_state(state, folder)
@@ -149,7 +106,7 @@ def test_state_and_folders(tmp_path: Path) -> None:
     assert [step for step, _ in checkpoints(tmp_path)] == [7, 9, 10]
     assert load_state(tmp_path / "checkpoint-9") == state
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "checkpoint-9") as folder:
-        save_state(PpoState(99, 0, 0, 0), folder)
+        save_state(PolicyState(99), folder)
         raise KeyboardInterrupt
     assert load_state(tmp_path / "checkpoint-9") == state  # a folder that was being written is not there
     prune(tmp_path, keep=2)
@@ -157,16 +114,17 @@ def test_state_and_folders(tmp_path: Path) -> None:
 
 
 def test_records(tmp_path: Path) -> None:
-    rows = [
-        record(3, CONTEXT, response(), Worth(0.7, gain=0.7, retry_return=1.0, retry_success=True), 0.0),
-        record(3, CONTEXT, response("length"), Worth(-0.3, gain=0.1, retry_return=0.4, retry_success=False), 0.2),
-    ]
+    retries = (replace(episode(1.0), success=True), episode(0.4))
+    group = Group(0, CONTEXT, (response(), response("length")), retries=retries, rewards=(0.7, -0.3))
+    rows = rows_of(3, group, [0.0, 0.2])
+    assert [row["gain"] for row in rows] == pytest.approx([0.7, 0.1])
     metrics = mean_metrics(rows)
     assert metrics["score"] == pytest.approx(0.2)
     assert metrics["score_std"] == pytest.approx(0.5)
     assert metrics["retry_success"] == metrics["missing_end"] == 0.5
     assert metrics["sampler_gap"] == pytest.approx(0.1)
-    assert "model_score" not in metrics
+    assert "model_score" not in metrics and "control_return" not in metrics
+    assert "sampler_gap" not in mean_metrics(rows_of(3, group, [None, None]))
     write_rollouts(tmp_path, 3, rows)
     read = [json.loads(line) for line in (tmp_path / "rollouts" / "step-3.jsonl").read_text().splitlines()]
     assert [row["reflection"] for row in read] == ["look in drawer 1"] * 2

@@ -1,4 +1,4 @@
-"""DPO and GRPO by TRL's trainers as the PPO stage, on a tiny random model: the same data, the same outputs."""
+"""DPO and GRPO by TRL's trainers in the policy stage, on a tiny random model: the same data, the same outputs."""
 
 from __future__ import annotations
 
@@ -20,66 +20,33 @@ from torch.nn.functional import log_softmax, logsigmoid
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig, parse_config
 from retro.envs import make_taskset
-from retro.models.adapters import SharedBase
-from retro.models.heads import ScalarHead, save_head
 from retro.models.loading import load_base, load_tokenizer
+from retro.rollout.attempts import Attempt
 from retro.stage import NothingToLearnError, plan_stage, run_stage
-from retro.training import rivals
-from retro.training.algorithms.grpo import GrpoOptions
+from retro.training.algorithms.dpo import Pair, read_pairs, require_all_pairs, to_dataset
+from retro.training.algorithms.grpo import GrpoOptions, share
+from retro.training.algorithms.trl import TRAINED, LentBase, StepLog, largest_divisor
 from retro.training.examples import Encoder
-from retro.training.ppo import STAGE as PPO
-from retro.training.ppo_checkpoint import load_state
-from retro.training.ppo_rewards import Play, Retries
-from retro.training.rivals import TRAINED, LentBase, StepLog, largest_divisor
-from retro.training.rivals_dpo import Pair, read_pairs, require_all_pairs, to_dataset
-from retro.training.rivals_grpo import share
+from retro.training.policy.checkpoint import load_state
+from retro.training.policy.retries import Retries
+from retro.training.policy.stage import STAGE as POLICY
 from retro.types import Episode, Split, StopReason
+from tests.policy_stage import metrics, policy_config, rollouts, write_models
 from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
 BETA = 0.2
 MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}]
-QUICK = {
-    "steps": 4,
-    "contexts": 4,
-    "group": 2,
-    "epochs": 2,
-    "learning_rate": 1e-2,
-    "checkpoint_every": 2,
-    "validate_every": 2,
-    "validation_contexts": 2,
-    "kl": {"coefficient": BETA},
-}
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as the stages before leave it: rated groups, a supervised adapter, a reward model."""
-    config = config_of(tiny_model_dir, tmp_path_factory.mktemp("runs"), "prepared")
+    config = policy_config(tiny_model_dir, tmp_path_factory.mktemp("runs"), "prepared")
     with ReplayBuffer(config.buffer_url) as buffer:
         fill(buffer)
-    base = SharedBase.load(config.model, torch.device("cpu"))
-    for seed, role in enumerate(("sft", "reward")):
-        base.add_role(role, config.model.lora, seed=1)
-        with torch.no_grad():
-            for parameter in base.role_parameters(role).values():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
-        base.save_role(role, config.run_dir / role / "adapter")
-    save_head(ScalarHead(base.hidden_size, seed=3), config.run_dir / "reward" / "head.safetensors")
-    (config.run_dir / "reward" / "reward.json").write_text(json.dumps({"score_mean": 0.2, "score_std": 0.5}))
+    write_models(config)
     return config.run_dir
-
-
-def config_of(model: Path, runs: Path, name: str, **ppo: Any) -> RunConfig:
-    tree = {
-        "name": name,
-        "runs": str(runs),
-        "device": "cpu",
-        "actor": {"model": str(model), "max_tokens": 6},
-        "model": {"base": str(model), "max_new_tokens": 6, "lora": {"r": 4, "alpha": 8}},
-        "ppo": {**QUICK, **ppo},
-    }
-    return parse_config(tree, "test")
 
 
 @pytest.fixture
@@ -88,19 +55,14 @@ def fresh(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> MakeConfig:
 
     def make(name: str = "run", **ppo: Any) -> RunConfig:
         shutil.copytree(prepared, tmp_path / name)
-        return config_of(tiny_model_dir, tmp_path, name, **ppo)
+        return policy_config(tiny_model_dir, tmp_path, name, **{"kl": {"coefficient": BETA}, **ppo})
 
     return make
 
 
-def metrics(config: RunConfig) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
-
-
-def rollouts(config: RunConfig, step: int) -> list[dict[str, Any]]:
-    lines = (config.run_dir / "ppo" / "rollouts" / f"step-{step}.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "sampler_gap"} for line in lines]
+def without_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """TRL recomputes log-probabilities by itself and does not show them."""
+    return [{key: value for key, value in row.items() if key != "sampler_gap"} for row in rows]
 
 
 def weights(adapter: Path) -> dict[str, torch.Tensor]:
@@ -137,7 +99,7 @@ def dpo_loss(config: RunConfig, policy: Path, pairs: list[Pair]) -> float:
 
 def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: MakeConfig) -> None:
     config = fresh(algorithm="dpo")
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     lines = metrics(config)
     learnt = [line for line in lines if "loss" in line]
     assert [line["step"] for line in learnt] == [1, 2, 3, 4]
@@ -157,9 +119,9 @@ def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: Make
     sft = config.run_dir / "sft" / "adapter"
     assert equal(folder / "checkpoints" / "checkpoint-8" / "ref", sft)  # 4 steps of 2 updates
     assert not equal(folder / "checkpoint-4", sft)
-    assert plan_stage(PPO, config).action == "up to date"
+    assert plan_stage(POLICY, config).action == "up to date"
     other = config.model_copy(update={"reward": config.reward.model_copy(update={"threshold": 0.1})})
-    assert plan_stage(PPO, other).why == "changed: config reward.threshold"
+    assert plan_stage(POLICY, other).why == "changed: config reward.threshold"
 
 
 def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(filled_config: MakeConfig) -> None:
@@ -200,7 +162,7 @@ def test_a_trainer_that_changed_a_pair_is_refused() -> None:
 def test_dpo_without_a_guard_asks_no_actor_and_keeps_the_last(fresh: MakeConfig, tmp_path: Path) -> None:
     config = fresh(algorithm="dpo", validation_contexts=0, steps=2)
     config = config.model_copy(update={"actor": config.actor.model_copy(update={"model": str(tmp_path / "none")})})
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     assert equal(folder / "best", folder / "checkpoint-2")
 
 
@@ -210,15 +172,15 @@ def test_dpo_without_a_pair_is_refused(make_config: MakeConfig, prepared: Path) 
     with ReplayBuffer(config.buffer_url) as buffer:
         fill(buffer, good=False)
     with pytest.raises(NothingToLearnError, match=r"ppo\.algorithm=dpo: no two reflections.*collect groups"):
-        run_stage(PPO, config)
+        run_stage(POLICY, config)
 
 
 def test_grpo_sees_ppos_reflections_and_pays_ppos_scores(fresh: MakeConfig) -> None:
     config = fresh("grpo", algorithm="grpo", reward=MIX, minibatches=2)
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     ppo = fresh("ppo", reward=MIX, steps=1)
-    run_stage(PPO, ppo)
-    assert rollouts(config, 1) == rollouts(ppo, 1)
+    run_stage(POLICY, ppo)
+    assert without_gap(rollouts(config, 1)) == without_gap(rollouts(ppo, 1))
     assert (folder / "samples.jsonl").read_text().startswith((ppo.run_dir / "ppo" / "samples.jsonl").read_text())
     lines = metrics(config)
     learnt = [line for line in lines if "loss" in line]
@@ -240,7 +202,7 @@ def test_grpos_first_kl_is_zero(fresh: MakeConfig) -> None:
     config = fresh(algorithm="grpo", reward="model", steps=1, epochs=1, validation_contexts=0)
     adapter = config.run_dir / "sft" / "adapter" / "adapter_config.json"
     adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"lora_dropout": 0.5}))  # neither draws any
-    run_stage(PPO, config)
+    run_stage(POLICY, config)
     (line,) = metrics(config)
     assert line["kl_loss"] == pytest.approx(0.0, abs=1e-6)  # the policy begins as the reference
 
@@ -253,7 +215,7 @@ def test_the_adapter_of_a_four_bit_base_stays_in_float32(fresh: MakeConfig, chan
     pytest.importorskip("bitsandbytes")
     config = fresh(**changes, steps=1, epochs=1, validation_contexts=0, learning_rate=1e-7)
     config = config.model_copy(update={"model": config.model.model_copy(update={"quantization": "nf4"})})
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     for line in metrics(config):
         if line["step"] == 1:
             assert line.get("kl_loss", 0.0) == pytest.approx(0.0, abs=1e-8)
@@ -270,7 +232,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     fresh: MakeConfig, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = fresh("whole", **changes), fresh("broken", **changes)
-    run_stage(PPO, whole)
+    run_stage(POLICY, whole)
     on_log = StepLog.on_log
 
     def killed(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -278,13 +240,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         if state.global_step == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(rivals.StepLog, "on_log", killed)
+    monkeypatch.setattr(StepLog, "on_log", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_stage(PPO, broken)
-    monkeypatch.setattr(rivals.StepLog, "on_log", on_log)
+        run_stage(POLICY, broken)
+    monkeypatch.setattr(StepLog, "on_log", on_log)
     # the kill also cut a checkpoint short: TRL's is there, ours is not
     shutil.copytree(broken.run_dir / "ppo/checkpoints/checkpoint-4", broken.run_dir / "ppo/checkpoints/checkpoint-6")
-    run_stage(PPO, broken)
+    run_stage(POLICY, broken)
     assert metrics(broken) == metrics(whole)
     for name in ("checkpoint-4", "best"):
         assert equal(broken.run_dir / "ppo" / name, whole.run_dir / "ppo" / name)
@@ -293,10 +255,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 
 
 def test_a_lent_base_comes_back_as_it_was(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
-    config = config_of(tiny_model_dir, tmp_path, "lent")
+    config = policy_config(tiny_model_dir, tmp_path, "lent")
     base = LentBase.load(config.model, "cpu")
     assert isinstance(base, LentBase)
-    base.load_role(TRAINED, prepared / "sft" / "adapter", trainable=True)
+    base.load_role("policy", prepared / "sft" / "adapter", trainable=True)
     base.load_role("reward", prepared / "reward" / "adapter", trainable=False)
     ids = torch.tensor([[3, 4, 5]])
     base.lend(training=True)
@@ -350,10 +312,10 @@ def test_a_flaky_server_does_not_choose_the_best(
     play = Retries.play
     calls = 0
 
-    def flaky(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
+    def flaky(self: Retries, attempts: Sequence[Attempt]) -> list[Episode]:
         nonlocal calls
-        episodes = play(self, key, plays)
-        if "validation" not in key:
+        episodes = play(self, attempts)
+        if "validation" not in attempts[0].key:
             return episodes
         calls += 1
         episodes = [replace(episode, return_=0.1 * calls) for episode in episodes]
@@ -363,7 +325,7 @@ def test_a_flaky_server_does_not_choose_the_best(
 
     monkeypatch.setattr(Retries, "play", flaky)
     config = fresh(algorithm=algorithm, steps=2, validate_every=1)
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     lines = [line for line in metrics(config) if "validation_return" in line]
     assert [(line["step"], line["validation_lost"]) for line in lines] == [(0, 0.0), (1, 1.0), (2, 0.0)]
     assert [line["best_step"] for line in lines] == [0, 0, 2]
@@ -379,15 +341,15 @@ def test_a_run_that_no_measurement_could_judge_keeps_its_last_policy(
 ) -> None:
     play = Retries.play
 
-    def losing(self: Retries, key: tuple[str | int, ...], plays: Sequence[Play]) -> list[Episode]:
-        episodes = play(self, key, plays)
-        if "validation" in key and plays[-1].place == 1:
+    def losing(self: Retries, attempts: Sequence[Attempt]) -> list[Episode]:
+        episodes = play(self, attempts)
+        if "validation" in attempts[0].key and attempts[-1].index == 1:
             episodes[-1] = replace(episodes[-1], stop=StopReason.ACTOR_ERROR)
         return episodes
 
     monkeypatch.setattr(Retries, "play", losing)
     config = fresh(algorithm=algorithm, steps=2)
-    folder = run_stage(PPO, config)
+    folder = run_stage(POLICY, config)
     assert equal(folder / "best", folder / "checkpoint-2")
     assert [line["validation_lost"] for line in metrics(config) if "validation_lost" in line] == [1.0, 1.0]
     assert "the last one, step 2, is taken" in caplog.text

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from retro.rl.experience import Reduce, Rollout, alone
-from retro.training.ppo_rewards import Response
+from retro.training.policy.groups import Response
 
 
 class SamplerGapError(ValueError):

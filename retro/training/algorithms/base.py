@@ -1,0 +1,64 @@
+"""An algorithm of the policy stage: what it needs, and how it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from retro.config import PolicySection, Section
+
+if TYPE_CHECKING:
+    from retro.training.policy.batch import Batch
+    from retro.training.policy.run import PolicyRun
+
+
+class Algorithm:
+    """Turns scored samples, or the buffer's ratings, into updates of the policy.
+
+    A subclass that learns step by step has :meth:`learn`; the stage samples, scores, logs, measures and keeps for it.
+    One whose trainer has a loop of its own overrides :meth:`train`.
+
+    ``needs`` says what the stage prepares:
+
+    - ``rewards``: sampled groups with the rewards of ``ppo.reward``;
+    - ``reference``: the frozen supervised adapter, for :attr:`Batch.rollout`;
+    - ``values``: a value head on the policy, trained beside it;
+    - ``pairs``: nothing is sampled; the algorithm reads the buffer's ratings, by the options of the stage ``reward``.
+    """
+
+    Options: ClassVar[type[Section]]
+    """The keys that it reads. A kind of the package derives them from a section that the stage reads, too; one's own is
+    a section of its own."""
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    in_pieces: ClassVar[bool] = True
+    """Whether it trains a base that lies in pieces over the processes: :meth:`learn` runs the policy's forward pass as
+    often on every process, with rows or without."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def from_options(cls, options: Any) -> Self:
+        return cls(options)
+
+    def learn(self, batch: Batch) -> Mapping[str, float]:
+        """Update the policy on one step's groups; returns metrics, each a mean over all processes."""
+        raise NotImplementedError
+
+    def learning_rates(self, section: PolicySection) -> Mapping[str, float]:
+        """Of each trained part: ``policy``, and ``value`` for an algorithm that needs values."""
+        return {"policy": section.learning_rate}
+
+    @property
+    def state(self) -> Mapping[str, float]:
+        """What it keeps from step to step, for the checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on with the :attr:`state` of a checkpoint."""
+
+    def train(self, run: PolicyRun) -> None:
+        """All steps of the run, or those after its last checkpoint."""
+        from retro.training.policy.loop import Loop
+
+        Loop(run, self).train()

@@ -1,0 +1,198 @@
+"""What the algorithms by TRL's trainers share: loss, optimiser and loop are TRL's, all else is the stage's.
+
+The buffer, the supervised adapter that the policy starts from and is held to, the tasks of each split, the responses a
+step, the guard that chooses ``best`` and the outputs are those of every algorithm. A step is ``contexts`` × ``group``
+responses and ``epochs`` × ``minibatches`` optimiser steps, as in PPO; TRL counts the latter, ``metrics.jsonl`` the
+former.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from retro.config import FixedKlSection, PolicySection
+from retro.models.adapters import SharedBase
+from retro.training.policy.models import POLICY
+from retro.training.policy.run import PolicyRun
+from retro.training.trl import trainer_arguments
+
+logger = logging.getLogger(__name__)
+
+TRAINED = "default"
+"""What TRL calls the adapter that it trains; it copies it to ``ref``, its frozen reference, before the first step."""
+
+
+class LentBase(SharedBase):
+    """The shared base while TRL trains its policy.
+
+    TRL looks for the policy under a name of its own and expects it switched on whenever its trainer runs; a role here
+    is switched off when it is left. So a role gives the model back as it was lent.
+    """
+
+    casts_inputs = True
+
+    def load_role(self, role: str, path: Path, trainable: bool) -> None:
+        super().load_role(_trl_name(role), path, trainable)
+
+    def save_role(self, role: str, path: Path) -> None:
+        super().save_role(_trl_name(role), path)
+
+    @contextmanager
+    def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
+        training = self.model.training
+        try:
+            with super().role(name and _trl_name(name), train) as model:
+                yield model
+        finally:
+            if TRAINED in self.roles:  # not yet while the base is tested
+                self.lend(training)
+
+    def lend(self, training: bool) -> None:
+        """The policy switched on, and trainable alone."""
+        peft = self._require(TRAINED)
+        peft.base_model.enable_adapter_layers()
+        peft.set_adapter(TRAINED)
+        peft.train(training)
+
+
+def _trl_name(role: str) -> str:
+    return TRAINED if role == POLICY else role
+
+
+class TrlTraining:
+    """One run of a trainer of TRL's.
+
+    Args:
+        needs: of the algorithm.
+    """
+
+    def __init__(self, run: PolicyRun, needs: Collection[str]) -> None:
+        self.run, self.section = run, run.section
+        self.updates = run.section.epochs * run.section.minibatches
+        """Optimiser steps a step."""
+        # The stage's checkpoint is written after TRL's of the same step: where it is, that one is whole.
+        self.checkpoint = run.checkpoint(lambda step: self._own(step).is_dir())
+        run.load(needs, self.checkpoint, LentBase, from_sft=True)
+        self.base = cast(LentBase, run.models.base)
+
+    @property
+    def folder(self) -> Path:
+        """TRL's own checkpoints: adapter, optimiser, schedule, generators."""
+        return self.run.work.folder / "checkpoints"
+
+    def _own(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step * self.updates}"
+
+    def arguments(self, kl: FixedKlSection, microbatch: int, accumulation: int) -> dict[str, Any]:
+        """What the trainers' configs are made with.
+
+        Args:
+            microbatch: rows in one forward pass of one process.
+            accumulation: forward passes in one optimiser step.
+        """
+        section = self.section
+        return {
+            **trainer_arguments(
+                self.run.config, section, self.folder, ("ppo", section.algorithm), microbatch, accumulation
+            ),
+            "max_steps": section.steps * self.updates,
+            "lr_scheduler_type": "linear" if section.schedule == "linear" else "constant_with_warmup",
+            "warmup_steps": section.warmup_steps * self.updates,
+            "disable_dropout": True,  # as PPO: policy and reference are compared, and begin as equals
+            "beta": kl.coefficient,
+            "save_steps": section.checkpoint_every * self.updates,
+            "logging_steps": self.updates,
+        }
+
+    def fit(self, trainer: Any, log: StepLog) -> None:
+        """Train, or go on after the last checkpoint.
+
+        Raises:
+            RuntimeError: if the trainer would train something else than the policy, or has no reference beside it.
+        """
+        moved = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
+        reference = "ref" in trainer.model.peft_config
+        if not moved or any(f".{TRAINED}." not in name for name in moved) or not reference:
+            raise RuntimeError(
+                f"TRL would train {len(moved)} tensors, the first {moved[:1]}, "
+                f"{'with' if reference else 'without'} a frozen copy of the supervised adapter: this version differs "
+                "from what this retro expects; install the constraints' version"
+            )
+        with torch.no_grad():  # of a 4-bit base's adapter TRL has made bfloat16: it would begin rounded, and lose steps
+            for name, value in trainer.model.named_parameters():
+                if value.requires_grad:
+                    value.data = trainer.model.get_parameter(name.replace(f".{TRAINED}.", ".ref.")).clone()
+        trainer.remove_callback(PrinterCallback)  # its lines are in metrics.jsonl
+        trainer.add_callback(log)
+        self.run.accelerator = trainer.accelerator
+        self.run.work.open_trackers(trainer.accelerator)
+        # TRL's checkpoints hold pickles. They are read back from this stage's own folder alone.
+        checkpoint = str(self._own(self.run.state.step)) if self.checkpoint else None
+        if checkpoint:  # before transformers 5.23, the trainer restores ``ref`` and leaves the trained adapter as it is
+            trainer.model.load_adapter(checkpoint, TRAINED, is_trainable=True)
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+class StepLog(TrainerCallback):
+    """The trainer's log lines to ``metrics.jsonl``, by step; the guard and the checkpoints at their turns.
+
+    Args:
+        updates: optimiser steps a step.
+        names: the trainer's → ours, of what is logged.
+        more: what else belongs to the step that was learnt last.
+    """
+
+    def __init__(
+        self,
+        run: PolicyRun,
+        updates: int,
+        names: Mapping[str, str],
+        more: Callable[[], Mapping[str, Any]] = lambda: {},
+    ) -> None:
+        self._run, self._updates, self._names, self._more = run, updates, names, more
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self._run.validate(0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        logs, run = logs or {}, self._run
+        step = state.global_step // self._updates
+        metrics = {ours: logs[theirs] for theirs, ours in self._names.items() if theirs in logs}
+        if "eval_loss" in logs:
+            run.work.log(step, **metrics)
+        elif "loss" in logs:  # and no summary of the whole run
+            run.work.log(step, **metrics, **self._more())
+            if step % max(1, run.section.steps // 10) == 0:
+                logger.info("ppo: step %d of %d, loss %.4f", step, run.section.steps, logs["loss"])
+            if run.due(step, run.section.validate_every):
+                run.validate(step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._run.save(state.global_step // self._updates)
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` up to ``limit`` (at least 1)."""
+    return max(size for size in range(1, max(1, min(limit, number)) + 1) if number % size == 0)
+
+
+def passes_of(section: PolicySection, rows: int, tokens: int) -> tuple[int, int]:
+    """(rows in a forward pass, passes in an optimiser step) of ``rows`` a process, the longest of so many tokens."""
+    microbatch = largest_divisor(rows, section.token_budget // tokens)
+    return microbatch, rows // microbatch

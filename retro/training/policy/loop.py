@@ -1,0 +1,131 @@
+"""The loop of an algorithm that learns step by step: sample, score, learn, log, measure, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+
+from retro.config import PolicySection
+from retro.models.loading import resolve_device
+from retro.rl.gradients import Trainable
+from retro.training.checkpoints import load_optimiser, save_optimiser
+from retro.training.policy.batch import Batch
+from retro.training.policy.run import PolicyRun
+from retro.types import derive_seed
+
+
+class Learner(Protocol):
+    """What the loop asks of an algorithm."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def learning_rates(self, section: PolicySection) -> Mapping[str, float]:
+        """Of each trained part."""
+        ...
+
+    def learn(self, batch: Batch) -> Mapping[str, float]:
+        """Update the policy on a step's groups; returns metrics."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, float]:
+        """What it keeps from step to step, for the checkpoint."""
+        ...
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on with the :attr:`state` of a checkpoint."""
+        ...
+
+
+def learning_rate_factor(section: PolicySection, step: int) -> float:
+    """What the learning rates are multiplied by at step 1 … ``steps``: a function of the step, with no state."""
+    warmup = min(1.0, step / section.warmup_steps) if section.warmup_steps else 1.0
+    decay = (section.steps - step + 1) / section.steps if section.schedule == "linear" else 1.0
+    return warmup * decay
+
+
+class Loop:
+    """All steps of a run, or those after its last checkpoint.
+
+    Sampling is at temperature 1 without top-p, whatever ``model.temperature`` says: the sampler must be the
+    distribution whose log-probabilities are learnt. The guard samples as the config says, since that is how the model
+    will be used.
+    """
+
+    def __init__(self, run: PolicyRun, learner: Learner) -> None:
+        self.run, self.learner, self.section = run, learner, run.section
+        run.accelerator = Accelerator(cpu=resolve_device(run.config.device).type == "cpu")
+        run.work.open_trackers(run.accelerator)
+        checkpoint = run.checkpoint()
+        run.load(learner.needs, checkpoint)
+        self.trainables = [Trainable(part, list(of.values())) for part, of in run.models.parts.items()]
+        self.rates = learner.learning_rates(self.section)
+        self.optimiser = torch.optim.AdamW(
+            [{"params": list(part.parameters), "lr": self.rates[part.name]} for part in self.trainables],
+            betas=self.section.adam.betas,
+            eps=self.section.adam.epsilon,
+            weight_decay=self.section.weight_decay,
+        )
+        if checkpoint:
+            learner.restore(run.state.algorithm)
+            load_optimiser(self.optimiser, run.models.trained_parameters, checkpoint)
+
+    def train(self) -> None:
+        """From where the run stands to its last step."""
+        run = self.run
+        run.state = replace(run.state, algorithm=self.learner.state)
+        if run.state.step == 0:
+            run.validate(0)
+        for step in range(run.state.step + 1, self.section.steps + 1):
+            self.step(step)
+            if run.due(step, self.section.validate_every):
+                run.validate(step)
+            if run.due(step, self.section.checkpoint_every):
+                run.save(step, self.save_optimiser)
+
+    def save_optimiser(self, folder: Path) -> None:
+        save_optimiser(self.optimiser, self.run.models.trained_parameters, folder)
+
+    def step(self, number: int) -> None:
+        """Sample, score, learn and log."""
+        run, started = self.run, perf_counter()
+        contexts = run.contexts(number)
+        sampled_groups = run.rollouts.sample(contexts, number)
+        sampled = perf_counter()
+        groups = run.rollouts.score(sampled_groups, number)
+        scored = perf_counter()
+        count = torch.tensor([float(sum(len(group.responses) for group in groups))], device=run.device)
+        batch = Batch(
+            step=number,
+            seed=derive_seed(run.config.seed, "ppo", number),
+            groups=groups,
+            total=int(run.reduce(count).item()),
+            reduce=run.reduce,
+            trainables=self.trainables,
+            optimiser=self.optimiser,
+            max_grad_norm=self.section.max_grad_norm,
+            _models=run.models,
+        )
+        factor = learning_rate_factor(self.section, number)
+        for group, part in zip(self.optimiser.param_groups, self.trainables, strict=True):
+            group["lr"] = self.rates[part.name] * factor
+        learnt = self.learner.learn(batch)
+        done = perf_counter()
+        gathered = run.record(number, contexts, groups, batch.sampler_gaps if batch.recomputed else None)
+        run.work.log(
+            number,
+            **learnt,
+            **gathered,
+            learning_rate=self.rates["policy"] * factor,
+            seconds_sample=round(sampled - started, 4),
+            seconds_score=round(scored - sampled, 4),
+            seconds_update=round(done - scored, 4),
+        )
+        run.state = replace(run.state, step=number, algorithm=self.learner.state)

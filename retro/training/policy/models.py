@@ -1,0 +1,244 @@
+"""The roles of the policy stage on one base: policy, reference, reward model, and a value head on the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retro.buffer.views import Context
+from retro.config import RunConfig, build
+from retro.models.adapters import SharedBase
+from retro.models.heads import ScalarHead, load_head, save_head
+from retro.models.packing import PackedBatch, pack, plan, response_outputs, tree_tokens
+from retro.models.running import Generated
+from retro.models.text import decode, decode_response
+from retro.retrospective.generator import Generator
+from retro.retrospective.reward_files import RewardFiles
+from retro.retrospective.reward_model import RewardModel
+from retro.rl.experience import Outputs, Policy, Rollout
+from retro.training.examples import Encoder
+from retro.training.policy.groups import Group, Response
+from retro.types import Sampling
+
+VALUE_FILE = "value_head.safetensors"
+POLICY, REFERENCE = "policy", "reference"
+"""The names of the adapters on the shared base."""
+
+
+@dataclass(slots=True)
+class Packs:
+    """Groups of responses behind their prompts, all groups of one size, and how they are packed: equal packings are
+    made once a step."""
+
+    prompts: list[list[int]]
+    responses: list[list[list[int]]]
+    """Of each prompt: its group's tokens."""
+    packed: dict[tuple[int, ...], PackedBatch] = field(default_factory=dict)
+
+    @property
+    def group(self) -> int:
+        """Responses to each prompt."""
+        return len(self.responses[0]) if self.responses else 1
+
+    def rows(self, group: int) -> range:
+        """The rows of a group's responses among all of them."""
+        return range(group * self.group, (group + 1) * self.group)
+
+
+class PolicyModels:
+    """The shared base with its roles, asked in the stage's words.
+
+    Args:
+        base: with the role ``policy``, and ``reference`` where an algorithm compares the policy with it.
+        value_head: predicts returns from the policy's hidden states; None for an algorithm that does not.
+        reward: the reward model, if a term of the reward asks it.
+    """
+
+    def __init__(
+        self, config: RunConfig, base: SharedBase, value_head: ScalarHead | None, reward: RewardModel | None
+    ) -> None:
+        self.base = base
+        self.encoder = Encoder(base.tokenizer, config)
+        self._value_head, self._reward = value_head, reward
+        self._budget = config.ppo.token_budget
+        self._generator: Generator = build(config.model.generator, base=base)
+        self._prompts: dict[str, list[int]] = {}
+        for module in base.model.modules():  # PPO's ratio compares two passes of one policy: dropout makes them of two
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        config: RunConfig,
+        device: torch.device,
+        sft: Path,
+        needs: Collection[str] = ("reference", "values"),
+        reward: RewardFiles | None = None,
+        checkpoint: Path | None = None,
+        sharded: bool = False,
+        kind: type[SharedBase] = SharedBase,
+    ) -> PolicyModels:
+        """Policy and reference from the supervised adapter, or the policy from a checkpoint to resume.
+
+        The value head starts at zero: it predicts nothing until it has seen returns. The reference is a copy of the
+        supervised adapter, not the bare base: that one never learnt to write what the policy starts from.
+
+        Args:
+            sft: the supervised adapter's folder.
+            needs: of the algorithm; ``reference`` and ``values`` are looked for.
+            reward: where the reward model lies, if it is asked.
+            checkpoint: of this stage.
+            sharded: keep the base's layers in pieces, one a process.
+            kind: of base.
+        """
+        base = kind.load(config.model, "cpu" if sharded else device)
+        if "reference" in needs:
+            base.load_role(REFERENCE, sft, trainable=False)
+        base.load_role(POLICY, checkpoint or sft, trainable=True)
+        head: ScalarHead | None = None
+        if "values" in needs:
+            head = ScalarHead(base.hidden_size, zero=True) if checkpoint is None else load_head(checkpoint / VALUE_FILE)
+            head = head.to(device)
+        model = RewardModel.load(base, reward, config.ppo.token_budget, device) if reward else None
+        if sharded:
+            base.shard(device)
+        return cls(config, base, head, model)
+
+    @property
+    def parts(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """What is trained, by the name of its learning rate: ``policy``, and ``value`` where there is a value head."""
+        parts = {"policy": self.base.role_parameters(POLICY)}
+        if self._value_head is not None:
+            parts["value"] = dict(self._value_head.named_parameters())
+        return {part: {f"{part}.{name}": value for name, value in of.items()} for part, of in parts.items()}
+
+    @property
+    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All that a checkpoint's optimiser state is about, by name."""
+        return {name: value for part in self.parts.values() for name, value in part.items()}
+
+    def save(self, folder: Path) -> None:
+        """The policy as a plain PEFT adapter, the value head beside it."""
+        self.base.save_role(POLICY, folder)
+        if self._value_head is not None:
+            save_head(self._value_head, folder / VALUE_FILE)
+
+    def prompt(self, context: Context) -> list[int]:
+        """The tokens of the reflection prompt; encoded once a context."""
+        if context.episode.id not in self._prompts:
+            self._prompts[context.episode.id] = self.encoder.prompt(context)
+        return self._prompts[context.episode.id]
+
+    def prompt_text(self, context: Context) -> str:
+        return decode(self.base.tokenizer, self.prompt(context))
+
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[Sequence[int]], step: int
+    ) -> list[list[tuple[Generated, str]]]:
+        """The policy's responses and their texts: one a seed, behind one prefill a context.
+
+        Args:
+            step: how many steps the policy has learnt.
+        """
+        prompts = [self.prompt(context) for context in contexts]
+        self._generator.use(POLICY, f"step-{step}")
+        groups = self._generator.sample(prompts, len(seeds[0]) if seeds else 0, sampling, seeds)
+        return [[(written, decode_response(self.base.tokenizer, written.ids)) for written in group] for group in groups]
+
+    def scores(self, groups: Sequence[Group]) -> list[list[float]]:
+        """The reward model's raw score of each response, read as its text: what Best-of-N will see, too."""
+        if self._reward is None:
+            raise ValueError("the reward model was not loaded")
+        prompts = [self.prompt(group.context) for group in groups]
+        texts = [[self.encoder.response(response.reflection) for response in group.responses] for group in groups]
+        return self._reward.scores(prompts, texts)
+
+    def packs(self, groups: Sequence[Group]) -> Packs:
+        """The sampled tokens of whole groups."""
+        return Packs(
+            [self.prompt(group.context) for group in groups],
+            [[list(response.ids) for response in group.responses] for group in groups],
+        )
+
+    def rollout(self, packs: Packs, responses: Sequence[Response], rewards: Sequence[float]) -> Rollout:
+        """Log-probabilities and values of the sampled tokens, by the policy before the update and by the reference.
+
+        Args:
+            responses: all of the groups, in their order.
+            rewards: of each.
+
+        Raises:
+            ValueError: if there is no reference: the algorithm did not say that it needs one.
+        """
+        if REFERENCE not in self.base.roles:
+            raise ValueError("the reference was not loaded: the algorithm's needs lack 'reference'")
+        lengths = torch.tensor([len(response.ids) for response in responses], dtype=torch.long)
+        longest = int(lengths.max()) if len(lengths) else 0
+        device = self.base.device
+        mask = torch.arange(longest) < lengths[:, None]  # (B, L)
+        found = {name: torch.zeros((len(lengths), longest), device=device) for name in ("log_probs", "values", "ref")}
+        everything = range(len(responses))
+        with self.base.role(POLICY):
+            for rows, outputs in self._forward(packs, everything, with_values=True):
+                found["log_probs"][rows, : outputs.log_probs.shape[1]] = outputs.log_probs
+                found["values"][rows, : outputs.values.shape[1]] = outputs.values
+        with self.base.role(REFERENCE):
+            for rows, outputs in self._forward(packs, everything, with_values=False):
+                found["ref"][rows, : outputs.log_probs.shape[1]] = outputs.log_probs
+        return Rollout(
+            mask=mask.to(device),
+            contexts=tuple(response.slot for response in responses),
+            scores=torch.tensor(rewards, dtype=torch.float32, device=device),
+            log_probs=found["log_probs"],
+            values=found["values"],
+            reference_log_probs=found["ref"],
+        )
+
+    @contextmanager
+    def learning(self, packs: Packs, entropy_gradient: bool = False) -> Iterator[Policy]:
+        """The policy's differentiable forward pass, with its adapter switched on from the first forward to the last
+        backward."""
+
+        def policy(rows: Sequence[int]) -> Iterator[tuple[list[int], Outputs]]:
+            yield from self._forward(packs, rows, with_values=True, entropy_gradient=entropy_gradient)
+            self.base.finish_passes()  # the gradient sum over processes is next
+
+        with self.base.role(POLICY, train=True):
+            yield policy
+
+    def _forward(
+        self, packs: Packs, rows: Sequence[int], with_values: bool, entropy_gradient: bool = False
+    ) -> Iterator[tuple[list[int], Outputs]]:
+        head = self._detached_value if with_values and self._value_head is not None else None
+        for groups, packed in self._packed(packs, sorted({row // packs.group for row in rows})):
+            outputs = response_outputs(self.base.model, packed, head, entropy_gradient=entropy_gradient)
+            values = torch.zeros_like(outputs.log_probs) if outputs.values is None else outputs.values
+            chosen = [row for group in groups for row in packs.rows(group)]
+            yield chosen, Outputs(outputs.log_probs, values, outputs.entropies)
+
+    def _detached_value(self, hidden: Tensor) -> Tensor:
+        """The value head reads the policy's hidden states and does not shape them.
+
+        Its first errors are the whole return, far larger than the policy's signal: through a shared adapter they would
+        deform the policy, and take most of the clipped gradient.
+        """
+        assert self._value_head is not None
+        value: Tensor = self._value_head(hidden.detach())
+        return value
+
+    def _packed(self, packs: Packs, groups: Sequence[int]) -> Iterator[tuple[list[int], PackedBatch]]:
+        """As many groups a pass as the token budget allows."""
+        tokens = tree_tokens(self.base.model, packs.prompts, packs.responses)
+        for indices in plan([tokens[group] for group in groups], self._budget):
+            chosen = [groups[index] for index in indices]
+            key = tuple(chosen)
+            if key not in packs.packed:
+                packed = pack([packs.prompts[group] for group in chosen], [packs.responses[group] for group in chosen])
+                packs.packed[key] = packed.to(self.base.device)
+            yield chosen, packs.packed[key]

@@ -1,0 +1,167 @@
+"""The terms of the reward, what is gathered for them, and their weighted sum."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.buffer.views import Context
+from retro.cli.estimate import episodes
+from retro.config import ConfigError, RewardTermSection, RunConfig, build, parse_config
+from retro.rollout.attempts import Attempt
+from retro.training.policy.groups import Group, Response
+from retro.training.policy.rollouts import Rollouts, Term
+from retro.training.rewards.base import Reward
+from retro.training.rewards.model import ModelOptions, ModelReward
+from retro.types import Episode, Split, StopReason, Task, Trajectory
+
+RETURNS = {None: 0.5, "look": 1.0, "wait": 0.2}
+"""What the actor reaches with a reflection, or without one."""
+
+
+def episode(return_: float, stop: StopReason = StopReason.HORIZON) -> Episode:
+    return Episode("e", Task("household", "t", Split.TRAIN), 0, Trajectory("Open."), return_, False, stop)
+
+
+CONTEXT = Context(episode(0.3))
+
+
+def response(slot: int, index: int, text: str, finish_reason: Any = "stop") -> Response:
+    return Response(slot, index, (5, 6, 1), (-1.0, -1.0, -0.1), text, finish_reason)
+
+
+def group(slot: int = 0) -> Group:
+    return Group(slot, CONTEXT, (response(slot, 0, "look"), response(slot, 1, "wait", "length")))
+
+
+class Actor:
+    """Plays retries by :data:`RETURNS`; those whose (slot, is a control) is in ``lost`` end by an error."""
+
+    def __init__(self, lost: Sequence[tuple[int, bool]] = (), size: int = 2) -> None:
+        self.lost, self.size = lost, size
+        self.played: list[Attempt] = []
+
+    def play(self, attempts: Sequence[Attempt]) -> list[Episode]:
+        self.played += attempts
+        return [self._one(item) for item in attempts]
+
+    def _one(self, item: Attempt) -> Episode:
+        stop = StopReason.ACTOR_ERROR if (item.index // self.size, item.control) in self.lost else StopReason.HORIZON
+        return episode(RETURNS[None if item.reflection is None else item.reflection.text], stop)
+
+
+class Scores:
+    """In the place of the models: one score a response."""
+
+    def scores(self, groups: Sequence[Group]) -> list[list[float]]:
+        return [[2.0, -2.0] for _ in groups]
+
+
+def rollouts(reward: Any, actor: Actor, penalty: float = 0.0, temperature: float = 1.0) -> Rollouts:
+    config = parse_config({"actor": {"temperature": temperature}, "ppo": {"reward": reward, "group": 2}}, "test")
+    terms = [Term(build(term, reward_folder=Path("none")), term.weight) for term in config.ppo.rewards]
+    return Rollouts(config, Scores(), actor, terms, penalty, asyncio.Runner())  # type: ignore[arg-type]
+
+
+SIGMOID = {"kind": "model", "score": "sigmoid"}
+HIGH, LOW = 0.8807970779778823, 0.11920292202211757
+"""σ(2) and σ(−2)."""
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ("environment", [0.7, -0.1]),
+        (SIGMOID, [HIGH, LOW]),
+        ({"kind": "over_control", "controls": 2}, [0.5, -0.3]),
+        (
+            [{"kind": "environment", "weight": 0.75}, {**SIGMOID, "weight": 0.25}],
+            [0.75 * 0.7 + 0.25 * HIGH, 0.75 * -0.1 + 0.25 * LOW],
+        ),
+    ],
+)
+def test_scores(reward: Any, expected: list[float]) -> None:
+    [scored] = rollouts(reward, Actor()).score([group()], 1)
+    assert scored.rewards == pytest.approx(expected)
+
+
+def test_a_response_that_was_cut_loses_the_penalty() -> None:
+    [scored] = rollouts("environment", Actor(), penalty=0.4).score([group()], 1)
+    assert scored.rewards == pytest.approx([0.7, -0.1 - 0.4])
+
+
+def test_a_gain_that_is_rounding_is_none() -> None:
+    context = Context(episode(0.1 + 0.2))
+    asked = replace(group(), context=context, retries=(episode(0.3), episode(0.3)))
+    reward: Reward = build(RewardTermSection(), reward_folder=Path("none"))
+    assert asyncio.run(reward.score([asked])) == [[0.0, 0.0]]
+
+
+def test_only_what_the_terms_need_is_played() -> None:
+    actor = Actor()
+    rollouts(SIGMOID, actor).score([group()], 1)
+    assert actor.played == []
+    rollouts("environment", actor).score([group(0), group(1)], 1)
+    assert [(item.control, item.index) for item in actor.played] == [
+        (False, 0),
+        (False, 1),
+        (False, 2),
+        (False, 3),
+    ]
+    actor = Actor()
+    terms = [{"kind": "over_control", "controls": 2}, {"kind": "environment"}]
+    rollouts(terms, actor).score([group(0), group(1)], 1)
+    assert [item.index for item in actor.played if item.control] == [0, 1, 2, 3]
+    assert len(actor.played) == 4 + 4  # once for both terms
+
+
+def test_for_a_deterministic_actor_the_failed_episode_stands_for_its_control() -> None:
+    actor = Actor()
+    [scored] = rollouts("over_control", actor, temperature=0.0).score([group()], 1)
+    assert scored.rewards == pytest.approx([0.7, -0.1])
+    assert all(not item.control for item in actor.played)
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_group_that_lost_an_episode_is_dropped_whole(control: bool) -> None:
+    asked = [group(0), group(1)]
+    reward = {"kind": "over_control", "controls": 2}
+    [kept] = rollouts(reward, Actor(lost=[(0, control)])).score(asked, 1)
+    assert kept.slot == 1
+    with pytest.raises(ValueError, match="failed in every one of 2 groups"):
+        rollouts(reward, Actor(lost=[(0, control), (1, control)])).score(asked, 1)
+
+
+def test_transforms_of_the_reward_models_score(tmp_path: Path) -> None:
+    sigmoid, standardise = ModelOptions(score="sigmoid"), ModelOptions()
+    squash = ModelReward.from_options(sigmoid, tmp_path).transform
+    assert (squash(0.0), squash(800.0), squash(-800.0)) == (0.5, 1.0, 0.0)
+    with pytest.raises(ConfigError, match="run the reward stage"):
+        ModelReward.from_options(standardise, tmp_path)
+    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 4.0}))
+    assert ModelReward.from_options(standardise, tmp_path).transform(8.0) == 1.5
+    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 0.0}))
+    with pytest.raises(ConfigError, match="tells no reflection from another"):
+        ModelReward.from_options(standardise, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "temperature", "each"),
+    [
+        ({}, 0.0, 4),
+        ({"reward": "model"}, 1.0, 0),
+        ({"reward": {"kind": "over_control", "controls": 3}}, 1.0, 4 + 3),
+        ({"reward": {"kind": "over_control", "controls": 3}}, 0.0, 4),
+        ({"algorithm": "dpo"}, 1.0, 0),
+    ],
+)
+def test_the_estimate_follows_from_what_the_terms_need(ppo: dict[str, Any], temperature: float, each: int) -> None:
+    tree = {"actor": {"temperature": temperature}, "ppo": {"steps": 5, "contexts": 2, "validation_contexts": 0, **ppo}}
+    config: RunConfig = parse_config(tree, "test")
+    assert episodes(config).ppo == 5 * 2 * each
