@@ -67,7 +67,7 @@ class Ended:
     def fault(self) -> str:
         """What is wrong with that; empty if nothing is."""
         if self.hung:
-            return f"not over after {SECONDS:g} s"
+            return f"not over after {self.seconds:.0f} s"
         if "Traceback (most recent call last)" in self.shown:
             return "a traceback: " + self.shown.strip().splitlines()[-1][:200]
         if self.code not in (0, 2):
@@ -96,14 +96,15 @@ class Case:
 class Worker:
     """benchmarks/hostile_worker.py, asked for one command after another."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
         self._process = process
         self._folder = folder
+        self._seconds = seconds
 
     def run(self, *arguments: str) -> Ended:
         """``retro ARGUMENTS``."""
         stdin, stdout = _pipes(self._process)
-        asked = {"arguments": arguments, "folder": str(self._folder), "seconds": SECONDS}
+        asked = {"arguments": arguments, "folder": str(self._folder), "seconds": self._seconds}
         stdin.write(json.dumps(asked) + "\n")
         stdin.flush()
         said: dict[str, Any] = json.loads(stdout.readline())
@@ -112,13 +113,13 @@ class Worker:
 
 
 @contextmanager
-def worker(folder: Path, environment: dict[str, str]) -> Iterator[Worker]:
-    """A worker whose commands run in the repository's root."""
+def worker(folder: Path, environment: dict[str, str], seconds: float = SECONDS) -> Iterator[Worker]:
+    """A worker whose commands run in the repository's root; one that takes more than ``seconds`` counts as hung."""
     command = [sys.executable, "-m", "benchmarks.hostile_worker"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield Worker(process, folder)
+        yield Worker(process, folder, seconds)
         _pipes(process)[0].close()
 
 

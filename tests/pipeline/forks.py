@@ -136,6 +136,7 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(retro.__path__, "retro."):
         if not module.name.endswith(".__main__"):
             importlib.import_module(module.name)
+    import matplotlib.pyplot  # noqa: F401
     from accelerate.commands import launch  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
     from trl import DPOTrainer, SFTTrainer  # noqa: F401

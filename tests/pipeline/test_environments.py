@@ -9,49 +9,52 @@ from pathlib import Path
 import pytest
 
 from retro.buffer import ReplayBuffer
-from retro.envs import missing
+from retro.envs import ENVIRONMENTS
 from retro.types import Split
 from tests.pipeline.running import ROOT, retro
 
 SHARED = Path(os.environ.get("RETRO_SHARED_DATA", ROOT.parent / "shared" / "data"))
 OPTIONS = {
     "hotpotqa": {"data": SHARED / "hotpotqa" / "reflexion100.parquet"},
-    "alfworld": {"data": SHARED / "alfworld" / "valid_seen.parquet", "steps": 4},
+    "alfworld": {"data": SHARED / "alfworld" / "valid_seen.parquet", "steps": 4, "workers": 1},
     "webshop": {
         "data": SHARED / "webshop" / "products_1000.parquet",
         "steps": 4,
         "instructions": "synthetic",
         "splits": "hashed",
     },
-    "scienceworld": {"steps": 4},
+    "scienceworld": {"steps": 4, "engines": 1},
     "textworld-express": {"steps": 4},
 }
 ARMS = ["retry-sampled", "reflexion", "sft", "ppo-env", "oracle"]
 
 
 def small(model: Path, runs: Path, *more: str) -> list[str]:
-    """The overrides at the top of every shipped config, with fewer arms."""
+    """The overrides at the top of every shipped config, with fewer arms, attempts and tokens."""
     return [
         f"runs={runs}",
         "actor.kind=local",
         f"actor.model={model}",
         "actor.context_tokens=null",
-        "actor.max_tokens=24",
+        "actor.max_tokens=12",
         "actor.concurrency=16",
         f"model.base={model}",
         "model.dtype=float32",
         "model.quantization=none",
-        "model.max_new_tokens=16",
+        "model.max_new_tokens=8",
         "sft.threshold=-1",
         "sft.max_steps=2",
+        "sft.batch_size=4",
         "ppo.reward=environment",
         "ppo.steps=2",
         "ppo.contexts=2",
+        "ppo.group=2",
         "ppo.validate_every=2",
         "ppo.validation_contexts=2",
         "evaluate.attempts=2",
         f"evaluate.arms={json.dumps(ARMS)}",
         "collect.attempts=2",
+        "collect.group=2",
         "environment.tasks={train: 5, validation: 5, test: 5}",
         *more,
     ]
@@ -59,7 +62,7 @@ def small(model: Path, runs: Path, *more: str) -> list[str]:
 
 def need(*names: str) -> None:
     for name in names:
-        if missing(name):
+        if ENVIRONMENTS[name].missing:
             pytest.skip(f"{name}: pip install 'retro[{name}]'")
         data = OPTIONS.get(name, {}).get("data")
         if isinstance(data, Path) and not data.exists():
@@ -103,7 +106,7 @@ def test_one_adapter_for_three_environments(random_model: Path, tmp_path: Path) 
     entries = [
         {"name": name, "options": {key: str(value) for key, value in OPTIONS.get(name, {}).items()}} for name in three
     ]
-    entries[2]["options"]["steps"] = 4
+    entries[2]["options"] |= {"steps": 4, "workers": 1}
     options = [
         "environment.name=mixture",
         f"environment.options={json.dumps({'environments': entries})}",

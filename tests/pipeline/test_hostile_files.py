@@ -11,6 +11,7 @@ import pytest
 from benchmarks.hostile import quiet
 from benchmarks.hostile_files import KINDS, Ended, Originals, Worker, run, worker
 from tests.pipeline.running import ROOT, Run
+from tests.servers.processes import PATIENCE_SECONDS
 
 CASES = range(4)
 
@@ -27,7 +28,7 @@ def originals(whole_run: Run, trials: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def retro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    with worker(tmp_path_factory.mktemp("worker"), quiet()) as retro:
+    with worker(tmp_path_factory.mktemp("worker"), quiet(), PATIENCE_SECONDS) as retro:
         yield retro
 
 

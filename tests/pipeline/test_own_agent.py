@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.running import ROOT, environment
-from tests.servers.processes import free_port, get
+from tests.servers.processes import free_port, wait_until_healthy
 from tests.servers.transformers_serve import missing_packages
 
 PAGE = (ROOT / "docs" / "your-own-agent.md").read_text(encoding="utf-8")
@@ -44,14 +43,7 @@ def serve(command: str, folder: Path, port: int) -> Iterator[None]:
             f"exec {command}", shell=True, cwd=folder, env=environment(**tools), stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                get(f"http://127.0.0.1:{port}/health")
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
-                time.sleep(0.2)
+        wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
         yield
     finally:
         process.kill()

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 900.0
+"""Before a process counts as hung: many times what it takes on a busy machine, as no test is to depend on time."""
 _LOG_CHARS = 4000
 
 
@@ -28,7 +30,7 @@ class ServerFailedError(RuntimeError):
 
 @contextmanager
 def server_process(
-    module: str, arguments: Sequence[str], log: Path, health: str, seconds: float = 120
+    module: str, arguments: Sequence[str], log: Path, health: str, seconds: float = PATIENCE_SECONDS
 ) -> Iterator[str]:
     """Run ``python -m module --port N arguments…``; yield ``http://127.0.0.1:N`` once GET ``health`` answers 200.
 
@@ -44,7 +46,7 @@ def server_process(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        _wait_until_healthy(process, url + health, log, seconds)
+        wait_until_healthy(process, url + health, log, seconds)
         yield url
     finally:
         assert process.stdin is not None
@@ -84,7 +86,14 @@ def get(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float) -> None:
+def wait_until_healthy(
+    process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Return once GET ``url`` answers 200.
+
+    Raises:
+        ServerFailedError: if the process ends or stays silent for ``seconds``; with the end of ``log``.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -16,12 +16,13 @@ import pytest
 
 from retro.envs.alfworld.workers import Seat, WorkerPool
 from retro.envs.base import EnvironmentFailedError
+from tests.servers.processes import PATIENCE_SECONDS
 from tests.unit.envs.alfworld_rooms import COOL_MUG, READ_BOOK, Room
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("textworld") is None, reason="needs pip install 'retro[alfworld]'"
 )
-PATIENCE_SECONDS = 60.0
+
 MakePool = Callable[[int, int], WorkerPool]
 
 

@@ -12,7 +12,7 @@ from retro.envs import make_taskset
 from retro.prompts import load_prompts
 from retro.types import Split, Step
 from tests.servers.completion_server import next_action
-from tests.servers.processes import ROOT, ServerFailedError, get, server_process
+from tests.servers.processes import PATIENCE_SECONDS, ROOT, ServerFailedError, get, server_process
 
 COMPLETIONS = "tests.servers.completion_server"
 
@@ -49,7 +49,7 @@ def test_it_is_gone_when_the_process_that_started_it_is_killed(tmp_path):
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             get(url + "/health")
