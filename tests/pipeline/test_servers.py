@@ -193,6 +193,7 @@ def expected_usage(trajectory: Trajectory, memory: Sequence[str]) -> Usage:
     return Usage(sum(len(prompt.split()) for prompt in prompts), sum(len(step.action.split()) for step in steps))
 
 
+@pytest.mark.no_cover  # ten thousand times the same lines; shorter tests cover them, and tracing doubles its time
 def test_ten_thousand_requests_of_which_a_fifth_fails(scripted: Served, tmp_path: Path) -> None:
     tasks = TASKSET.tasks(Split.TRAIN, 250)
     recorded: list[str] = []
