@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.config import (
+    POINTS,
     ActorSection,
     ArmSection,
     ConfigError,
@@ -24,8 +25,6 @@ from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 
 _REWARDS = {"model": "rm", "environment": "env"}
 _MIXED = "mix"
-_LEARNED_BY = ("ppo", "grpo", *(f"{a}-{r}" for a in ("ppo", "grpo") for r in (*_REWARDS.values(), _MIXED)), "dpo")
-"""The policy stage by its algorithm, or by its algorithm and reward. A run has those of its own config alone."""
 _WRITERS = {str(writer): writer for writer in Writer if writer is not Writer.ADAPTER}
 _SIZES = range(2, 65)
 """The N for which ``…-bonN`` needs no ``evaluate.best_of``."""
@@ -61,22 +60,38 @@ def presets(config: RunConfig) -> dict[str, Preset]:
             ),
             preset("reflexion", "the untrained base's", policy="base"),
             preset("sft", "the SFT stage's", policy="sft"),
-            *(
-                preset(name, "the policy stage's, in a run whose algorithm and reward it names", policy=name)
-                for name in _LEARNED_BY
-            ),
+            *(preset(name, "the policy stage's", policy=name) for name in own_policies(config.ppo)),
             preset("oracle", "by someone who knows the task, where the environment can give one", policy="oracle"),
             preset("vague", "one sentence that says nothing about the task", policy="vague"),
         ]
     )
 
 
+def own_policies(section: PolicySection) -> list[str]:
+    """The names of this run's policy: its algorithm, and its algorithm with its reward."""
+    return list(dict.fromkeys([_short(section.algorithm), policy_name(section)]))
+
+
 def policy_name(section: PolicySection) -> str:
     """``ppo-env``, ``grpo-rm`` …; the algorithm alone where it learns from the buffer's ratings."""
-    kinds = {term.kind for term in section.rewards}
-    if not kinds:
-        return section.algorithm
-    return f"{section.algorithm}-{_REWARDS.get(kinds.pop(), _MIXED) if len(kinds) == 1 else _MIXED}"
+    algorithm, rewards = _short(section.algorithm), {term.kind for term in section.rewards}
+    if not rewards:
+        return algorithm
+    return f"{algorithm}-{_reward(rewards.pop()) if len(rewards) == 1 else _MIXED}"
+
+
+def _short(kind: str) -> str:
+    """``imitation`` of ``package.module:Imitation``; a built-in kind's own name."""
+    return kind.rpartition(":")[2].lower()
+
+
+def _reward(kind: str) -> str:
+    return _REWARDS.get(kind, _short(kind))
+
+
+def _policies_of_other_runs() -> set[str]:
+    rewards = ["", *(f"-{_reward(kind)}" for kind in POINTS["reward"].kinds), f"-{_MIXED}"]
+    return {algorithm + reward for algorithm in POINTS["algorithm"].kinds for reward in rewards}
 
 
 def available_names(config: RunConfig) -> Iterator[str]:
@@ -113,7 +128,7 @@ def planned_arms(config: RunConfig) -> list[Arm]:
     known = short_names(config)
     arms: dict[str, Arm] = {}
     for entry in config.evaluate.arms or available_names(config):
-        section = _named(entry, known) if isinstance(entry, str) else entry
+        section = _named(config, entry, known) if isinstance(entry, str) else entry
         if section.name in arms and section is not entry:
             continue  # a short name that is given twice
         _add(arms, _arm(config, section), "evaluate.arms")
@@ -146,9 +161,10 @@ def _sizes(config: RunConfig) -> list[int]:
     return sorted({*_SIZES, *config.evaluate.best_of})
 
 
-def _named(name: str, known: Mapping[str, ArmSection]) -> ArmSection:
+def _named(config: RunConfig, name: str, known: Mapping[str, ArmSection]) -> ArmSection:
     if name in known:
         return known[name]
+    _refuse_other_runs_policy(config, name, name)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     plain = [arm for arm, section in known.items() if section.sampler.kind == "first"]
     raise ConfigError(
@@ -202,10 +218,11 @@ def _policy(config: RunConfig, section: ArmSection) -> Policy:
         return Policy(_WRITERS[written], written)
     if written == "sft":
         return Policy(Writer.ADAPTER, written, stage="sft")
-    if written in _LEARNED_BY:
-        return Policy(Writer.ADAPTER, _own_policy(config, section), stage="ppo")
+    if written in own_policies(config.ppo):
+        return Policy(Writer.ADAPTER, policy_name(config.ppo), stage="ppo")
+    _refuse_other_runs_policy(config, section.name, written)
     if not Path(written).is_dir():
-        words = [*_WRITERS, "sft", config.ppo.algorithm]
+        words = [*_WRITERS, "sft", *own_policies(config.ppo)]
         near = difflib.get_close_matches(written, words, n=1, cutoff=0.5)
         raise ConfigError(
             f"evaluate.arms: {section.name!r}: policy {written!r}: there is no such folder"
@@ -215,13 +232,11 @@ def _policy(config: RunConfig, section: ArmSection) -> Policy:
     return Policy(Writer.ADAPTER, name, path=written, step=step)
 
 
-def _own_policy(config: RunConfig, section: ArmSection) -> str:
-    own = policy_name(config.ppo)
-    if section.policy not in (config.ppo.algorithm, own):
+def _refuse_other_runs_policy(config: RunConfig, name: str, policy: str) -> None:
+    if policy in _policies_of_other_runs():
         rewards = " and ".join(repr(term.kind) for term in config.ppo.rewards) or "none"
         raise ConfigError(
-            f"evaluate.arms: {section.name!r}: this run's ppo.algorithm is {config.ppo.algorithm!r} and its ppo.reward "
-            f"is {rewards}, which makes the arm {own!r}; for another run's use evaluate.checkpoints: "
-            f"{{{section.name}: PATH}}"
+            f"evaluate.arms: {name!r}: this run's ppo.algorithm is {config.ppo.algorithm!r} and its ppo.reward "
+            f"is {rewards}, which makes the arm {policy_name(config.ppo)!r}; for another run's use "
+            f"evaluate.checkpoints: {{{name}: PATH}}"
         )
-    return own

@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
-from retro.config import ArmSection, RunConfig
-from retro.evaluation.presets import presets
+from retro.config import ArmSection, Section, parse_config
+from retro.evaluation.presets import policy_name, presets, short_names
 
+POLICIES = (
+    *(
+        {"algorithm": a, "reward": r}
+        for a in ("ppo", "grpo")
+        for r in ("environment", "model", ["environment", "model"])
+    ),
+    {"algorithm": "dpo"},
+)
 PAGE = Path(__file__).parents[3] / "docs" / "training.md"
 
 
@@ -19,7 +28,8 @@ def test_the_page_lists_every_preset_with_its_parts() -> None:
     for row in table.splitlines()[2:-1]:  # the last row is Best-of-N
         names, parts, _ = row.strip("|").split("|")
         listed |= dict.fromkeys(re.findall(r"`(.+?)`", names), parts.strip())
-    found = presets(RunConfig())
+    runs = [parse_config({"ppo": ppo}, "a run") for ppo in POLICIES]
+    found = {name: preset for run in runs for name, preset in presets(run).items()}
     assert set(listed) == set(found)
     for name, preset in found.items():
         shown = yaml.safe_load(listed[name].strip("`… "))
@@ -27,3 +37,20 @@ def test_the_page_lists_every_preset_with_its_parts() -> None:
             assert preset.parts.policy == name  # one row for all policies that name themselves
         else:
             assert ArmSection.model_validate({"name": name, **shown}) == preset.parts
+
+
+class Imitation:
+    """An algorithm of one's own, as far as a config asks."""
+
+    @classmethod
+    def from_options(cls, options: Section, **parts: object) -> Imitation:
+        return cls()
+
+
+@pytest.mark.parametrize(
+    ("reward", "name"), [("environment", "imitation-env"), (["environment", "model"], "imitation-mix")]
+)
+def test_a_policy_of_ones_own_algorithm_has_a_short_name(reward: object, name: str) -> None:
+    run = parse_config({"ppo": {"algorithm": f"{__name__}:Imitation", "reward": reward}}, "a run")
+    assert policy_name(run.ppo) == name and {"imitation", name, f"{name}-bon8"} <= short_names(run).keys()
+    assert "ppo-env" not in short_names(run)
