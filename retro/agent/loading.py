@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retro.agent.integrity import check_files
-from retro.agent.model import run_sync
 from retro.agent.records import EXPORT, MEMORY, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.config import ConfigError, LoraSection, MemorySection, ModelSection, parse_section
 from retro.layout import ADAPTER
@@ -28,6 +27,7 @@ from retro.models.loading import (
     resolve_device,
     same_base,
 )
+from retro.models.rounds import run_sync
 from retro.prompts import PromptLibrary, Prompts, PromptSet, load_prompts
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.policy import Policy

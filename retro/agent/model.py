@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from retro.agent.documents import read_trajectory
 from retro.memory import Memory, Query, ReflectionWindow
+from retro.models.rounds import run_sync
 from retro.prompts import Prompts, PromptSet
 from retro.retrospective.samplers.base import Scorer
 from retro.retrospective.samplers.best_of import BestOf, best
 from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Trajectory
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +142,3 @@ class RetrospectiveModel:
             candidates = await BestOf(self._reflector, self._scorer, n).candidates(request)
         kept = best(candidates)
         return Reflected(kept.text, kept.score, tuple(candidates))
-
-
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result, also where an event loop is already running (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()

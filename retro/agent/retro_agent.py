@@ -7,9 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from retro.agent.functions import FunctionEnvironment
-from retro.agent.model import RetrospectiveModel, run_sync
+from retro.agent.model import RetrospectiveModel
 from retro.envs.base import TaskSet
 from retro.memory import Memory, ReflectionWindow
+from retro.models.rounds import run_sync
 from retro.prompts import Prompts
 from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from retro.config import POINTS, ConfigError, EnvironmentSection, resolve
 from retro.envs.base import TaskSet
-from retro.envs.mixture import mixed_names
 from retro.reading import cut
 
 _MOST_SAID_CHARS = 2_000
@@ -30,6 +29,25 @@ def played_environments(section: EnvironmentSection) -> list[str]:
         return mixed_names(section.options)
     except ValueError as error:
         raise ConfigError(f"environment.options of mixture: {error}") from None
+
+
+def mixed_names(options: Mapping[str, Any]) -> list[str]:
+    """The names in a mixture's options, before anything of it is made.
+
+    Raises:
+        ValueError: if they name none, one twice, or another mixture.
+    """
+    environments = options.get("environments")
+    if not isinstance(environments, Sequence) or isinstance(environments, str) or not environments:
+        raise ValueError("mixture: environments must be a list of {name: …, options: {…}}")
+    names = []
+    for entry in environments:
+        if not isinstance(entry, Mapping) or not entry.keys() <= {"name", "options"} or "name" not in entry:
+            raise ValueError(f"mixture: environments: {entry!r} must have a name, and may have options")
+        names.append(str(entry["name"]))
+    if len(set(names)) < len(names) or "mixture" in names:
+        raise ValueError(f"mixture: environments: {', '.join(names)}: each once, and none of them a mixture")
+    return names
 
 
 def deciding_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,27 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from retro.envs import make_taskset, mixed_names
 from retro.envs.base import Environment, TaskSet, UnknownTaskError
 from retro.types import Split, Task
-
-
-def mixed_names(options: Mapping[str, Any]) -> list[str]:
-    """The names in a mixture's options, before anything of it is made.
-
-    Raises:
-        ValueError: if they name none, one twice, or another mixture.
-    """
-    environments = options.get("environments")
-    if not isinstance(environments, Sequence) or isinstance(environments, str) or not environments:
-        raise ValueError("mixture: environments must be a list of {name: …, options: {…}}")
-    names = []
-    for entry in environments:
-        if not isinstance(entry, Mapping) or not entry.keys() <= {"name", "options"} or "name" not in entry:
-            raise ValueError(f"mixture: environments: {entry!r} must have a name, and may have options")
-        names.append(str(entry["name"]))
-    if len(set(names)) < len(names) or "mixture" in names:
-        raise ValueError(f"mixture: environments: {', '.join(names)}: each once, and none of them a mixture")
-    return names
 
 
 class MixtureTasks(TaskSet):
@@ -39,8 +21,6 @@ class MixtureTasks(TaskSet):
     name = "mixture"
 
     def __init__(self, environments: Sequence[Mapping[str, Any]]) -> None:
-        from retro.envs import make_taskset  # the registry names this module
-
         mixed_names({"environments": environments})
         made = [make_taskset(entry["name"], entry.get("options")) for entry in environments]
         self._sets = {taskset.name: taskset for taskset in made}

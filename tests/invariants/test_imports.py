@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "retro"
@@ -51,6 +52,24 @@ def test_a_module_imports_rows_above_its_own_only() -> None:
             if other != own and ROW_OF[other] >= ROW_OF[own]:
                 wrong.append(f"{file.relative_to(PACKAGE)} imports {other}")
     assert not wrong, wrong
+
+
+def imported_files(file: Path) -> set[Path]:
+    """The files of ours that ``file`` imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    paths = [PACKAGE.parent.joinpath(*name.split(".")) for name in found if name.split(".")[0] == "retro"]
+    modules = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
+    return {module for module in modules if module.is_file()} - {file}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {file: imported_files(file) for file in sorted(PACKAGE.rglob("*.py"))}
+    TopologicalSorter(graph).prepare()  # its error names the circle
 
 
 def test_every_part_of_the_package_has_its_row() -> None:
