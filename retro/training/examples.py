@@ -26,6 +26,21 @@ from retro.types import Reflection
 
 logger = logging.getLogger(__name__)
 
+MODEL_KEYS = (
+    "model.base",
+    "model.revision",
+    "model.dtype",
+    "model.quantization",
+    "model.trust_remote_code",
+    "model.rope_scaling",
+    "model.chat_template_kwargs",
+    "model.max_prompt_tokens",
+    "model.max_new_tokens",
+    "model.lora",
+)
+"""What supervised training reads of the retrospective model: all but how it samples. Prompts leave room for an answer
+of ``max_new_tokens``."""
+
 T = TypeVar("T", Context, RatedReflection)
 
 

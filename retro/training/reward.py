@@ -41,7 +41,7 @@ from retro.retrospective.reward_model import ROLE, RewardModel
 from retro.rl.gradients import sum_over_processes
 from retro.stage import Stage, Work
 from retro.ties import exceeds
-from retro.training.examples import Encoder, training_inputs
+from retro.training.examples import MODEL_KEYS, Encoder, training_inputs
 from retro.training.processes import over_processes
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
@@ -305,7 +305,7 @@ STAGE = Stage(
     name="reward",
     folder="reward",
     reads=("collect",),
-    keys=("model", "buffer", "reward"),
+    keys=(*MODEL_KEYS, "buffer", "reward"),
     not_deciding=("environment.name", "environment.prompts"),
     inputs=reward_inputs,
     run=train_reward_model,

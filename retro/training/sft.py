@@ -26,7 +26,7 @@ from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.stage import NothingToLearnError, Stage, Work
-from retro.training.examples import Encoder, training_inputs, without_too_long
+from retro.training.examples import MODEL_KEYS, Encoder, training_inputs, without_too_long
 from retro.training.trl import trainer_arguments
 from retro.types import Split
 
@@ -258,7 +258,7 @@ STAGE = Stage(
     name="sft",
     folder="sft",
     reads=("collect",),
-    keys=("model", "buffer", "sft"),
+    keys=(*MODEL_KEYS, "buffer", "sft"),
     not_deciding=("environment.name", "environment.prompts"),
     inputs=sft_inputs,
     run=train_adapter,

@@ -87,6 +87,12 @@ def test_a_stage_runs_anew_when_a_declared_key_changes_and_at_no_other(
     assert moved == keys | {"seed"}
 
 
+@pytest.mark.parametrize("name", ["sft", "reward"])
+def test_how_the_model_samples_does_not_train_it_anew(name: str, tmp_path: Path) -> None:
+    config = config_in(tmp_path, {})
+    assert plan_stage(finished(name, config), changed(config, "model.temperature")).action == "up to date"
+
+
 def test_the_name_of_a_run_decides_its_export(tmp_path: Path) -> None:
     config = config_in(tmp_path, {})
     stage = finished("export", config)
