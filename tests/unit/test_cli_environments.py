@@ -17,7 +17,7 @@ from retro.envs.household import HouseholdTasks
 from retro.types import Split, Task
 
 OWN = """
-from examples.guessing_game import Guessing, GuessingTasks
+from examples.extensions.guessing_game import Guessing, GuessingTasks
 from retro.envs.base import EnvironmentFailedError
 
 class Told(Guessing):
@@ -173,7 +173,7 @@ def test_a_mistake_is_told(
 
 def test_the_example_of_the_docs_keeps_the_contract() -> None:
     done = subprocess.run(
-        [sys.executable, "examples/guessing_game.py"],
+        [sys.executable, "examples/extensions/guessing_game.py"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, ClassVar
 
-from examples.guessing_game import Guessing, GuessingTasks
+from examples.extensions.guessing_game import Guessing, GuessingTasks
 from retro.envs.base import StepResult
 from retro.types import Task
 

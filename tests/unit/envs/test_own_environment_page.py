@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from examples.guessing_game import GuessingTasks
+from examples.extensions.guessing_game import GuessingTasks
 from retro.config import load_config
 from retro.envs import make_taskset
 from retro.envs.gymnasium import GymnasiumTasks
@@ -50,10 +50,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_environment_is_the_example(folder: Path) -> None:
+def test_the_environment_and_its_prompts_are_the_example(folder: Path) -> None:
     text = (folder / "guessing_game.py").read_text(encoding="utf-8")
-    assert text == (ROOT / "examples" / "guessing_game.py").read_text(encoding="utf-8")
+    assert text == (ROOT / "examples" / "extensions" / "guessing_game.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
+    for path in (folder / "prompts").iterdir():
+        shipped = ROOT / "examples" / "extensions" / "prompts" / path.name
+        assert path.read_text(encoding="utf-8") == shipped.read_text(encoding="utf-8"), path.name
 
 
 def test_the_config_finds_the_environment_and_the_prompts(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from broken_plays import BROKEN_PLAYS, PaysTwice, Play, SuccessAndGoesOn, Tasks
 
-from examples.guessing_game import Guessing, GuessingTasks
+from examples.extensions.guessing_game import Guessing, GuessingTasks
 from retro.envs.base import StepResult, TaskSet
 from retro.envs.household import HouseholdTasks
 from retro.envs.testing import check_environment

@@ -1,4 +1,5 @@
-"""An example environment: find a number with five guesses. `python examples/guessing_game.py` checks its contract."""
+"""An environment of one's own: find a number with five guesses. A task set names tasks, and makes each from its id.
+Run this file to check that it keeps the contract; docs/your-own-environment.md explains each part."""
 
 from retro.envs.base import Environment, StepResult, TaskSet, UnknownTaskError
 from retro.envs.testing import check_environment
@@ -7,8 +8,7 @@ from retro.types import Split, Task, derive_seed
 
 class Guessing(Environment):
     def __init__(self, secret: int, horizon: int) -> None:
-        self.secret = secret
-        self.horizon = horizon
+        self.secret, self.horizon = secret, horizon
 
     def reset(self, seed: int | None = None, options: object = None) -> tuple[str, dict[str, bool]]:
         self.steps, self.score, self.success = 0, 0.0, False
