@@ -28,6 +28,11 @@ class RunFolder:
         return self.path / "buffer.sqlite"
 
     @property
+    def actor_usage(self) -> Path:
+        """What an actor behind an API has cost: JSON lines that add up."""
+        return self.path / "actor_usage.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """A JSON line for each logged step, of all stages."""
         return self.path / "metrics.jsonl"

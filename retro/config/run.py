@@ -21,6 +21,7 @@ from retro.config.playing import (
     RunnerSection,
 )
 from retro.config.training import PolicySection, RewardSection, SftSection
+from retro.layout import RunFolder
 
 
 class RunConfig(Section):
@@ -53,11 +54,11 @@ class RunConfig(Section):
     @property
     def actor_ledger(self) -> Path:
         """What the actor has cost so far: JSON lines that add up."""
-        return self.run_dir / "actor_usage.jsonl"
+        return RunFolder(self.run_dir).actor_usage
 
     @property
     def buffer_url(self) -> str:
-        return self.buffer.url or f"sqlite:///{self.run_dir / 'buffer.sqlite'}"
+        return self.buffer.url or f"sqlite:///{RunFolder(self.run_dir).buffer}"
 
     def dump(self) -> str:
         """YAML that :func:`load_config` reads back to an equal config."""
