@@ -33,7 +33,7 @@ from retro.cli.errors import one_line_errors
 from retro.config import ConfigError, RunConfig, load_config
 from retro.envs import make_taskset
 from retro.models.loading import load_tokenizer
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.types import Split
 
 FIXED = ("device=cpu", "actor.kind=local", "ppo.reward={kind: model, score: sigmoid}")
@@ -58,8 +58,8 @@ def measure(config: RunConfig, episodes: int, repeats: int) -> dict[str, Any]:
             "raise --episodes or lower ppo.contexts"
         )
     learnt, same_losses, counted = measure_ppo(config, contexts, repeats)
-    encoder = Encoder(load_tokenizer(config.model), config)
-    prompts = [encoder.prompt(context) for context in contexts]
+    encoder = encoder_of_run(load_tokenizer(config.model), config)
+    prompts = [encoder.prompt(context.episode) for context in contexts]
     sampled, same_answers = measure_sampling(config, prompts, repeats)
     return {
         "lines": [line.to_json() for line in (*collected, *learnt, *sampled)],

@@ -18,7 +18,7 @@ from retro.models.heads import ScalarHead, load_head
 from retro.models.loading import load_base, load_tokenizer
 from retro.rl.experience import Outputs, Policy, Rollout
 from retro.rl.gradients import Trainable
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.types import Reflection, derive_seed
 
 Rows = list[tuple[Ids, Ids]]
@@ -36,7 +36,7 @@ class ThreeModels:
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._config = config
         self._tokenizer = load_tokenizer(config.model)
-        self._encoder = Encoder(self._tokenizer, config)
+        self._encoder = encoder_of_run(self._tokenizer, config)
         self._prompts: dict[str, Ids] = {}
         self._policy = PeftModel.from_pretrained(load_base(config.model, "cpu"), folder / "policy", is_trainable=True)
         self._policy.eval()
@@ -108,7 +108,7 @@ class ThreeModels:
     def _prompt(self, work: Work, place: int) -> Ids:
         context = work.contexts[place]
         if context.episode.id not in self._prompts:
-            self._prompts[context.episode.id] = self._encoder.prompt(context)
+            self._prompts[context.episode.id] = self._encoder.prompt(context.episode)
         return self._prompts[context.episode.id]
 
     def _rows(self, work: Work) -> Rows:

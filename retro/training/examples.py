@@ -21,8 +21,7 @@ from retro.config import ConfigError, RunConfig
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, require_trainable
 from retro.prompts import PromptLibrary, PromptTooLongError
-from retro.retrospective import encoding
-from retro.types import Reflection
+from retro.retrospective.encoding import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +43,10 @@ of ``max_new_tokens``."""
 T = TypeVar("T", Context, RatedReflection)
 
 
-class Encoder:
-    """Encodes contexts and reflections as a run's retrospective model reads and writes them."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
-        section = with_prompt_limit(config.model, base_context(config.model))
-        self._encoder = encoding.Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
-
-    def prompt(self, context: Context) -> list[int]:
-        """What the retrospective model reads about a failed episode, in its environment's words.
-
-        Raises:
-            PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
-        """
-        return self._encoder.prompt(context.episode)
-
-    def response(self, reflection: Reflection) -> list[int]:
-        """The reflection with its end token; without it where it was cut: to end there is nothing to learn."""
-        return self._encoder.response(reflection)
+def encoder_of_run(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Encoder:
+    """Encodes as the run's retrospective model reads and writes."""
+    section = with_prompt_limit(config.model, base_context(config.model))
+    return Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
 
 
 def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]:
@@ -75,7 +60,7 @@ def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]
     for item in items:
         context = item.context if isinstance(item, RatedReflection) else item
         try:
-            encoder.prompt(context)
+            encoder.prompt(context.episode)
         except PromptTooLongError as error:
             reasons.append(f"episode {context.episode.id}: {error}")
         else:

@@ -36,12 +36,13 @@ from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
 from retro.models.packing import plan
 from retro.models.sharding import launched_pieces
+from retro.retrospective.encoding import Encoder
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.retrospective.reward_model import ROLE, RewardModel
 from retro.rl.gradients import sum_over_processes
 from retro.stage import Stage, Work
 from retro.ties import exceeds
-from retro.training.examples import MODEL_KEYS, Encoder, training_inputs
+from retro.training.examples import MODEL_KEYS, encoder_of_run, training_inputs
 from retro.training.processes import over_processes
 from retro.training.reward_checkpoint import RewardState, latest, restore, save
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
@@ -161,7 +162,7 @@ class RewardTrainer:
         self.accelerator = Accelerator(cpu=resolve_device(config.device).type == "cpu")
         sharded = launched_pieces("reward", config.model) is not None
         self.base = SharedBase.load(config.model, "cpu" if sharded else self.accelerator.device)
-        self.encoder = Encoder(self.base.tokenizer, config)
+        self.encoder = encoder_of_run(self.base.tokenizer, config)
         self.data = read_data(config, self.encoder)
         self.base.add_role(ROLE, config.model.lora, derive_seed(config.seed, "reward", "adapter"))
         if sharded:

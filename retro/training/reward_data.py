@@ -10,9 +10,10 @@ from statistics import fmean
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import rated_reflections
 from retro.config import RewardSection
+from retro.retrospective.encoding import Encoder
 from retro.stage import NothingToLearnError
 from retro.ties import exceeds
-from retro.training.examples import Encoder, without_too_long
+from retro.training.examples import without_too_long
 from retro.training.reward_metrics import unequal_pairs
 from retro.types import Reflection, Split, derive_seed
 
@@ -59,7 +60,7 @@ def read_groups(
             RewardGroup(
                 task=f"{task.environment}/{task.id}",
                 environment=task.environment,
-                prompt=encoder.prompt(context),
+                prompt=encoder.prompt(context.episode),
                 responses=[encoder.response(same[0][0]) for same in by_text.values()],
                 ratings=tuple(fmean(rating for _, rating in same) for same in by_text.values()),
                 used=(True,) * len(by_text),

@@ -25,8 +25,9 @@ from retro.models.adapters import SharedBase, lora_config
 from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
+from retro.retrospective.encoding import Encoder
 from retro.stage import NothingToLearnError, Stage, Work
-from retro.training.examples import MODEL_KEYS, Encoder, training_inputs, without_too_long
+from retro.training.examples import MODEL_KEYS, encoder_of_run, training_inputs, without_too_long
 from retro.training.trl import trainer_arguments
 from retro.types import Split
 
@@ -84,7 +85,7 @@ def train_adapter(config: RunConfig, work: Work) -> None:
     from trl.trainer.sft_trainer import SFTTrainer  # here: planning a run imports this module, and TRL takes seconds
 
     tokenizer = load_tokenizer(config.model)
-    encoder = Encoder(tokenizer, config)
+    encoder = encoder_of_run(tokenizer, config)
     train, validation = read_examples(config, encoder)
     arguments = sft_arguments(config, work.folder, bool(validation))  # before the base: DeepSpeed loads by them
     pieces = launched_pieces("sft", config.model, own_loop=False)
@@ -142,7 +143,7 @@ def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], l
 
 def encode(encoder: Encoder, item: RatedReflection) -> Example:
     """One example; only the reflection's tokens, its end among them, are learnt."""
-    prompt, response = encoder.prompt(item.context), encoder.response(item.reflection)
+    prompt, response = encoder.prompt(item.context.episode), encoder.response(item.reflection)
     return Example(prompt + response, [IGNORED] * len(prompt) + response)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
 
+    from retro.retrospective.encoding import Encoder
     from retro.training.algorithms.trl import TrlTraining
-    from retro.training.examples import Encoder
     from retro.training.policy.run import PolicyRun
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")

@@ -21,7 +21,7 @@ from retro.retrospective.generator import Generator
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel
 from retro.rl.experience import Outputs, Policy, Rollout
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.training.policy.groups import Group, Response
 from retro.types import Sampling
 
@@ -63,7 +63,7 @@ class PolicyModels:
         self, config: RunConfig, base: SharedBase, value_head: ScalarHead | None, reward: RewardModel | None
     ) -> None:
         self.base = base
-        self.encoder = Encoder(base.tokenizer, config)
+        self.encoder = encoder_of_run(base.tokenizer, config)
         self._value_head, self._reward = value_head, reward
         self._budget = config.ppo.token_budget
         self._generator: Generator = build(config.model.generator, base=base)
@@ -132,7 +132,7 @@ class PolicyModels:
     def prompt(self, context: Context) -> list[int]:
         """The tokens of the reflection prompt; encoded once a context."""
         if context.episode.id not in self._prompts:
-            self._prompts[context.episode.id] = self.encoder.prompt(context)
+            self._prompts[context.episode.id] = self.encoder.prompt(context.episode)
         return self._prompts[context.episode.id]
 
     def prompt_text(self, context: Context) -> str:

@@ -19,7 +19,7 @@ from retro.models.loading import load_tokenizer
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.stage import Stage, Work
-from retro.training.examples import Encoder, training_inputs, without_too_long
+from retro.training.examples import encoder_of_run, training_inputs, without_too_long
 from retro.types import Split
 
 
@@ -79,7 +79,7 @@ def train_policy(config: RunConfig, work: Work) -> None:
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
         held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
-    encoder = Encoder(load_tokenizer(config.model), config)
+    encoder = encoder_of_run(load_tokenizer(config.model), config)
     train = without_too_long(train, encoder, "failed episodes of train tasks")
     held_out = without_too_long(held_out, encoder, "failed episodes of validation tasks")
     if not train:

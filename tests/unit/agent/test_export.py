@@ -12,8 +12,8 @@ from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, base_identity, load_base
+from retro.retrospective.encoding import Encoder
 from retro.stage import plan_stage, run_stage
-from retro.training.examples import Encoder
 from retro.training.export import STAGE as EXPORT
 from retro.training.export import policy_folder
 from retro.training.reward import STAGE as REWARD

@@ -14,7 +14,7 @@ from retro.models.limits import prompt_tokens
 from retro.models.loading import base_context
 from retro.stage import run_stage
 from retro.training.collect import STAGE as COLLECT
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -46,7 +46,7 @@ def test_every_way_to_load_a_base_compares_before_anything_is_played(make_config
         lambda: plan_run(config, (COLLECT,)),
         lambda: run_stage(COLLECT, config),
         lambda: SharedBase.load(config.model, "cpu"),
-        lambda: Encoder(None, config),  # type: ignore[arg-type]
+        lambda: encoder_of_run(None, config),  # type: ignore[arg-type]
     ):
         with pytest.raises(ConfigError, match=r"model\.max_prompt_tokens=1019 .*set .*=1018 or less"):
             begins()

@@ -18,7 +18,7 @@ from retro.config import ConfigError, RunConfig
 from retro.models.loading import load_tokenizer
 from retro.rl.options import PpoOptions
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
-from retro.training.examples import Encoder, without_too_long
+from retro.training.examples import encoder_of_run, without_too_long
 from retro.training.policy.checkpoint import PolicyState, load_state, save_state
 from retro.training.policy.groups import Group, Response
 from retro.training.policy.loop import learning_rate_factor
@@ -32,7 +32,7 @@ def test_contexts_whose_prompt_does_not_fit_are_left_out_and_counted(
     make_config: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config(model={"max_prompt_tokens": 60})
-    encoder = Encoder(load_tokenizer(config.model), config)
+    encoder = encoder_of_run(load_tokenizer(config.model), config)
     short = Context(episode(0.3), ())
     long = Context(replace(episode(0.3), id="long", trajectory=Trajectory("look . " * 100)), ())
     assert without_too_long([long, short, long], encoder, "episodes") == [short]

@@ -13,7 +13,7 @@ from retro.envs import make_taskset
 from retro.models.loading import load_tokenizer
 from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training import reward
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.training.reward import STAGE as REWARD
 from retro.training.reward import RewardTrainer, batches, group_loss, judge, terms
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
@@ -72,7 +72,7 @@ def test_equal_texts_of_a_group_are_one_reflection_with_the_mean_rating(
     with ReplayBuffer(config.buffer_url) as buffer:
         for episode in group_of(task, [GOOD[0], BAD[0], GOOD[0]]):
             buffer.add(episode)
-        encoder = Encoder(load_tokenizer(config.model), config)
+        encoder = encoder_of_run(load_tokenizer(config.model), config)
         [found] = read_groups(buffer, config.reward, encoder, Split.TRAIN, ())
     assert found.ratings == (0.5, 0.0)
     assert len(found.responses) == 2

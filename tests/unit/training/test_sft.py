@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.models.loading import load_base, load_tokenizer
+from retro.retrospective.encoding import Encoder
 from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training import sft
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.training.sft import (
     IGNORED,
     last_whole_checkpoint,
@@ -32,7 +33,7 @@ def lines(config: RunConfig) -> list[dict[str, float]]:
 
 
 def encoder_of(config: RunConfig) -> Encoder:
-    return Encoder(load_tokenizer(config.model), config)
+    return encoder_of_run(load_tokenizer(config.model), config)
 
 
 def test_only_the_reflection_and_its_end_are_learnt_and_only_of_good_ones(filled_config: MakeConfig) -> None:

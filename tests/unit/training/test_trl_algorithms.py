@@ -26,7 +26,7 @@ from retro.stage import NothingToLearnError, plan_stage, run_stage
 from retro.training.algorithms.dpo import Pair, read_pairs, require_all_pairs, to_dataset
 from retro.training.algorithms.grpo import GrpoOptions, share
 from retro.training.algorithms.trl import TRAINED, LentBase, StepLog, largest_divisor
-from retro.training.examples import Encoder
+from retro.training.examples import encoder_of_run
 from retro.training.policy.checkpoint import load_state
 from retro.training.policy.retries import Retries
 from retro.training.policy.stage import STAGE as POLICY
@@ -113,7 +113,7 @@ def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: Make
     assert validated[4]["validation_accuracy"] == 1.0
     assert [line["step"] for line in lines if "validation_return" in line] == [0, 2, 4]
 
-    encoder = Encoder(load_tokenizer(config.model), config)
+    encoder = encoder_of_run(load_tokenizer(config.model), config)
     pairs = read_pairs(config, encoder, Split.VALIDATION)
     assert dpo_loss(config, folder / "checkpoint-4", pairs) == pytest.approx(validated[4]["validation_loss"], abs=1e-4)
     sft = config.run_dir / "sft" / "adapter"
@@ -127,7 +127,9 @@ def test_dpo_starts_at_the_supervised_adapter_and_learns_the_ratings(fresh: Make
 def test_the_pairs_are_the_reward_models_and_of_the_ids_that_the_model_writes(filled_config: MakeConfig) -> None:
     config = filled_config()
     tokenizer = load_tokenizer(config.model)
-    train, validation = (read_pairs(config, Encoder(tokenizer, config), s) for s in (Split.TRAIN, Split.VALIDATION))
+    train, validation = (
+        read_pairs(config, encoder_of_run(tokenizer, config), s) for s in (Split.TRAIN, Split.VALIDATION)
+    )
     assert (len(train), len(validation)) == (12 * 4, 6 * 4)  # two good and two bad reflections a group
     for pair in train:
         assert tokenizer.decode(pair.chosen_ids[:-1]) in GOOD
@@ -146,7 +148,7 @@ def test_an_average_of_equal_returns_makes_no_pair(make_config: MakeConfig) -> N
     with ReplayBuffer(config.buffer_url) as buffer:
         for episode in (parent, *(replace(retry, return_=0.2) for retry in retries)):
             buffer.add(episode)
-    assert read_pairs(config, Encoder(load_tokenizer(config.model), config), Split.TRAIN) == []
+    assert read_pairs(config, encoder_of_run(load_tokenizer(config.model), config), Split.TRAIN) == []
 
 
 def test_a_trainer_that_changed_a_pair_is_refused() -> None:
