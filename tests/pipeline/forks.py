@@ -46,7 +46,10 @@ def run(
         given.write((stdin or "").encode())
         given.seek(0)
         with _ask(_address(), arguments, environment, ROOT, (given, output, error)) as answer:
-            _, code = map(int, answer.makefile())
+            told = answer.makefile().readlines()
+        if len(told) != 2:
+            raise RuntimeError("the process that forks has ended: what it says is on this process's standard error")
+        code = int(told[1])
         for stream in (output, error):
             stream.seek(0)
         return subprocess.CompletedProcess(arguments, code, output.read().decode(), error.read().decode())
@@ -62,11 +65,14 @@ def stand_in() -> Path:
 
 def stand_in_for(address: str) -> NoReturn:
     """The stand-in's work: what ends it ends the fork (SIGKILL apart), and it ends as the fork does."""
+    passed_on = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is somebody to pass them on to
     with _ask(address, sys.argv[1:], os.environ, Path.cwd(), (sys.stdin, sys.stdout, sys.stderr)) as answer:
         lines = answer.makefile()
         process = int(next(lines))
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in passed_on:
             signal.signal(number, lambda number, _: os.kill(process, number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
         code = int(next(lines))
     if code >= 0:
         os._exit(code)
@@ -126,7 +132,7 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """What a command would import."""
+    """What every command would import: no environment, as some of them need packages that may not be there."""
     import numpy
 
     import retro
@@ -134,7 +140,7 @@ def _import_everything() -> None:
 
     quieten()  # it must stand before the imports
     for module in pkgutil.walk_packages(retro.__path__, "retro."):
-        if not module.name.endswith(".__main__"):
+        if not module.name.endswith(".__main__") and not module.name.startswith("retro.envs."):
             importlib.import_module(module.name)
     import matplotlib.pyplot  # noqa: F401
     from accelerate.commands import launch  # noqa: F401
