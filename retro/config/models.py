@@ -35,7 +35,7 @@ class LoraSection(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """While ``sft`` and ``reward`` train; ``ppo`` and its rivals train without."""
+    """While ``sft`` and ``reward`` train; every algorithm of ``ppo`` trains without."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
 
 

@@ -1,4 +1,4 @@
-"""PPO's rivals through the real commands: the stages behind take their policy as they take PPO's; two processes."""
+"""DPO and GRPO through the real commands: export and evaluation take their policy as that of PPO; two processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pipeline.test_launch import command, in_forks, reflections
 QUICK = ("ppo.steps=2", "ppo.minibatches=1", "ppo.contexts=4", "ppo.checkpoint_every=2", "evaluate.attempts=2")
 SAME = {"step", "loss", "grad_norm", "kl_loss", "score", "gain", "validation_return"}
 """What two processes must log as one does; TRL's other figures are means of each process's means."""
-RIVALS = {
+ALGORITHMS = {
     "dpo": ("ppo.algorithm=dpo",),
     "grpo-mix": ("ppo.algorithm=grpo",),
 }
@@ -24,16 +24,16 @@ RIVALS = {
 
 
 @pytest.fixture(scope="module")
-def rival(request: pytest.FixtureRequest, whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """An arm's name, and the whole run with that rival in the place of PPO."""
+def learnt(request: pytest.FixtureRequest, whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
+    """An arm's name, and the whole run with that algorithm in the place of PPO."""
     run = whole_run.without("ppo", tmp_path_factory.mktemp(request.param))
-    retro(*run.command(*QUICK, *RIVALS[request.param], f"evaluate.arms=[{request.param}]", "--from", "ppo"))
+    retro(*run.command(*QUICK, *ALGORITHMS[request.param], f"evaluate.arms=[{request.param}]", "--from", "ppo"))
     return request.param, run
 
 
-@pytest.mark.parametrize("rival", RIVALS, indirect=True)
-def test_export_and_evaluation_take_a_rivals_policy(rival: tuple[str, Run]) -> None:
-    arm, run = rival
+@pytest.mark.parametrize("learnt", ALGORITHMS, indirect=True)
+def test_export_and_evaluation_take_their_policy(learnt: tuple[str, Run]) -> None:
+    arm, run = learnt
     assert run.manifest("ppo")["outputs"].keys() == {"best", "last"}
     exported = run.folder / "export" / "adapter"
     for file in ("adapter_model.safetensors", "adapter_config.json"):
@@ -44,11 +44,11 @@ def test_export_and_evaluation_take_a_rivals_policy(rival: tuple[str, Run]) -> N
     assert list(results["arms"]) == [arm]
 
 
-@pytest.mark.parametrize("rival", ["grpo-mix"], indirect=True)
-def test_two_processes_learn_what_one_learns(rival: tuple[str, Run], whole_run: Run, tmp_path: Path) -> None:
-    arm, run = rival
+@pytest.mark.parametrize("learnt", ["grpo-mix"], indirect=True)
+def test_two_processes_learn_what_one_learns(learnt: tuple[str, Run], whole_run: Run, tmp_path: Path) -> None:
+    arm, run = learnt
     two = whole_run.without("ppo", tmp_path)
-    done = in_forks(command("cpu-2", "ppo", two, *QUICK, *RIVALS[arm]))
+    done = in_forks(command("cpu-2", "ppo", two, *QUICK, *ALGORITHMS[arm]))
     assert done.returncode == 0, done.stdout + done.stderr
     assert two.manifest("ppo")["processes"] == 2
     ours, theirs = two.metrics("ppo"), run.metrics("ppo")
