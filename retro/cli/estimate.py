@@ -139,6 +139,8 @@ def memory_lines(config: RunConfig) -> list[str]:
     if isinstance(config.actor, CheckpointSection):
         weights = _weight_bytes(config.actor.model, config.actor)
         lines.append(f"actor: {_size(weights)} of weights" if weights else _unknown("actor", config.actor.model))
+    elif ":" in config.actor.chosen:
+        lines.append(f"actor: not known, since {config.actor.chosen} is a kind of your own")
     else:
         lines.append(f"actor: served by {getattr(config.actor, 'base_url', None) or 'the OpenAI API'}, none here")
     weights = _weight_bytes(config.model.base, config.model)

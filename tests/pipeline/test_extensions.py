@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from retro.config import load_config
 from retro.config.kinds import POINTS, resolve
@@ -24,6 +25,8 @@ FILES = {
     "actor": "rule_actor:RuleActor",
     "memory": "lessons:Lessons",
     "sampler": "shortest:Shortest",
+    "reward": "brevity:Brevity",
+    "algorithm": "best_of_group:BestOfGroup",
     "generator": "transcript:TranscriptGenerator",
     "runner": "watched_runner:WatchedRunner",
 }
@@ -32,8 +35,8 @@ CANDIDATES = 4
 
 
 def test_there_is_one_short_file_for_each_extension_point() -> None:
-    assert FILES.keys() <= POINTS.keys()
-    assert {f"{target.partition(':')[0]}.py" for target in FILES.values()} <= {
+    assert FILES.keys() == POINTS.keys()
+    assert {f"{target.partition(':')[0]}.py" for target in FILES.values()} == {
         path.name for path in FOLDER.glob("*.py")
     }
     for point, target in FILES.items():
@@ -57,7 +60,7 @@ def tiny(run: Run, model: Path, *more: str) -> tuple[str, ...]:
     files = run.folder.parent
     return run.command(
         *("environment.tasks={train: 8, validation: 2, test: 4}", f"model.base={model}", "model.max_new_tokens=6"),
-        *("sft.max_steps=2", "ppo.steps=1", "ppo.contexts=2", "ppo.epochs=1", "ppo.validate_every=1"),
+        *("sft.max_steps=2", "ppo.steps=2", "ppo.contexts=2", "ppo.validate_every=2"),
         *("ppo.validation_contexts=2", "evaluate.bootstrap=100", "evaluate.permutations=200"),
         *(
             f"runner.options.log={files / 'attempts.jsonl'}",
@@ -122,6 +125,26 @@ def test_the_sampler_keeps_the_shortest_of_what_the_generator_wrote_down(run: Ru
     assert kept
     assert sorted(kept) == sorted(shortest)
     assert any(kept[0] != group[0][0] for group in groups), "the first one would not have done"
+
+
+def test_the_reward_takes_away_for_each_word_too_many(run: Run) -> None:
+    rows = lines(run.folder / "ppo" / "rollouts" / "step-1.jsonl")
+    for row in rows:
+        brevity = min(0.0, 1 - len(row["reflection"].split()) / 4)
+        cut = row["finish_reason"] == "length"
+        assert row["score"] == pytest.approx(row["gain"] + 0.1 * brevity - 1.0 * cut)
+    assert any(len(row["reflection"].split()) > 4 for row in rows)
+
+
+def test_the_algorithm_learns_in_the_place_of_ppo(run: Run) -> None:
+    step = next(line for line in run.metrics("ppo") if line["step"] == 1)
+    assert {"loss", "grad_norm/policy"} <= step.keys()
+    assert not {"kl", "clip_fraction", "grad_norm/value"} & step.keys()
+    before, after = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (run.folder / "sft" / "adapter", run.folder / "ppo" / "checkpoint-2")
+    )
+    assert any(not before[name].equal(after[name]) for name in before)
 
 
 def test_the_generator_wrote_down_what_every_stage_sampled(run: Run) -> None:

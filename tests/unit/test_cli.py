@@ -247,6 +247,9 @@ def test_memory_is_told_for_a_folder_a_name_and_the_unknown(tiny_model_dir: Path
         "actor: served by the OpenAI API, none here",
         "retrospective model: 3.7 GiB of weights (by its name), adapters and activations on top",
     ]
+    own = {"kind": "examples.extensions.rule_actor:RuleActor"}
+    lines = memory_lines(parse_config({"actor": own}, "here"))
+    assert lines[0] == "actor: not known, since examples.extensions.rule_actor:RuleActor is a kind of your own"
 
 
 @pytest.mark.parametrize(

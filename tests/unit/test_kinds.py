@@ -188,6 +188,7 @@ def test_what_is_dumped_of_any_kind_reads_back_equal(actor: dict[str, Any], size
 
 def test_shipped_configs_are_read_without_the_heavy_packages() -> None:
     paths = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "examples").rglob("*.yaml"))]
+    paths = [path for path in paths if path.name != "prompts.yaml"]
     code = (
         "import sys; from retro.config import load_config\n"
         f"for path in {[str(path) for path in paths]}: load_config(path)\n"
