@@ -73,8 +73,8 @@ class RetrospectiveModel:
                 Of the policy only the base's tokenizer is loaded here.
             server_model: What the server calls it; by default what the export is called there (``served_name``).
             scores: Whether to load the reward model, here in any case. Without it one reflection is drawn.
-            trust_remote_code: Whether the base may run Python code that lies beside its weights, with all your rights.
-                What the export says about it does not count.
+            trust_remote_code: Whether code from elsewhere may run with all your rights: Python files beside the base's
+                weights, and a memory that the export names as ``module:Class``. What the export says does not count.
 
         Raises:
             ExportError: if the folder is neither, or damaged, or its prompts are not known; if the base is not here.
