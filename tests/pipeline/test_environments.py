@@ -55,7 +55,7 @@ def small(model: Path, runs: Path, *more: str) -> list[str]:
         f"evaluate.arms={json.dumps(ARMS)}",
         "collect.attempts=2",
         "collect.group=2",
-        "environment.tasks={train: 5, validation: 5, test: 5}",
+        "environment.tasks={train: 3, validation: 3, test: 3}",
         *more,
     ]
 
@@ -76,11 +76,11 @@ def test_a_config_runs_to_its_export_and_report(name: str, random_model: Path, t
     done = retro("run", f"configs/{name}.yaml", *small(random_model, tmp_path, *options))
     run = tmp_path / name
     results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
-    assert results["tasks"] == 5
+    assert results["tasks"] == 3
     assert set(results["arms"]) == set(ARMS)
     assert all(arm["tokens_per_task"] > 0 for arm in results["arms"].values())
-    assert any("5 tasks are too few" in note for note in results["notes"])
-    assert "5 tasks are too few" in done.stdout
+    assert any("3 tasks are too few" in note for note in results["notes"])
+    assert "3 tasks are too few" in done.stdout
     record = json.loads((run / "export" / "retro.json").read_text(encoding="utf-8"))
     assert (record["prompts"], record["environments"]) == (name, [name])
     assert (run / "export" / "prompts" / name / "reflection.jinja").is_file()
@@ -89,7 +89,7 @@ def test_a_config_runs_to_its_export_and_report(name: str, random_model: Path, t
         episodes = list(buffer.episodes())
     assert {episode.task.environment for episode in episodes} == {name}
     assert {split: len({e.task.id for e in episodes if e.task.split is split}) for split in Split} == dict.fromkeys(
-        Split, 5
+        Split, 3
     )
     for episode in episodes:
         assert episode.trajectory.opening
