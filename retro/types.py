@@ -144,7 +144,7 @@ class Recalled:
 
     entries: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
-    """The name of each entry in its memory (``reflection-2``: the third reflection on the way to the episode)."""
+    """A name for each entry, such as an episode's id (``reflection-2``: the third one on the way to this episode)."""
 
     def __post_init__(self) -> None:
         if len(self.entries) != len(self.ids):

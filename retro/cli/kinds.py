@@ -15,7 +15,7 @@ def list_kinds() -> None:
             print(f"  {kind}: {built_in.summary}")
             for need in needs(built_in):
                 print(f"      {need}")
-    print("your own kind: module:Class, with options (docs/configuration.md)")
+    print("your own kind: module:Class, with options (docs/extending.md)")
 
 
 def needs(kind: Kind) -> Iterator[str]:

@@ -25,7 +25,7 @@ class Memory(Protocol):
     """Chooses what the actor sees of earlier trials of its task, or of other tasks, and in what words."""
 
     def recall(self, query: Query) -> Recalled:
-        """The entries for the actor's prompt. Equal queries are answered equally."""
+        """The entries for the actor's prompt: for the same query and the same bank always the same ones."""
         ...
 
 
