@@ -10,7 +10,7 @@ import torch
 
 from retro.actors.local import LocalOptions
 from retro.actors.openai import OpenAIOptions
-from retro.config import ActorSection, ModelSection, RunConfig
+from retro.config import ActorSection, RunConfig, TrainedModelSection
 from retro.models import threads
 from retro.models.threads import CHOSEN_BY, TINY_BYTES, limit_threads
 
@@ -35,7 +35,7 @@ def model(folder: Path, size: int) -> str:
 
 
 def config(base: str, actor: ActorSection) -> RunConfig:
-    return RunConfig(model=ModelSection(base=base), actor=actor)
+    return RunConfig(model=TrainedModelSection(base=base), actor=actor)
 
 
 def test_tiny_models_are_computed_with_one_thread(tmp_path: Path) -> None:
