@@ -1,14 +1,13 @@
 """Arms: ways of playing that are evaluated. An arm = policy + memory + sampler + actor + attempts.
 
-Importable without torch: describing an arm loads no model (``retro run --dry-run`` does it).
+Nothing here loads a model, so ``retro run --dry-run`` can check and describe the arms of a config.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
@@ -16,53 +15,38 @@ from retro.config import ActorSection, ConfigError, MemorySection, RunConfig, Sa
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.records import FORMAT
-from retro.evaluation.roles import Description, Parts, PolicyParts, Role
+from retro.evaluation.roles import Description, Parts, Role, Writer
 from retro.evaluation.sources import Written
 from retro.memory.bank import bank_digest, bank_of
 from retro.prompts import PromptLibrary
 
-
-class Writer(StrEnum):
-    """Who writes an arm's reflections."""
-
-    NONE = "none"
-    BASE = "base"
-    """The untrained retrospective model: the base with its adapters off."""
-    ADAPTER = "adapter"
-    SHUFFLED = "shuffled"
-    """The best arm's model, for another task of the same kind and trial."""
-    ORACLE = "oracle"
-    VAGUE = "vague"
-    """One sentence that says nothing about the task."""
-
-
 MODELS = frozenset({Writer.BASE, Writer.ADAPTER})
-"""Writers whose reflections are sampled, so that a sampler can choose among them."""
+"""Writers whose reflections are sampled: a sampler can choose among them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The writer of an arm's reflections; of an adapter, where it comes from."""
+    """Who writes an arm's reflections and, if that is an adapter, where it comes from."""
 
     writer: Writer
     name: str
-    """What its reflections give as their source, and plots as its colour's key."""
+    """``sft``, ``ppo-env``; for a path, its run and stage."""
     stage: str | None = None
-    """The stage of this run whose adapter it is."""
+    """The stage of this run that trained the adapter."""
     path: str | None = None
-    """The run, stage, checkpoint or adapter folder, where it is not this run's own."""
+    """The run, stage, checkpoint or adapter folder, unless the adapter is this run's own."""
     step: int | None = None
     """The training step of a checkpoint."""
 
     @property
     def source(self) -> str:
-        """What its reflections say of where they come from."""
+        """The ``source`` of its reflections."""
         return self.name if self.step is None else f"{self.name}@{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of playing. Two arms with equal parts play equal episodes."""
+    """One way of playing. Arms with equal parts play equal episodes."""
 
     name: str
     policy: Policy
@@ -79,11 +63,8 @@ class Arm:
 
 def describe(arm: Arm, config: RunConfig) -> Description:
     """The arm's parts and role, as ``results.json`` keeps them."""
-    policy = arm.policy
     parts = Parts(
-        policy=PolicyParts(
-            writer=str(policy.writer), name=policy.name, stage=policy.stage, path=policy.path, step=policy.step
-        ),
+        policy=asdict(arm.policy),
         memory=deciding(arm.memory),
         sampler=deciding(arm.sampler),
         actor=deciding(arm.actor),
@@ -93,10 +74,10 @@ def describe(arm: Arm, config: RunConfig) -> Description:
 
 
 def adapter_of(policy: Policy, config: RunConfig) -> Path | None:
-    """The folder of the policy's adapter; None where it has none.
+    """The folder of the policy's adapter, or None if the policy has none.
 
     Raises:
-        ConfigError: if the stage is not finished, or the path holds no adapter.
+        ConfigError: if the stage is not finished, or if there is no adapter at the path.
     """
     if policy.path is not None:
         return find_adapter(Path(policy.path))
@@ -112,7 +93,7 @@ def adapter_of(policy: Policy, config: RunConfig) -> Path | None:
 
 
 def check_models(arm: Arm, config: RunConfig) -> None:
-    """Refuse an arm whose models the run does not have.
+    """Refuse an arm if the run lacks one of its models.
 
     Raises:
         ConfigError: naming the arm and the command that makes what is missing.
@@ -129,12 +110,12 @@ def check_models(arm: Arm, config: RunConfig) -> None:
 
 
 def prompts_digest(config: RunConfig) -> str:
-    """Names the prompt templates that the arms play with."""
+    """Digest of the prompt templates that the arms play with."""
     return PromptLibrary.from_section(config.environment).digest(played_environments(config.environment))
 
 
 def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
-    """Digest of the arm's parts and of all else that decides its episodes, but which tasks are played and how often."""
+    """Digest of everything that decides the arm's episodes, except which tasks are played and how often."""
     environment = config.environment
     written = arm.policy.writer in MODELS
     model = config.model.model_dump(mode="json", exclude={"lora", "gradient_checkpointing"}) if written else None

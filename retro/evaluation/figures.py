@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ from retro.evaluation.roles import Description, Role, sampler_group, takes_the_f
 matplotlib.rcParams["svg.hashsalt"] = "retro"  # the same figure gives the same bytes
 
 # Okabe & Ito's palette: distinguishable with every common colour vision deficiency, and on paper by its markers.
-_GREY, _BLACK = "#8a8a8a", "#222222"
+_GREY, _BLACK, _LINES = "#8a8a8a", "#222222", "#e6e6e6"
 _OF_ROLE = {
     Role.SINGLE: (_GREY, "."),
     Role.RETRY: (_GREY, "x"),
@@ -31,23 +31,21 @@ _OF_ROLE = {
     Role.CEILING: (_BLACK, "*"),
 }
 _OF_POLICY = {"ppo-rm": ("#009E73", "P"), "ppo-env": ("#0072B2", "o"), "ppo-mix": ("#D55E00", "X")}
-"""Of this run's own policy; others take the next free colour."""
 _FURTHER = ("#D55E00", "#7B4FA3", "#8C6D1F", "#A0522D", "#2F6F6F")
 _BEST_OF = {4: "--", 8: ":"}
 _OF_TRAINING = ("#56B4E9", "#0072B2", "#009E73", "#D55E00")
 
 
-@dataclass(frozen=True, slots=True)
-class ArmStyle:
+class ArmStyle(NamedTuple):
     colour: str
     marker: str
     line: str
 
 
 def arm_styles(arms: Mapping[str, Description]) -> dict[str, ArmStyle]:
-    """Arms that differ in their samplers alone share a colour and have different dashes.
+    """How each arm is drawn: arms that differ in their samplers alone share a colour and differ in their dashes.
 
-    The first arms of a role and of this run's policy have a fixed colour, others take the next free one.
+    The first arm of a role and this run's own policy have fixed colours; others take the next free colour.
     """
     looks: dict[str, tuple[str, str]] = {}
     free = cycle(_FURTHER)
@@ -66,7 +64,7 @@ def arm_styles(arms: Mapping[str, Description]) -> dict[str, ArmStyle]:
 
 
 def success_by_trial(results: Results) -> Figure:
-    """Left: cumulative success by attempt. Right: the last attempt with its 95 % intervals, best arm on top."""
+    """Left: cumulative success by attempt. Right: the last attempt with its 95 % intervals, the best arm on top."""
     styles = arm_styles(results["arms"])
     figure = Figure(figsize=(11.5, max(4.8, 1.6 + 0.27 * len(styles))), layout="constrained")
     curves, last = figure.subplots(1, 2, width_ratios=(1.45, 1))
@@ -80,7 +78,8 @@ def success_by_trial(results: Results) -> Figure:
         curves.plot(attempts, values, style.line, color=style.colour, marker=style.marker, markersize=5, linewidth=1.6)
         ends.append((values[-1], name, style.colour))
     seeds = max(arm["seeds"] for arm in results["arms"].values())
-    curves.set_title(_caption(results["tasks"], seeds), loc="left", fontsize=10)
+    title = f"success by attempt · {results['tasks']} held-out tasks" + (f", {seeds} seeds" if seeds > 1 else "")
+    curves.set_title(title, loc="left", fontsize=10)
     curves.set_xticks(list(attempts))
     curves.set_xlabel("attempt")
     curves.set_ylabel("tasks solved so far")
@@ -89,15 +88,14 @@ def success_by_trial(results: Results) -> Figure:
     curves.set_xlim(0.9, results["attempts"] + 0.05)
     _label_ends(curves, results["attempts"], ends, gap=0.034 * top * 4.8 / figure.get_figheight())
     _last_attempt(last, results, styles)
-    for axes in (curves, last):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y" if axes is curves else "x", color="#e6e6e6", linewidth=0.8)
+    for axes, lines in ((curves, "y"), (last, "x")):
+        _plain(axes, axis=lines, color=_LINES, linewidth=0.8)
         axes.set_axisbelow(True)
     return figure
 
 
 def checkpoint_series(arms: Mapping[str, Description]) -> list[list[str]]:
-    """The arms whose policies are checkpoints of one training and that are alike in all else, by step."""
+    """The arms that differ only in the step of their checkpoint, a list for each training, ordered by step."""
     found: dict[str, list[str]] = {}
     for name, arm in arms.items():
         policy = arm["parts"]["policy"]
@@ -108,25 +106,21 @@ def checkpoint_series(arms: Mapping[str, Description]) -> list[list[str]]:
 
 
 def success_by_step(results: Results, series: Sequence[Sequence[str]]) -> Figure:
-    """Success at the last attempt over the training steps of the checkpoints evaluated (:func:`checkpoint_series`)."""
+    """Success at the last attempt by training step, a curve for each of ``series`` (:func:`checkpoint_series`)."""
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes: Axes = figure.subplots()
     arms = results["arms"]
     for names, colour in zip(series, cycle(_OF_TRAINING), strict=False):
         values = [arms[name]["success_by_trial"][-1] for name in names]
         intervals = [arms[name]["ci95"][-1] for name in names]
-        bars = [
-            [v - low for v, (low, _) in zip(values, intervals, strict=True)],
-            [h - v for v, (_, h) in zip(values, intervals, strict=True)],
-        ]
+        bars = [[abs(value - end[side]) for value, end in zip(values, intervals, strict=True)] for side in (0, 1)]
         at = [_step(arms[name]) for name in names]
         axes.errorbar(at, values, yerr=bars, color=colour, marker="o", capsize=3, linewidth=1.6)
         label = arms[names[-1]]["parts"]["policy"]["name"]
         axes.annotate(label, (at[-1], values[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
     axes.set_xlabel("training step")
     axes.set_ylabel(f"tasks solved after {results['attempts']} attempts")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    _plain(axes, axis="y", color=_LINES, linewidth=0.8)
     return figure
 
 
@@ -142,15 +136,14 @@ def learning_curves(metrics: Mapping[str, Sequence[tuple[float, float]]], column
         )
         axes.set_title(name, fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#eeeeee", linewidth=0.6)
+        _plain(axes, color="#eeeeee", linewidth=0.6)
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_axis_off()
     return figure
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
-    """What the reward model predicts against what came true, by bin; the area of a point is its count."""
+    """The reward model's predicted probability against the share that came true, by bin; larger bins, larger points."""
     figure = Figure(figsize=(4.4, 3.6), layout="constrained")
     axes: Axes = figure.subplots()
     most = max(row["count"] for row in bins)
@@ -181,8 +174,9 @@ def _step(arm: Description) -> int:
     return arm["parts"]["policy"]["step"] or 0
 
 
-def _caption(tasks: int, seeds: int) -> str:
-    return f"success by attempt · {tasks} held-out tasks" + (f", {seeds} seeds" if seeds > 1 else "")
+def _plain(axes: Axes, **grid: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(**grid)
 
 
 def _last_attempt(axes: Axes, results: Results, styles: Mapping[str, ArmStyle]) -> None:
@@ -201,7 +195,7 @@ def _last_attempt(axes: Axes, results: Results, styles: Mapping[str, ArmStyle]) 
 
 
 def _label_ends(axes: Axes, attempts: int, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Name each curve at its end, pushed apart upwards and then back under the top, so that no two names overlap."""
+    """Write each curve's name at its end. Names that would overlap move up, then back down below the top."""
     ordered = sorted(ends)
     heights: list[float] = []
     for value, _, _ in ordered:

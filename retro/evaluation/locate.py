@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from retro.config import ConfigError, RunConfig
-from retro.layout import CHECKPOINT, RunFolder
+from retro.layout import ADAPTER, BEST, CHECKPOINT, RunFolder
 from retro.models.adapter_config import ADAPTER_CONFIG
 from retro.retrospective.reward_files import RewardFiles
-from retro.stage import MANIFEST, read_manifest
+from retro.stage import read_manifest
 
-ADAPTER_STAGES = ("sft", "reward", "ppo")
-_INSIDE = ("adapter", "policy", "best/adapter", "best/policy", "best", "export/adapter", "ppo", "sft")
-"""Where a run's, a stage's or a checkpoint's adapter is looked for, the most telling place first."""
+_INSIDE = (ADAPTER, BEST, "export", "ppo", "sft")
+"""The folders in which an adapter is looked for; the first one that holds an adapter is taken."""
 
 
 def find_adapter(path: Path) -> Path:
-    """The PEFT adapter folder that ``path`` (run, stage, checkpoint or adapter) means.
+    """The PEFT adapter folder that ``path`` (a run, a stage, a checkpoint or an adapter) stands for.
 
-    Of a run: its export, else its ppo, else its sft stage. Of a stage: the checkpoint that it chose.
+    A run stands for its export, otherwise for its ppo stage, otherwise for its sft stage. A stage stands for the
+    checkpoint that it chose.
 
     Raises:
         ConfigError: if there is none.
@@ -35,42 +35,36 @@ def find_adapter(path: Path) -> Path:
 
 
 def checkpoint_of(path: Path) -> tuple[str, int | None]:
-    """What training an adapter's folder belongs to, and the training step where it is one of its checkpoints.
+    """What training an adapter's folder belongs to, and its training step if it is a checkpoint.
 
     ``runs/mine`` → ``mine``; ``runs/mine/sft`` → ``mine/sft``; ``runs/mine/ppo/checkpoint-10`` → ``mine/ppo``, 10.
     """
-    parts = [part for part in path.resolve().parts if part not in ("adapter", "export", "best")]
-    step = parts[-1].removeprefix(CHECKPOINT)
-    if step != parts[-1] and step.isdigit():
-        return "/".join(parts[-3:-1]), int(step)
-    return "/".join(parts[-2:]) if parts[-1] in ADAPTER_STAGES else parts[-1], None
+    *above, last = [part for part in path.resolve().parts if part not in (ADAPTER, BEST, "export")]
+    step = last.removeprefix(CHECKPOINT)
+    if step != last and step.isdigit():
+        return "/".join(above[-2:]), int(step)
+    return "/".join([*above[-1:], last]) if last in ("sft", "reward", "ppo") else last, None
 
 
 def stage_adapter(config: RunConfig, name: str) -> Path | None:
     """The adapter that a finished stage of this run made, or None."""
     folder = config.run_dir / name
-    manifest = read_manifest(folder)
-    return _search(folder) if manifest is not None and manifest.get("status") == "complete" else None
+    return _search(folder) if _finished(folder) else None
 
 
 def reward_model(config: RunConfig) -> RewardFiles | None:
     """The reward model of this run's finished reward stage, or None."""
     folder = RunFolder(config.run_dir).reward
     found = RewardFiles.of_stage(folder)
-    manifest = read_manifest(folder)
-    finished = manifest is not None and manifest.get("status") == "complete"
-    return found if finished and found.exist else None
+    return found if _finished(folder) and found.exist else None
+
+
+def _finished(folder: Path) -> bool:
+    return (read_manifest(folder) or {}).get("status") == "complete"
 
 
 def _search(path: Path) -> Path | None:
     if (path / ADAPTER_CONFIG).is_file():
         return path
-    if (path / MANIFEST).is_file():
-        outputs = (read_manifest(path) or {}).get("outputs", {})
-        for name in ("adapter", "policy", "best"):
-            if name in outputs and (inside := _search((path / outputs[name]["path"]).resolve())):
-                return inside
-    for name in _INSIDE:
-        if (path / name).is_dir() and (inside := _search(path / name)):
-            return inside
-    return None
+    inside = (_search(path / name) for name in _INSIDE if (path / name).is_dir())
+    return next((found for found in inside if found), None)

@@ -1,6 +1,8 @@
-"""The retrospective models behind the arms: one base in memory, an adapter an arm, the reward model for Best-of-N."""
+"""The retrospective models behind the arms: one base in memory, an adapter for each arm, and the reward model."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 from retro.config import RunConfig, build
 from retro.evaluation.arms import Arm, adapter_of
@@ -17,45 +19,39 @@ from retro.types import Reflector
 
 
 class RetrospectiveArms:
-    """Builds the reflector of an arm whose reflections a model writes. Loads the base at the first one."""
+    """Builds the reflector of an arm whose reflections a model writes; the first one loads the base."""
 
     def __init__(self, config: RunConfig, prompts: Prompts) -> None:
         self._config = config
         self._prompts = prompts
-        self._base: SharedBase | None = None
-        self._scorer: RewardScorer | None = None
 
     def __call__(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
-        """The arm's reflector, and what its Best-of-N sampler asked the reward model.
+        """The arm's reflector, and the reflections that its sampler had the reward model score.
 
         Raises:
             AdapterMismatchError: if the adapter was trained on another base.
         """
-        if self._base is None:
-            self._base = SharedBase.load(self._config.model, resolve_device(self._config.device))
-        role = None
-        adapter = adapter_of(arm.policy, self._config)
-        if adapter is not None:
-            role = "policy"
-            self._base.load_role(role, adapter, trainable=False)
-        policy = Policy.on(
-            self._base,
-            role,
-            self._prompts,
-            self._config.model,
-            arm.policy.source,
-            build(self._config.model.generator, base=self._base),
-            version=str(adapter),
-        )
-        scorer = None if arm.takes_the_first else self._reward_model(self._base)
+        config, base = self._config, self._base
+        adapter = adapter_of(arm.policy, config)
+        role = None if adapter is None else "policy"
+        if role and adapter:
+            base.load_role(role, adapter, trainable=False)
+        generator = build(config.model.generator, base=base)
+        policy = Policy.on(base, role, self._prompts, config.model, arm.policy.source, generator, version=str(adapter))
+        scorer = None if arm.takes_the_first else self._scorer
         candidates = Candidates(scorer) if scorer else None
         reflector: Reflector = build(arm.sampler, policy=policy, scorer=candidates)
         return reflector, candidates
 
-    def _reward_model(self, base: SharedBase) -> RewardScorer | None:
+    @cached_property
+    def _base(self) -> SharedBase:
+        return SharedBase.load(self._config.model, resolve_device(self._config.device))
+
+    @cached_property
+    def _scorer(self) -> RewardScorer | None:
         """None if the run has no reward model."""
         found = reward_model(self._config)
-        if self._scorer is None and found is not None:
-            section = with_prompt_limit(self._config.model, base.context)
-            self._scorer = RewardScorer(Encoder(self._prompts, base.tokenizer, section), RewardModel.load(base, found))
-        return self._scorer
+        if found is None:
+            return None
+        section = with_prompt_limit(self._config.model, self._base.context)
+        return RewardScorer(Encoder(self._prompts, self._base.tokenizer, section), RewardModel.load(self._base, found))

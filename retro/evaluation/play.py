@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from retro.config import ConfigError
 from retro.envs.base import EnvironmentFailedError, TaskSet
-from retro.evaluation.arms import Arm, Writer
+from retro.evaluation.arms import Arm
 from retro.evaluation.records import EpisodeRecords, Record, chains
+from retro.evaluation.roles import Writer
 from retro.evaluation.sources import Shuffled, Written
 from retro.retrospective.samplers.base import Scorer
 from retro.rollout.attempts import Attempt, Plan
@@ -17,20 +18,12 @@ from retro.rollout.collect import collect
 from retro.rollout.progress import CollectionProgress
 from retro.rollout.runner import Runner
 from retro.rollout.trials import Unreflected
-from retro.types import (
-    ActorError,
-    Episode,
-    Reflection,
-    ReflectionRequest,
-    Reflector,
-    StopReason,
-    Task,
-)
+from retro.types import ActorError, Episode, Reflection, ReflectionRequest, Reflector, StopReason, Task
 
 
 @dataclass
 class Candidates:
-    """Keeps what a Best-of-N scorer was asked, so that the report can show what was not chosen."""
+    """A scorer that keeps the reflections it scored: the report shows those that were not chosen, too."""
 
     scorer: Scorer
     by_episode: dict[str, tuple[Reflection, ...]] = field(default_factory=dict)
@@ -44,14 +37,14 @@ class Candidates:
 
 
 class ArmJournal:
-    """What was recorded of an arm as it is now, and the records of what is played next."""
+    """The episodes that an arm has played; new ones are added to the evaluation's records."""
 
     def __init__(self, records: EpisodeRecords, arm: str, mark: str, candidates: Candidates | None) -> None:
         self._records, self._arm, self._mark, self._candidates = records, arm, mark, candidates
-        self._recorded = {record.episode.id: record.episode for record in records.of(arm, mark)}
+        self._episodes = {record.episode.id: record.episode for record in records.of(arm, mark)}
 
     def get(self, id: str, /) -> Episode | None:
-        return self._recorded.get(id)
+        return self._episodes.get(id)
 
     def add(self, episode: Episode, /) -> None:
         kept = self._candidates.by_episode.pop(episode.parent or "", ()) if self._candidates else ()
@@ -60,48 +53,46 @@ class ArmJournal:
 
 @dataclass
 class ArmPlayer:
-    """Plays arms on the same tasks. What was recorded is never played again, and equal first plays are shared."""
+    """Plays arms on the same tasks. Recorded episodes are not played again; arms share first plays that are equal."""
 
     taskset: TaskSet
     tasks: Sequence[Task]
     seed: int
     records: EpisodeRecords
     runner: Callable[[Arm], Runner]
-    """What plays an arm."""
+    """Makes what plays an arm."""
     models: Callable[[Arm], tuple[Reflector, Candidates | None]]
-    """Builds the reflector of an arm whose reflections a model writes."""
+    """Makes the reflector of an arm whose reflections a model writes."""
     earlier: Sequence[Record] = ()
-    """What an evaluation before this one recorded: episodes of arms with equal parts are taken over."""
+    """The records of an earlier evaluation: arms with equal parts take their episodes over."""
     _first: dict[str, dict[str, Episode]] = field(default_factory=dict)
     """Actor and memory → episode id → first play."""
 
     async def play(self, arm: Arm, mark: str, best: Sequence[Record] = ()) -> list[Record]:
-        """Every record of ``arm``, of as many tasks as it can play.
+        """Every record of ``arm``, on the tasks that it can play.
 
         Args:
             mark: The arm's fingerprint.
             best: The best arm's records; ``Writer.SHUFFLED`` only.
 
         Raises:
-            ActorError: if the actor failed for good on some episodes: what was played is kept, the same call goes on.
-            EnvironmentFailedError: if it was the environment, in the first of them.
+            ActorError: if the actor failed for good on some episodes. What was played is kept: the same call resumes.
+            EnvironmentFailedError: if the environment failed in the first of them.
         """
         tasks = self.tasks_of(arm)
         # One key for all arms: their draws are paired, and a first play is the same episode in each.
         plan = Plan((self.seed, "evaluate", f"temperature {arm.actor.temperature:g}"), arm.attempts)
-        self._take_over(arm, mark, tasks)
-        self._share_first_plays(arm, mark, plan, tasks)
-        known = self._known(arm, mark)
-        todo = [task for task in tasks if not _complete(known.get(task.id, []), arm.attempts)]
+        first = self._first.setdefault(arm.actor.model_dump_json() + arm.memory.model_dump_json(), {})
+        self._take_over(arm, mark, plan, tasks, first)
+        todo = [task for task in tasks if not _complete(self._chains(arm, mark).get(task.id, []), arm.attempts)]
         if todo:
             await self._play(arm, mark, plan, todo, best)
-            known = self._known(arm, mark)
-        pool = self._first[_alike_at_first(arm)]
-        pool.update({known[task.id][0].episode.id: known[task.id][0].episode for task in tasks})
-        return [record for task in tasks for record in known[task.id]]
+        played = self._chains(arm, mark)
+        first |= {played[task.id][0].episode.id: played[task.id][0].episode for task in tasks}
+        return [record for task in tasks for record in played[task.id]]
 
-    def _known(self, arm: Arm, mark: str) -> dict[str, list[Record]]:
-        """Recorded chains by task; an earlier evaluation may have allowed more attempts."""
+    def _chains(self, arm: Arm, mark: str) -> dict[str, list[Record]]:
+        """The recorded chains by task; an earlier evaluation may have allowed more attempts."""
         return chains([r for r in self.records.of(arm.name, mark) if r.episode.trial < arm.attempts])
 
     def tasks_of(self, arm: Arm) -> list[Task]:
@@ -130,48 +121,39 @@ class ArmPlayer:
                 f"({first.info.get('error', 'no message')}); what was played is kept: the same command goes on"
             )
 
-    def _take_over(self, arm: Arm, mark: str, tasks: Sequence[Task]) -> None:
-        """Give ``arm`` what an arm of equal parts played, now or in an earlier evaluation, whatever it was called."""
+    def _take_over(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task], first: dict[str, Episode]) -> None:
+        """Give ``arm`` the episodes of an arm with equal parts, played now or in an earlier evaluation under any name,
+        and the first plays of arms with the same actor and memory, which differ from it in their reflections alone."""
         played = {(task.environment, task.id) for task in tasks}
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
         for record in (*self.earlier, *self.records.all()):
             episode = record.episode
-            as_it_was = record.fingerprint == mark and episode.trial < arm.attempts and episode.id not in own
-            if as_it_was and (episode.task.environment, episode.task.id) in played:
+            equal = record.fingerprint == mark and episode.trial < arm.attempts and episode.id not in own
+            if equal and (episode.task.environment, episode.task.id) in played:
                 self.records.add(replace(record, arm=arm.name))
-
-    def _share_first_plays(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task]) -> None:
-        """Give ``arm`` the first plays of arms with the same actor and memory: they differ in reflections alone."""
-        pool = self._first.setdefault(_alike_at_first(arm), {})
-        own = {record.episode.id for record in self.records.of(arm.name, mark)}
-        for task in tasks:
-            identity = Attempt(plan.key, task).id
-            if identity in pool and identity not in own:
-                self.records.add(Record(arm.name, mark, pool[identity]))
+                own.add(episode.id)
+        for identity in (Attempt(plan.key, task).id for task in tasks):
+            if identity in first and identity not in own:
+                self.records.add(Record(arm.name, mark, first[identity]))
 
     def _reflector(self, arm: Arm, best: Sequence[Record]) -> tuple[Reflector | None, Candidates | None]:
-        if arm.policy.writer is Writer.NONE:
-            return None, None
-        if arm.policy.writer is Writer.ORACLE:
-            return Written(lambda task: self.taskset.oracle(task) or "", "oracle"), None
-        if arm.policy.writer is Writer.VAGUE:
-            return Written(self._vague, "vague"), None
-        if arm.policy.writer is Writer.SHUFFLED:
-            donors = {task: [r.episode for r in chain] for task, chain in chains(best).items()}
-            return Shuffled(donors, self.tasks, self.seed), None
+        match arm.policy.writer:
+            case Writer.NONE:
+                return None, None
+            case Writer.ORACLE:
+                return Written(lambda task: self.taskset.oracle(task) or "", "oracle"), None
+            case Writer.VAGUE:
+                return Written(self._vague, "vague"), None
+            case Writer.SHUFFLED:
+                donors = {task: [r.episode for r in chain] for task, chain in chains(best).items()}
+                return Shuffled(donors, self.tasks, self.seed), None
         return self.models(arm)
 
     def _vague(self, task: Task) -> str:
-        vague = getattr(self.taskset, "vague", None)
+        vague: Callable[[Task], str] | None = getattr(self.taskset, "vague", None)
         if vague is None:
             raise ConfigError(f"evaluate.arms: environment {self.taskset.name!r} has no vague reflection")
-        text: str = vague(task)
-        return text
-
-
-def _alike_at_first(arm: Arm) -> str:
-    """Equal for arms whose first plays are equal."""
-    return arm.actor.model_dump_json() + arm.memory.model_dump_json()
+        return vague(task)
 
 
 def _complete(chain: Sequence[Record], attempts: int) -> bool:

@@ -1,4 +1,4 @@
-"""Every evaluated episode, a JSON line each, as it happens: evaluations resume from it, reports are rebuilt from it."""
+"""The file of evaluated episodes, a JSON line each: evaluations resume from it, and reports are made from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,30 +24,31 @@ class Record:
 
     arm: str
     fingerprint: str
-    """Digest of all that decides the arm's episodes; a record of another fingerprint is out of date."""
+    """Digest of everything that decides the arm's episodes; a record with another fingerprint is out of date."""
     episode: Episode
     candidates: tuple[Reflection, ...] = ()
-    """The reflections among which the episode's one was chosen (Best-of-N), with their scores."""
+    """Best-of-N: the scored reflections from which the episode's own was chosen."""
     unreflected: str = ""
-    """Why the arm could not reflect on the episode, and so made no further attempt; empty if it could, or need not."""
+    """Why the arm could not reflect on this failed episode, and so made no further attempt; otherwise empty."""
 
 
 class RecordFileError(ValueError):
-    """A line of the records that is not one of ours: names the file, the line and the remedy."""
+    """A line is not a record; the message names the file, the line and the remedy."""
 
 
 class EpisodeRecords:
     """The append-only file of an evaluation's records.
 
-    A line that a killed process left unfinished at the end of the file is cut off when the file is opened. A later
-    record of an episode of the same arm stands for the earlier one.
+    If a killed process left the last line unfinished, opening the file cuts that line off. A later record of an arm's
+    episode replaces the earlier one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
         _cut_torn_line(path)
-        self._records = {_key(record): record for record in latest(read_records(path))} if path.exists() else {}
+        self._records = {_key(record): record for record in read_records(path)}
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, record: Record) -> None:
@@ -57,14 +57,14 @@ class EpisodeRecords:
         self._records[_key(record)] = record
 
     def of(self, arm: str, fingerprint: str) -> list[Record]:
-        """What was recorded of an arm as it is now, in order."""
+        """The records of an arm with this fingerprint, in order."""
         return [r for r in self.all() if r.arm == arm and r.fingerprint == fingerprint]
 
     def all(self) -> list[Record]:
         return list(self._records.values())
 
     def drop_stale(self, current: Mapping[str, str]) -> None:
-        """Drop, atomically, what was recorded of an arm when it was another one (``current``: arm → fingerprint)."""
+        """Drop, atomically, the records of arms that have changed since (``current``: arm → fingerprint)."""
         kept = {key: r for key, r in self._records.items() if current.get(r.arm, r.fingerprint) == r.fingerprint}
         if len(kept) == len(self._records):
             return
@@ -89,7 +89,7 @@ class EpisodeRecords:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file, in order; of an episode there may be several, of which the last counts.
+    """The records of a file, in order. If there are several of one episode, the last one counts (:func:`latest`).
 
     Raises:
         RecordFileError: naming the line that is not a record.
@@ -103,7 +103,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each episode of an arm, in the order of the first ones."""
+    """The last record of each arm's episode, in the order of the first ones."""
     return list({_key(record): record for record in records}.values())
 
 
@@ -120,14 +120,10 @@ def chains(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _line(record: Record) -> str:
-    value: dict[str, Any] = to_json(record)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+        os.truncate(path, data.rfind(b"\n") + 1)

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page from what was measured, without models or network."""
+"""``report.html``: one self-contained page about an evaluation, made without models or network."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ from retro.types import Reflection, to_json
 
 logger = logging.getLogger(__name__)
 
-EPISODES = "episodes.jsonl"
 BROWSED_TASKS = 60
-"""Tasks in the page's episode browser; all of them are in ``episodes.jsonl``."""
-_STAGES = ("collect", "sft", "reward", "ppo")
+"""Tasks in the page's episode browser; ``episodes.jsonl`` has all of them."""
 _METRICS_SHOWN = 16
+_NO_CURVE = ("stage", "step", "seconds")
 _BOUNDS = ("_low", "_high")
-"""How the names of an interval's ends end: they have no curve of their own."""
+"""Metrics whose names end so are the ends of an interval and have no curve of their own."""
+_RESULTS_BYTES = 2**28
+"""The largest ``results.json`` that is read: it has a line a task, an arm and a seed."""
 
 
 class NothingMeasuredError(ValueError):
-    """A run folder without an evaluation to report."""
+    """The run folder has no evaluation to report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """What a report is made of and where it goes."""
+    """The files of an evaluation."""
 
     run: Path
     evaluation: Path
@@ -60,7 +61,7 @@ class Paths:
 
     @property
     def episodes(self) -> Path:
-        return self.evaluation / EPISODES
+        return self.evaluation / "episodes.jsonl"
 
     @property
     def plot(self) -> Path:
@@ -85,15 +86,11 @@ def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
     return paths.page
 
 
-_RESULTS_BYTES = 2**28
-"""``results.json`` has a line a task, an arm and a seed."""
-
-
 def read_results(path: Path) -> Results:
     """``results.json`` as it was written.
 
     Raises:
-        NothingMeasuredError: if there is none, something else, or what an earlier version wrote.
+        NothingMeasuredError: if the file does not exist, holds something else, or is of an earlier version.
         UnreadableError: if it is damaged.
     """
     if not path.is_file():
@@ -112,7 +109,7 @@ def read_results(path: Path) -> Results:
 
 
 def render(paths: Paths, results: Results, records: list[Record]) -> str:
-    """The page's HTML. Every text of a model or of an environment is escaped; scripts get them as JSON data."""
+    """The page's HTML. The texts of models and environments are escaped; scripts receive them as JSON data."""
     environment = Environment(
         loader=PackageLoader("retro.evaluation", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -149,24 +146,17 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
 
 def browser_data(results: Results, records: list[Record]) -> dict[str, Any]:
     """What the page's episode browser shows: tasks spread evenly over the evaluation's, with every arm's chain."""
-    by_arm: dict[str, list[Record]] = {}
-    for record in records:
-        by_arm.setdefault(record.arm, []).append(record)
-    all_chains = {arm: chains(of_arm) for arm, of_arm in by_arm.items()}
-    ids = sorted({task for of_arm in all_chains.values() for task in of_arm})
-    shown = ids if len(ids) <= BROWSED_TASKS else [ids[i * len(ids) // BROWSED_TASKS] for i in range(BROWSED_TASKS)]
+    of_arms = {arm: chains([record for record in records if record.arm == arm]) for arm in results["arms"]}
     kinds = {record.episode.task.id: record.episode.task.kind for record in records}
-    ordered = [arm for arm in results["arms"] if arm in all_chains]
+    ids = sorted(kinds)
+    shown = ids if len(ids) <= BROWSED_TASKS else [ids[i * len(ids) // BROWSED_TASKS] for i in range(BROWSED_TASKS)]
     return {
         "total": len(ids),
         "tasks": [{"id": task, "kind": kinds[task]} for task in shown],
         "arms": {
-            arm: {
-                task: [_browsed(record) for record in all_chains[arm][task]]
-                for task in shown
-                if task in all_chains[arm]
-            }
-            for arm in ordered
+            arm: {task: [_browsed(record) for record in of_arm[task]] for task in shown if task in of_arm}
+            for arm, of_arm in of_arms.items()
+            if of_arm
         },
     }
 
@@ -178,7 +168,7 @@ def _options(section: Mapping[str, Any]) -> str:
 
 
 def _by_pair(comparisons: list[Comparison]) -> list[dict[str, Any]]:
-    """One row a pair, with the p-value of each test under the test's name."""
+    """A row for each pair, which holds the p-value of each test under the test's name."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     for comparison in comparisons:
         row = rows.setdefault((comparison["a"], comparison["b"], comparison["trial"]), {**comparison, "p_values": {}})
@@ -223,7 +213,7 @@ def _image(svg: bytes) -> str:
 
 
 def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Stage → metric → (step, value) points, of the numeric metrics that change."""
+    """Stage → metric → (step, value) points, of the numeric metrics that change; the evaluation's own are left out."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     if not path.is_file():
         return found
@@ -233,25 +223,19 @@ def _stage_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]
         except UnreadableError:  # a kill in the middle of a write: only the last line of a stage can be torn
             logger.warning("%s: a torn line is left out of the learning curves", path)
             continue
+        if logged["stage"] == "evaluate":
+            continue
         series = found.setdefault(logged["stage"], {})
         for key, value in logged.items():
-            if (
-                key not in ("stage", "step", "seconds")
-                and isinstance(value, (int, float))
-                and not isinstance(value, bool)
-            ):
+            if key not in _NO_CURVE and isinstance(value, (int, float)) and not isinstance(value, bool):
                 series.setdefault(key, []).append((logged["step"], value))
-    curves = {stage: _changing(found[stage]) for stage in _STAGES if stage in found}
-    return {stage: series for stage, series in curves.items() if series}
-
-
-def _changing(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
-    moving = {
-        name: points
-        for name, points in series.items()
-        if len({value for _, value in points}) > 1 and not name.startswith("best_") and not name.endswith(_BOUNDS)
-    }
-    return dict(list(moving.items())[:_METRICS_SHOWN])
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for stage, series in found.items():
+        for name, points in series.items():
+            changes = len({value for _, value in points}) > 1
+            if changes and not name.startswith("best_") and not name.endswith(_BOUNDS):
+                curves.setdefault(stage, {})[name] = points
+    return {stage: dict(list(series.items())[:_METRICS_SHOWN]) for stage, series in curves.items()}
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:
@@ -263,7 +247,7 @@ def _json_object(path: Path) -> Mapping[str, Any]:
 
 
 def _flat_numbers(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Rows (name, value) of the nested figures; a list of numbers is one value."""
+    """Rows (name, value) of nested figures; a list of numbers is one value."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key.replace('_', ' ')}"

@@ -1,8 +1,8 @@
-"""From outcomes, one a seed, arm and task, to what ``results.json`` says: curves, intervals, paired comparisons."""
+"""What ``results.json`` says, computed from the outcomes: curves, intervals, paired comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -17,8 +17,8 @@ SCOPE = (
     "Intervals and p-values are about these trained adapters on new tasks of the same kind. They do not say what "
     "training again, with another seed, would give."
 )
-"""What every interval and test here is about, in words for a reader. They resample and flip tasks, never seeds: with
-several seeds they are about the mean of those seeds' adapters."""
+"""What the intervals and tests are about, for the reader of a page. They resample and flip tasks, never seeds: with
+several seeds they are about the mean over those seeds' adapters."""
 Interval = tuple[float, float]
 Outcomes = Mapping[int, Mapping[str, Outcome]]
 """Of one arm: seed → task id → outcome. Every seed holds the same tasks."""
@@ -32,19 +32,18 @@ class Breakdown(TypedDict):
 
 class ArmResult(Description):
     base: str | None
-    """The arm that differs from this one in its sampler alone, and takes the first reflection."""
+    """See :func:`~retro.evaluation.roles.base_of`."""
     success_by_trial: list[float]
     """Share of tasks solved at attempt t or earlier, mean over seeds."""
     return_by_trial: list[float]
     """Mean of the best return so far."""
     ci95: list[Interval]
-    """95 %, of ``success_by_trial``: Wilson for one seed, a bootstrap over tasks of their means for several. About new
-    tasks for the adapters of these seeds (:data:`SCOPE`): the spread between seeds is not in it."""
+    """Of ``success_by_trial``: Wilson for one seed; for several, a bootstrap over tasks of their means across seeds."""
     return_ci95: list[Interval]
-    """95 %, of ``return_by_trial``: a bootstrap over tasks, about the same."""
+    """Of ``return_by_trial``: a bootstrap over tasks."""
     tokens_per_task: float
     seeds: int
-    """How many seeds were pooled; each trained adapters of its own."""
+    """How many seeds were pooled; each has adapters of its own."""
     tasks: int
     by_environment: dict[str, Breakdown]
     by_kind: dict[str, Breakdown]
@@ -57,14 +56,14 @@ class Comparison(TypedDict):
     difference: float
     """Success of ``a`` minus success of ``b``, on the tasks that both played."""
     ci95: Interval
-    """Of ``difference``: a bootstrap over tasks of their means across seeds (:data:`SCOPE`)."""
+    """Of ``difference``: a bootstrap over tasks of their means across seeds."""
     p_value: float
-    """Of no difference on new tasks between these seeds' adapters: not of no difference after training again."""
+    """For the hypothesis that these seeds' adapters do not differ on new tasks."""
     test: Literal["sign-flip", "mcnemar-exact"]
     tasks: int
     seeds: int
     seeds_agreeing: int
-    """Seeds in which the difference has the sign of the mean difference: the one figure here about training again."""
+    """Seeds whose own difference has the sign of ``difference``: the only figure here that is about training again."""
 
 
 class Results(TypedDict):
@@ -80,7 +79,7 @@ class Results(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """How often the resampling tests draw, and from which seed."""
+    """How often intervals and tests draw, and from which seed."""
 
     bootstrap: int = 10_000
     permutations: int = 100_000
@@ -94,23 +93,17 @@ def summarise(
     attempts: int,
     draws: Draws,
 ) -> Results:
-    """Everything that ``results.json`` says but the stages' seconds and the notes.
-
-    Args:
-        arms: What each arm of ``outcomes`` is.
+    """Everything that ``results.json`` says, except the stages' seconds and the notes.
 
     Raises:
-        ValueError: if the seeds of an arm hold different tasks.
+        ValueError: if the seeds of an arm played different tasks.
     """
     by_id = {task.id: task for task in tasks}
     described = {name: arms[name] for name in outcomes}
     return Results(
         tasks=len(tasks),
         attempts=attempts,
-        arms={
-            name: _arm(name, described[name], base_of(name, described), of_arm, by_id, attempts, draws)
-            for name, of_arm in outcomes.items()
-        },
+        arms={name: _arm(name, described, of_arm, by_id, draws) for name, of_arm in outcomes.items()},
         comparisons=[c for a, b in planned_pairs(described) for c in compare(outcomes, a, b, attempts - 1, draws)],
         seconds={},
         outcomes={
@@ -124,17 +117,15 @@ def summarise(
 
 
 def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws: Draws) -> list[Comparison]:
-    """Paired tests of two arms at one trial: sign-flip over per-task means, and exact McNemar where there is one seed.
+    """Paired tests of two arms at one trial: sign-flip over per-task means, and exact McNemar if there is one seed.
 
-    Seeds and tasks that only one of the arms has are left out; no common one, no comparison.
+    Seeds and tasks that only one of the arms has are left out. Without a common one there is no comparison.
     """
     seeds = sorted(outcomes[a].keys() & outcomes[b].keys())
-    if not seeds:
-        return []
-    ids = sorted(set.intersection(*({*outcomes[arm][seed]} for arm in (a, b) for seed in seeds)))
+    ids = sorted(set.intersection(*({*outcomes[arm][seed]} for arm in (a, b) for seed in seeds))) if seeds else []
     if not ids:
         return []
-    solved_a, solved_b = (_success(outcomes[arm], seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
+    solved_a, solved_b = (_stacked(outcomes[arm], "success", seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
     by_task = (solved_a - solved_b).mean(axis=0)  # (T,)
     by_seed = (solved_a - solved_b).mean(axis=1)  # (S,)
     difference = minus(float(by_task.mean()), 0.0)
@@ -164,7 +155,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 def outcomes_from_json(
     value: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, dict[int, dict[str, Outcome]]]:
-    """The inverse of what :class:`Results` keeps under ``outcomes``: how results of several runs are pooled."""
+    """The inverse of what :class:`Results` keeps under ``outcomes``, to pool the results of several runs."""
     return {
         name: {
             int(seed): {
@@ -182,47 +173,36 @@ def outcomes_from_json(
 
 
 def _arm(
-    name: str,
-    arm: Description,
-    base: str | None,
-    outcomes: Outcomes,
-    tasks: Mapping[str, Task],
-    attempts: int,
-    draws: Draws,
+    name: str, arms: Mapping[str, Description], outcomes: Outcomes, tasks: Mapping[str, Task], draws: Draws
 ) -> ArmResult:
     seeds = sorted(outcomes)
     ids = sorted(outcomes[seeds[0]])
     for seed in seeds:
         if sorted(outcomes[seed]) != ids:
             raise ValueError(f"arm {name}: seed {seed} played other tasks than seed {seeds[0]}; evaluate it anew")
-    success, returns = _success(outcomes, seeds, ids), _returns(outcomes, seeds, ids)  # (S, T, K)
+    success, returns = (_stacked(outcomes, figure, seeds, ids) for figure in ("success", "returns"))  # (S, T, K)
     rows = [tasks[task] for task in ids]
+
+    def bootstrapped(values: Floats, what: str) -> list[Interval]:
+        by_trial = values.mean(axis=0).T  # (K, T)
+        seeds = (derive_seed(draws.seed, what, name, trial) for trial in range(len(by_trial)))
+        return [bootstrap_mean(of_trial, draws.bootstrap, seed) for of_trial, seed in zip(by_trial, seeds, strict=True)]
+
     return ArmResult(
-        role=arm["role"],
-        parts=arm["parts"],
-        base=base,
+        **arms[name],
+        base=base_of(name, arms),
         success_by_trial=_curve(success),
         return_by_trial=_curve(returns),
-        ci95=[
-            _success_interval(success[:, :, t], derive_seed(draws.seed, "success", name, t), draws)
-            for t in range(attempts)
-        ],
-        return_ci95=[
-            bootstrap_mean(returns[:, :, t].mean(axis=0), draws.bootstrap, derive_seed(draws.seed, "return", name, t))
-            for t in range(attempts)
-        ],
+        ci95=bootstrapped(success, "success")
+        if len(seeds) > 1
+        else [wilson(int(solved), len(ids)) for solved in success[0].sum(axis=0)],
+        return_ci95=bootstrapped(returns, "return"),
         tokens_per_task=float(np.mean([outcomes[seed][task].tokens for seed in seeds for task in ids])),
         seeds=len(seeds),
         tasks=len(ids),
         by_environment=_breakdown(success, returns, [task.environment for task in rows]),
         by_kind=_breakdown(success, returns, [task.kind or task.environment for task in rows]),
     )
-
-
-def _success_interval(success: Floats, seed: int, draws: Draws) -> Interval:
-    if len(success) == 1:
-        return wilson(int(success.sum()), success.shape[1])
-    return bootstrap_mean(success.mean(axis=0), draws.bootstrap, seed)
 
 
 def _breakdown(success: Floats, returns: Floats, groups: Sequence[str]) -> dict[str, Breakdown]:
@@ -237,12 +217,11 @@ def _breakdown(success: Floats, returns: Floats, groups: Sequence[str]) -> dict[
     }
 
 
-def _success(outcomes: Outcomes, seeds: Iterable[int], ids: Sequence[str]) -> Floats:
-    return np.array([[outcomes[seed][task].success for task in ids] for seed in seeds], dtype=np.float64)  # (S, T, K)
-
-
-def _returns(outcomes: Outcomes, seeds: Iterable[int], ids: Sequence[str]) -> Floats:
-    return np.array([[outcomes[seed][task].returns for task in ids] for seed in seeds], dtype=np.float64)  # (S, T, K)
+def _stacked(
+    outcomes: Outcomes, figure: Literal["success", "returns"], seeds: Sequence[int], ids: Sequence[str]
+) -> Floats:
+    """``figure`` of each seed, task and trial (S, T, K)."""
+    return np.array([[getattr(outcomes[seed][task], figure) for task in ids] for seed in seeds], dtype=np.float64)
 
 
 def _curve(values: Floats) -> list[float]:

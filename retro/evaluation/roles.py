@@ -1,6 +1,6 @@
-"""What an arm is made of, and what it is to the other arms: the words in which ``results.json`` describes an arm.
+"""How ``results.json`` describes an arm: its parts, and its role when it is compared with other arms.
 
-Plots, tables and comparisons read these descriptions. An arm's name is only its label.
+Plots, tables and comparisons read these descriptions, never the arm's name.
 """
 
 from __future__ import annotations
@@ -12,8 +12,23 @@ from itertools import combinations
 from typing import Any, TypedDict
 
 
+class Writer(StrEnum):
+    """Who writes an arm's reflections."""
+
+    NONE = "none"
+    BASE = "base"
+    """The untrained retrospective model: the base with its adapters off."""
+    ADAPTER = "adapter"
+    SHUFFLED = "shuffled"
+    """The best arm's model, for another task of the same kind and trial."""
+    ORACLE = "oracle"
+    """Someone who knows the task."""
+    VAGUE = "vague"
+    """One sentence that says nothing about the task."""
+
+
 class Role(StrEnum):
-    """What an arm is to the others when they are compared."""
+    """What an arm is compared as."""
 
     SINGLE = "single"
     """No reflections, and fewer attempts than the other arms have."""
@@ -22,44 +37,27 @@ class Role(StrEnum):
     CONTROL = "control"
     """No reflections; a sampling actor. An arm that is not above it gains nothing by its reflections."""
     SHUFFLED = "shuffled"
-    """Reflections that were written for other tasks."""
     VAGUE = "vague"
-    """Reflections that say nothing about the task."""
     UNTRAINED = "untrained"
-    """Reflections of the base."""
     IMITATION = "imitation"
-    """Reflections of this run's SFT stage."""
+    """This run's SFT stage."""
     TRAINED = "trained"
-    """Reflections of any other adapter."""
+    """Any other adapter."""
     CEILING = "ceiling"
-    """Reflections by someone who knows the task."""
+    """The oracle."""
 
 
 LEARNED = frozenset({Role.IMITATION, Role.TRAINED})
 """The roles of arms whose reflections a trained adapter writes."""
 
 
-class PolicyParts(TypedDict):
-    writer: str
-    """``none``, ``base``, ``adapter``, ``shuffled``, ``oracle`` or ``vague``."""
-    name: str
-    """What the policy is called: ``sft``, ``ppo-env``; of a path, its run and stage."""
-    stage: str | None
-    """The stage of this run that trained it."""
-    path: str | None
-    """Where it was found, unless it is this run's own."""
-    step: int | None
-    """The training step of a checkpoint."""
-
-
 class Parts(TypedDict):
-    """All that decides how an arm plays; two arms with equal parts play equal episodes."""
+    """The fields of an :class:`~retro.evaluation.arms.Arm` as JSON, without the keys that only change speed or cost."""
 
-    policy: PolicyParts
+    policy: dict[str, Any]
     memory: dict[str, Any]
     sampler: dict[str, Any]
     actor: dict[str, Any]
-    """Without the keys that only change speed or cost."""
     attempts: int
 
 
@@ -75,15 +73,15 @@ _CHAIN = (
     (Role.IMITATION, Role.UNTRAINED),
     (Role.CEILING, Role.CONTROL),
 )
-"""The method's own steps: the one that should be better first."""
+"""The steps of the method: of each pair, the role that should be better comes first."""
 _BELOW_TRAINED = (Role.IMITATION, Role.UNTRAINED, Role.SHUFFLED, Role.CONTROL)
 
 
 def planned_pairs(arms: Mapping[str, Description]) -> list[tuple[str, str]]:
-    """Which arms are compared, the one that should be better first.
+    """Which arms are compared; of each pair, the arm that should be better comes first.
 
-    These are the method's chain, each trained policy with what it should be above, each other sampler with the arm that
-    it is built on, and the trained policies with one another in the order given.
+    The pairs are the steps of the method, each trained policy with every arm that it should be above, each arm that
+    samples in another way with the arm that it is built on, and every two trained policies in the order given.
     """
     plain = {name: arm for name, arm in arms.items() if takes_the_first(arm)}
 
@@ -101,7 +99,7 @@ def planned_pairs(arms: Mapping[str, Description]) -> list[tuple[str, str]]:
 
 
 def takes_the_first(arm: Description) -> bool:
-    """Whether the arm uses a policy's first reflection, as it is."""
+    """Whether the arm uses the first reflection that its policy samples."""
     return bool(arm["parts"]["sampler"]["kind"] == "first")
 
 

@@ -1,16 +1,17 @@
-"""Reflections that no model of the arm's own writes: the oracle's, the vague one, and those of other tasks."""
+"""Reflections that an arm takes from elsewhere: the oracle's, the vague one, and those of other tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from retro.types import Episode, Reflection, ReflectionRequest, Task, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Reflections that are written down beforehand: a text for every task."""
+    """Reflections that exist beforehand: a text for every task."""
 
     text: Callable[[Task], str]
     source: str
@@ -21,19 +22,18 @@ class Written:
 
 
 class NoDonorError(ValueError):
-    """There is no other task's reflection to take."""
+    """No other task has a reflection to take."""
 
 
 class Shuffled:
     """The reflection that was written for ANOTHER task of the same kind, for the same trial.
 
-    The tasks of a kind stand in a seeded circle; a task takes the reflection of the next one round the circle that has
-    one for this trial: a derangement where all have. Where none has, the latest earlier trial is taken, and then, for a
-    kind of a single task, another kind.
+    The tasks stand in a seeded circle. A task takes the reflection of the next task of its kind that has one for this
+    trial, otherwise for the latest earlier trial; if no task of its kind has one, it asks the other kinds in this way.
     """
 
     def __init__(self, donors: Mapping[str, Sequence[Episode]], tasks: Sequence[Task], seed: int) -> None:
-        """``donors``: the best arm's chain of each task id."""
+        """``donors``: the best arm's chain by task id."""
         self._written = {
             (task, episode.trial): episode.reflection
             for task, chain in donors.items()
@@ -47,7 +47,7 @@ class Shuffled:
         return [replace(donated, source="shuffled", index=index) for index in range(request.count)]
 
     def donated(self, task: Task, trial: int) -> Reflection:
-        """What ``task`` gets before its ``trial``.
+        """The reflection that ``task`` gets before its ``trial``.
 
         Raises:
             NoDonorError: if the best arm reflected on no other task.
@@ -55,10 +55,8 @@ class Shuffled:
         at = next(i for i, other in enumerate(self._circle) if other.id == task.id)
         others = self._circle[at + 1 :] + self._circle[:at]
         same = [other for other in others if other.kind == task.kind]
-        for candidates in (same, others):
-            for earlier in range(trial, 0, -1):
-                for other in candidates:
-                    reflection = self._written.get((other.id, earlier))
-                    if reflection is not None:
-                        return reflection
+        for donors in (same, others):
+            for earlier, other in product(range(trial, 0, -1), donors):
+                if reflection := self._written.get((other.id, earlier)):
+                    return reflection
         raise NoDonorError(f"task {task.id}: the best arm reflected on no other task; evaluate more tasks")

@@ -1,26 +1,27 @@
 """evaluate: every arm on the held-out tasks → ``results.json``, ``episodes.jsonl``, the plot and the report page.
 
-Reads the adapters of the sft, reward and ppo stages; trains nothing. An interrupted evaluation goes on at the episode
-where it stopped.
+It reads the adapters of the sft, reward and ppo stages and trains nothing. An interrupted evaluation resumes at the
+episode where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
 from retro.config import ArmSection, ConfigError, RunConfig, build
 from retro.evaluation import presets
-from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint, prompts_digest
+from retro.evaluation.arms import Arm, adapter_of, describe, fingerprint, prompts_digest
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
-from retro.evaluation.play import ArmPlayer, Candidates
+from retro.evaluation.models import RetrospectiveArms
+from retro.evaluation.play import ArmPlayer
 from retro.evaluation.records import FORMAT, EpisodeRecords, Record, RecordFileError, chains
-from retro.evaluation.report import EPISODES, Paths, rebuild_report
+from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.results import Draws, Results, summarise
+from retro.evaluation.roles import Writer
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.memory.bank import bank_inputs, bank_of
@@ -29,17 +30,19 @@ from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.stage import MANIFEST, Stage, Work, read_manifest
 from retro.ties import highest
-from retro.types import Reflector, Split
+from retro.types import Split
 
 logger = logging.getLogger(__name__)
 
 FEW_TASKS = 30
-"""Below it two arms must differ by about a third of all tasks before a paired test could tell."""
+"""With fewer tasks, two arms must differ on about a third of them before a paired test could tell them apart."""
 Log = Callable[..., None]
+Outcomes = dict[str, dict[str, Outcome]]
+"""Arm → task id → outcome."""
 
 
 def evaluation_inputs(config: RunConfig) -> dict[str, str]:
-    """A digest of every model that the arms play with, and the form in which the results are kept."""
+    """A digest of every model that the arms play with, and the format of the results."""
     inputs = {
         "format": str(FORMAT),
         "actor": digest_model(config.actor.model),
@@ -62,15 +65,15 @@ def evaluate_arms(config: RunConfig, work: Work) -> None:
     """Evaluate the run's arms."""
     work.cut_metrics(None)
     paths = Paths(config.run_dir, work.folder)
-    evaluate_into(config, paths, work.log, lambda: work.seconds, recorded_before(work.replaced))
+    earlier = [] if work.replaced is None else recorded_before(Paths(config.run_dir, work.replaced).episodes)
+    evaluate_into(config, paths, work.log, lambda: work.seconds, earlier)
     for name in ("results", "episodes", "plot", "page"):
         work.output(name, getattr(paths, name))
 
 
-def recorded_before(replaced: Path | None) -> list[Record]:
-    """The records of the evaluation that this one replaces: another arm, or more attempts, replays no other."""
-    path = None if replaced is None else replaced / EPISODES
-    if path is None or not path.is_file():
+def recorded_before(path: Path) -> list[Record]:
+    """The records of the evaluation that this one replaces: with another arm, or more attempts, they still hold."""
+    if not path.is_file():
         return []
     try:
         with EpisodeRecords(path) as records:
@@ -87,25 +90,16 @@ def evaluate_into(
     seconds: Callable[[], float] | None = None,
     earlier: Sequence[Record] = (),
 ) -> Results:
-    """Play every selected arm, and write all that an evaluation leaves behind into ``paths.evaluation``.
+    """Play every selected arm, and write the results, records, plot and page into ``paths.evaluation``.
 
     Args:
-        log: Called as ``log(step, arm=…, success=…, …)`` after each arm.
+        log: Called as ``log(step, arm=…, success_first=…, success_last=…)`` after each arm.
         seconds: The evaluation's own wall time so far.
-        earlier: What another evaluation recorded; of arms that are as they were it is not played again.
+        earlier: The records of an earlier evaluation: arms that have not changed are not played again.
     """
     arms = presets.selected_arms(config)
-    prompts = PromptLibrary.from_section(config.environment)
     counts = config.environment.tasks
-
-    @cache
-    def retrospective() -> Callable[[Arm], tuple[Reflector, Candidates | None]]:
-        from retro.evaluation.models import RetrospectiveArms  # only if an arm needs it: the base is loaded once
-
-        return RetrospectiveArms(config, prompts)
-
-    def models(arm: Arm) -> tuple[Reflector, Candidates | None]:
-        return retrospective()(arm)
+    models = RetrospectiveArms(config, PromptLibrary.from_section(config.environment))
 
     with PlayerParts(config.device, config.actor_ledger) as parts, EpisodeRecords(paths.episodes) as records:
 
@@ -118,9 +112,13 @@ def evaluate_into(
         tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
         player = ArmPlayer(taskset, tasks, config.seed, records, runner, models, earlier)
         outcomes, notes = asyncio.run(play_all(config, arms, player, log))
-    draws = Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed)
-    described = {arm.name: describe(arm, config) for arm in arms if arm.name in outcomes}
-    results = summarise(described, outcomes, tasks, config.evaluate.attempts, draws)
+    results = summarise(
+        {arm.name: describe(arm, config) for arm in arms if arm.name in outcomes},
+        {name: {config.seed: by_task} for name, by_task in outcomes.items()},
+        tasks,
+        config.evaluate.attempts,
+        Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed),
+    )
     results["notes"] = [*cautions(results), *notes]
     results["seconds"] = stage_seconds(config) | ({"evaluate": round(seconds(), 3)} if seconds else {})
     write_json(paths.results, results)
@@ -129,7 +127,7 @@ def evaluate_into(
 
 
 def cautions(results: Results) -> list[str]:
-    """What keeps these figures from being a comparison, said first on the page."""
+    """Why these figures do not compare the arms, if they do not; the page says it first."""
     said = []
     if not any(arm["success_by_trial"][-1] for arm in results["arms"].values()):
         said.append("No arm solved a task: this shows that the pipeline runs, and compares nothing.")
@@ -139,7 +137,7 @@ def cautions(results: Results) -> list[str]:
 
 
 def with_checkpoints(config: RunConfig, paths: Sequence[Path], best_of: Sequence[int] = ()) -> RunConfig:
-    """The config that evaluates the checkpoints at ``paths``, and the best of so many reflections of each.
+    """The config that evaluates the checkpoints at ``paths``, each with the Best-of-N of every N in ``best_of``.
 
     Without ``evaluate.arms`` they are played beside ``retry-sampled`` and ``reflexion`` alone.
 
@@ -165,34 +163,37 @@ def checkpoint_name(path: Path) -> str:
 
 
 def stage_seconds(config: RunConfig) -> dict[str, float]:
-    """Wall time of each finished stage of the run."""
-    files = sorted(config.run_dir.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)  # as they finished
+    """Wall time of each finished stage of the run, in the order in which they finished."""
+    files = sorted(config.run_dir.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
     manifests = {file.parent.name: read_manifest(file.parent) for file in files if file.parent.name != STAGE.folder}
     return {name: manifest["seconds"] for name, manifest in manifests.items() if manifest and "seconds" in manifest}
 
 
-def best_arm(arms: Sequence[Arm], outcomes: dict[str, dict[int, dict[str, Outcome]]], seed: int) -> Arm | None:
-    """The arm with a model of its own that solved most at the end; the higher return, then the first, wins a tie."""
-    modelled = [arm for arm in arms if arm.policy.writer is Writer.ADAPTER and arm.name in outcomes]
-    modelled = modelled or [arm for arm in arms if arm.policy.writer is Writer.BASE and arm.name in outcomes]
+def best_arm(arms: Sequence[Arm], outcomes: Mapping[str, Mapping[str, Outcome]]) -> Arm | None:
+    """The arm with a trained model, otherwise with the untrained one, that solved most tasks at the last attempt.
 
-    def ended(arm: Arm) -> Iterable[Outcome]:
-        return outcomes[arm.name][seed].values()
-
-    most = [modelled[i] for i in highest([float(sum(o.success[-1] for o in ended(arm))) for arm in modelled])]
-    best = [most[i] for i in highest([sum(o.returns[-1] for o in ended(arm)) for arm in most])]
-    return best[0] if best else None
+    Of equal ones it is the one with the higher return, then the first.
+    """
+    for writer in (Writer.ADAPTER, Writer.BASE):
+        best = [arm for arm in arms if arm.policy.writer is writer and arm.name in outcomes]
+        for figure in ("success", "returns"):
+            sums = [float(sum(getattr(o, figure)[-1] for o in outcomes[arm.name].values())) for arm in best]
+            best = [best[index] for index in highest(sums)]
+        if best:
+            return best[0]
+    return None
 
 
 async def play_all(
     config: RunConfig, arms: Sequence[Arm], player: ArmPlayer, log: Log | None = None
-) -> tuple[dict[str, dict[int, dict[str, Outcome]]], list[str]]:
-    """Play ``arms``; return their outcomes, in their order, by seed and task, and what a reader must be told."""
+) -> tuple[Outcomes, list[str]]:
+    """Play ``arms``; return their outcomes, in the order of ``arms``, and notes for the reader of the results."""
+    attempts = config.evaluate.attempts
     marks: dict[str, str] = {}
     played: dict[str, list[Record]] = {}
-    outcomes: dict[str, dict[int, dict[str, Outcome]]] = {}
+    outcomes: Outcomes = {}
     notes: list[str] = []
-    # The shuffled arm takes what the best of the others wrote: it comes last.
+    # The shuffled arm needs what the best of the other arms wrote, so it is played last.
     for step, arm in enumerate(sorted(arms, key=lambda arm: arm.policy.writer is Writer.SHUFFLED), start=1):
         best: Arm | None = None
         if not player.tasks_of(arm):
@@ -200,7 +201,7 @@ async def play_all(
             continue
         marks[arm.name] = fingerprint(arm, config)
         if arm.policy.writer is Writer.SHUFFLED:
-            best = best_arm(arms, outcomes, config.seed)
+            best = best_arm(arms, outcomes)
             if best is None:
                 notes.append(f"{arm.name}: left out, no arm with a retrospective model was evaluated.")
                 continue
@@ -209,25 +210,24 @@ async def play_all(
                 f"{arm.name}: reflections that {best.name} wrote for other tasks of the same kind and attempt."
             )
         try:
-            played[arm.name] = await player.play(arm, marks[arm.name], played[best.name] if best else ())
+            records = await player.play(arm, marks[arm.name], played[best.name] if best else ())
         except NoDonorError as error:
             notes[-1] = f"{arm.name}: left out, {error}."
             continue
-        chain_of = chains(played[arm.name])
-        unreflected = [record for record in played[arm.name] if record.unreflected]
+        played[arm.name] = records
+        unreflected = [record for record in records if record.unreflected]
         if unreflected:
             notes.append(
                 f"{arm.name}: {len(unreflected)} failed episodes could not be reflected on and were not retried, which "
                 f"counts as failure; first of task {unreflected[0].episode.task.id}: {unreflected[0].unreflected}."
             )
-        attempts = config.evaluate.attempts
         outcomes[arm.name] = {
-            config.seed: {task: outcome([r.episode for r in chain], attempts) for task, chain in chain_of.items()}
+            task: outcome([record.episode for record in chain], attempts) for task, chain in chains(records).items()
         }
         if log:
-            of_arm = outcomes[arm.name][config.seed].values()
-            success = [sum(o.success[t] for o in of_arm) / len(of_arm) for t in range(attempts)]
-            log(step, arm=arm.name, success_first=success[0], success_last=success[-1])
+            success = [o.success for o in outcomes[arm.name].values()]
+            first, last = (sum(of_task[trial] for of_task in success) / len(success) for trial in (0, -1))
+            log(step, arm=arm.name, success_first=first, success_last=last)
     for note in notes:
         logger.info("evaluate: %s", note)
     player.records.drop_stale(marks)
@@ -235,7 +235,7 @@ async def play_all(
 
 
 def evaluation_keys(config: RunConfig) -> list[str]:
-    """What decides the results. The reward names the policy's arm, if the algorithm learns from one."""
+    """The config keys that decide the results. The reward is one if the algorithm learns from it: it names the arm."""
     return [
         "environment.name",
         "environment.options",

@@ -1,8 +1,8 @@
 """Intervals and paired tests over tasks: pure numpy, every draw seeded.
 
-A *task* is the unit that is resampled and flipped, never an episode: attempts at one task and seeds of one arm are not
-independent of each other. So every interval and p-value is about new tasks for the given adapters. With several seeds
-it is about the mean over those seeds' adapters, and leaves out how far another training would fall from them.
+They resample and flip *tasks*, never episodes: the attempts at one task and the seeds of one arm are not independent of
+each other. So they are about new tasks for the given adapters or, with several seeds, for the mean over those seeds'
+adapters; they do not include how far another training would be from that mean.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from retro.types import Episode
 
 Floats = NDArray[np.float64]
 _CHUNK_CELLS = 8_000_000
-"""Random cells drawn at once: about 64 MB."""
+"""Random numbers drawn at once: about 64 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one arm reached on one task after each attempt: both sequences never fall."""
+    """What one arm reached on one task after each attempt. Neither sequence ever falls."""
 
     success: tuple[bool, ...]
     """Solved at attempt t or earlier."""
@@ -36,11 +36,10 @@ class Outcome:
 
 
 def outcome(episodes: Sequence[Episode], attempts: int) -> Outcome:
-    """The cumulative outcome of one task's chain of episodes, carried on after its last one.
+    """The cumulative outcome of one task's chain of episodes.
 
-    A chain ends early when the task is solved, when the arm has fewer attempts (``one-shot``), when the actor's server
-    failed or when an episode was too long to be reflected on: what was reached until then counts for the later
-    attempts too.
+    A chain ends early when the task is solved, when the arm has fewer attempts (``one-shot``), or when an episode was
+    too long to be reflected on. What was reached until then also counts for the later attempts.
 
     Raises:
         ValueError: if there is no episode, or if a trial is outside ``0 … attempts − 1``.
@@ -99,8 +98,8 @@ def bootstrap_mean(values: ArrayLike, resamples: int, seed: int, confidence: flo
 def sign_flip(differences: ArrayLike, flips: int, seed: int) -> float:
     """Two-sided p-value of a sign-flip permutation test on paired per-task differences ``(T,)``.
 
-    Under the null hypothesis each difference is as likely as its negative. With the +1 correction p is at least
-    1 / (flips + 1), and the test valid for any number of flips (Phipson & Smyth 2010).
+    Under the null hypothesis each difference is as likely as its negative. The +1 correction makes the test valid for
+    any number of flips, and p at least 1 / (flips + 1) (Phipson & Smyth 2010).
 
     Raises:
         ValueError: if there is no task.
@@ -120,7 +119,7 @@ def sign_flip(differences: ArrayLike, flips: int, seed: int) -> float:
 
 
 def mcnemar_exact(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Two-sided exact McNemar test on paired outcomes of ONE seed: a binomial test of the discordant pairs.
+    """Two-sided exact McNemar test on the paired outcomes of ONE seed: a binomial test of the discordant pairs.
 
     Raises:
         ValueError: if the sequences differ in length.

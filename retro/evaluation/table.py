@@ -11,14 +11,13 @@ from retro.ties import exceeds, highest
 
 
 def results_table(results: Results) -> Table:
-    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm stands out.
+    """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm is bold.
 
-    Where seeds are pooled, the line below says what the intervals are about (:data:`~retro.evaluation.results.SCOPE`).
+    If seeds are pooled, the caption says what the intervals are about.
     """
     several = any(arm["seeds"] > 1 for arm in results["arms"].values())
-    title = f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)"
     table = Table(  # four attempts fit 80 columns whole
-        title=title,
+        title=f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
@@ -41,9 +40,9 @@ def results_table(results: Results) -> Table:
 
 
 def best_learned_arm(results: Results) -> str | None:
-    """The arm with an adapter that solved most at the last attempt; of equal ones that with the higher return.
+    """The arm with an adapter that solved most at the last attempt; of equal ones the one with the higher return.
 
-    None where all of them earned nothing, or the first two are level in both: then there is no best.
+    None if none of them earned anything, or if the best two are equal in both.
     """
     arms = results["arms"]
     learned = [n for n, arm in arms.items() if arm["role"] in LEARNED and exceeds(arm["return_by_trial"][-1])]

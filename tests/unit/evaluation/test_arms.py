@@ -20,10 +20,10 @@ from retro.config import (
     parse_config,
     parse_section,
 )
-from retro.evaluation.arms import Arm, Writer, adapter_of, describe, fingerprint
+from retro.evaluation.arms import Arm, adapter_of, describe, fingerprint
 from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
 from retro.evaluation.presets import available_names, selected_arms
-from retro.evaluation.roles import Role
+from retro.evaluation.roles import Role, Writer
 from retro.evaluation.stage import checkpoint_name, evaluation_inputs, with_checkpoints
 from retro.retrospective.samplers.best_of import BestOf
 
@@ -248,12 +248,11 @@ def test_an_arm_that_is_not_one_is_refused_when_the_config_is_read(arms: list[An
         parse_config({"evaluate": {"arms": arms}}, "here")
 
 
-def test_any_n_is_an_arm_and_every_n_of_the_config(whole: RunConfig) -> None:
-    assert arm_of(whole, "reflexion-bon3").sampler == BestOf.Options(n=3)
-    with pytest.raises(ConfigError, match="'sft-bon100' is not an arm"):
-        arm_of(whole, "sft-bon100")
-    more = whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"best_of": [100]})})
-    assert arm_of(more, "sft-bon100").sampler == BestOf.Options(n=100)
+def test_any_n_is_an_arm(whole: RunConfig) -> None:
+    assert [arm_of(whole, f"sft-bon{n}").sampler for n in (3, 100)] == [BestOf.Options(n=3), BestOf.Options(n=100)]
+    for name in ("sft-bon", "sft-bon0", "sft-bonus", "-bon3"):
+        with pytest.raises(ConfigError, match=f"'{name}' is not an arm"):
+            arm_of(whole, name)
 
 
 def test_a_fingerprint_changes_with_what_decides_the_episodes_alone(whole: RunConfig) -> None:

@@ -80,8 +80,7 @@ def arms(config: RunConfig, *names: str) -> list[Arm]:
 
 
 def evaluate(world: World, config: RunConfig, *names: str) -> tuple[dict[str, dict[str, Outcome]], list[str]]:
-    outcomes, notes = asyncio.run(play_all(config, arms(config, *names), world.player))
-    return {name: by_seed[config.seed] for name, by_seed in outcomes.items()}, notes
+    return asyncio.run(play_all(config, arms(config, *names), world.player))
 
 
 def solved(outcomes: dict[str, Outcome], trial: int) -> int:
@@ -219,9 +218,9 @@ def test_shuffled_is_left_out_where_there_is_nothing_to_shuffle(tmp_path: Path, 
 
 def test_the_best_arm_is_the_best_trained_one(config: RunConfig) -> None:
     (base,) = arms(config, "reflexion")
-    outcomes = {"reflexion": {0: {"t": Outcome((True,), (1.0,), 1)}}}
-    assert best_arm([base], outcomes, 0) == base
-    assert best_arm(arms(config, "retry"), {"retry": outcomes["reflexion"]}, 0) is None
+    outcomes = {"reflexion": {"t": Outcome((True,), (1.0,), 1)}}
+    assert best_arm([base], outcomes) == base
+    assert best_arm(arms(config, "retry"), {"retry": outcomes["reflexion"]}) is None
 
 
 def test_equal_returns_are_a_tie_whatever_the_order_of_their_sum(config: RunConfig) -> None:
@@ -230,7 +229,7 @@ def test_equal_returns_are_a_tie_whatever_the_order_of_their_sum(config: RunConf
     sums = {"reflexion": (0.3, 0.2, 0.1), "other": (0.1, 0.2, 0.3)}
     assert sum(sums["reflexion"]) < sum(sums["other"])  # as floats
     outcomes = {
-        name: {0: {str(i): Outcome((False,), (value,), 1) for i, value in enumerate(values)}}
+        name: {str(i): Outcome((False,), (value,), 1) for i, value in enumerate(values)}
         for name, values in sums.items()
     }
-    assert best_arm([first, second], outcomes, 0) == first  # the first of equal ones
+    assert best_arm([first, second], outcomes) == first  # the first of equal ones

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from retro.config import ArmSection, Section, parse_config
-from retro.evaluation.presets import policy_name, presets, short_names
+from retro.evaluation.presets import planned_arms, policy_name, presets
 
 POLICIES = (
     *(
@@ -29,14 +29,14 @@ def test_the_page_lists_every_preset_with_its_parts() -> None:
         names, parts, _ = row.strip("|").split("|")
         listed |= dict.fromkeys(re.findall(r"`(.+?)`", names), parts.strip())
     runs = [parse_config({"ppo": ppo}, "a run") for ppo in POLICIES]
-    found = {name: preset for run in runs for name, preset in presets(run).items()}
+    found = {name: parts for run in runs for name, parts in presets(run).items()}
     assert set(listed) == set(found)
-    for name, preset in found.items():
+    for name, parts in found.items():
         shown = yaml.safe_load(listed[name].strip("`… "))
         if "…" in listed[name]:
-            assert preset.parts.policy == name  # one row for all policies that name themselves
+            assert parts.policy == name  # one row for all policies that name themselves
         else:
-            assert ArmSection.model_validate({"name": name, **shown}) == preset.parts
+            assert ArmSection.model_validate({"name": name, **shown}) == parts
 
 
 class Imitation:
@@ -51,6 +51,8 @@ class Imitation:
     ("reward", "name"), [("environment", "imitation-env"), (["environment", "model"], "imitation-mix")]
 )
 def test_a_policy_of_ones_own_algorithm_has_a_short_name(reward: object, name: str) -> None:
-    run = parse_config({"ppo": {"algorithm": f"{__name__}:Imitation", "reward": reward}}, "a run")
-    assert policy_name(run.ppo) == name and {"imitation", name, f"{name}-bon8"} <= short_names(run).keys()
-    assert "ppo-env" not in short_names(run)
+    ppo = {"algorithm": f"{__name__}:Imitation", "reward": reward}
+    run = parse_config({"ppo": ppo, "evaluate": {"arms": ["imitation", name, f"{name}-bon8"]}}, "a run")
+    assert policy_name(run.ppo) == name
+    assert [arm.name for arm in planned_arms(run)] == run.evaluate.arms
+    assert "ppo-env" not in presets(run)

@@ -118,17 +118,17 @@ def test_every_arm_reaches_what_was_recorded(tmp_path: Path, config: RunConfig) 
         )
         arms = selected_arms(config)
         outcomes, notes = asyncio.run(play_all(config, arms, player))
-    results = summarise(
-        {arm.name: describe(arm, config) for arm in arms}, outcomes, tasks, 4, Draws(bootstrap=200, permutations=1_000)
-    )
+    described = {arm.name: describe(arm, config) for arm in arms}
+    by_seed = {name: {0: by_task} for name, by_task in outcomes.items()}
+    results = summarise(described, by_seed, tasks, 4, Draws(bootstrap=200, permutations=1_000))
     found = {
         "notes": notes,
         "comparisons": [
             [c["a"], c["b"], c["test"], c["difference"], *c["ci95"], c["p_value"]] for c in results["comparisons"]
         ],
         "outcomes": {
-            name: {task: outcome_to_json(outcome) for task, outcome in by_seed[0].items()}
-            for name, by_seed in outcomes.items()
+            name: {task: outcome_to_json(outcome) for task, outcome in by_task.items()}
+            for name, by_task in outcomes.items()
         },
     }
     assert found == json.loads(RECORDED.read_text(encoding="utf-8"))

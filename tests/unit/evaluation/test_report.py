@@ -133,6 +133,16 @@ def test_an_intervals_ends_have_no_curve_of_their_own(tmp_path: Path) -> None:
     assert list(_stage_metrics(path)["ppo"]) == ["validation_return"]
 
 
+def test_every_stage_but_the_evaluation_has_learning_curves(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    stages = ("sft", "mine", "evaluate")
+    lines = [
+        {"stage": stage, "step": step, "seconds": step, "loss": 1 / (1 + step)} for stage in stages for step in (0, 1)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _stage_metrics(path) == {key: {"loss": [(0, 1.0), (1, 0.5)]} for key in ("sft", "mine")}
+
+
 def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NothingMeasuredError, match="evaluate the run first: retro evaluate"):
         rebuild_report(tmp_path)
