@@ -26,6 +26,8 @@ MAX_NODES = 20_000
 """Values of a YAML document, an alias counted as all that it stands for."""
 MAX_INTEGER = 2**63 - 1
 _SHOWN_PROBLEMS = 10
+_UNKNOWN = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "unknown key")
+"""What to say instead of pydantic's messages, which call keys inputs (of a model) or arguments (of a dataclass)."""
 _SHOWN_CHARS = 200
 _CHUNK_CHARS = 2**22
 _INTEGER_CHARS = 100
@@ -177,9 +179,12 @@ def parse_yaml(text: str, origin: str = "") -> Any:
 def problems(error: ValidationError) -> str:
     """What pydantic found wrong, on one line: the key and the reason of each, the first ten."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    shown = [f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}" for item in found[:_SHOWN_PROBLEMS]]
+    shown = [
+        cut(f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {_UNKNOWN.get(item['type'], item['msg'])}")
+        for item in found[:_SHOWN_PROBLEMS]
+    ]
     rest = [f"and {len(found) - _SHOWN_PROBLEMS:,} more"] if len(found) > _SHOWN_PROBLEMS else []
-    return "; ".join([*(cut(item.removeprefix("Value error, ")) for item in shown), *rest])
+    return "; ".join([*shown, *rest]).replace(": Value error, ", ": ")
 
 
 def word(value: str) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+
+Count = Annotated[int, Field(ge=0)]
 
 
 class Split(StrEnum):
@@ -66,8 +68,8 @@ class Task:
 class Usage:
     """Tokens spent on model calls."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
@@ -126,8 +128,8 @@ class Reflection:
     text: str
     source: str
     """Who wrote it: ``base``, ``sft``, ``ppo``, ``oracle``, the name of a model or of a log."""
-    index: int = 0
-    """Its place in the group of reflections sampled for the same failed episode."""
+    index: Count = 0
+    """Its index in the group of reflections that were sampled for the same failed episode."""
     finish_reason: Literal["stop", "length"] = "stop"
     usage: Usage = Usage()
     score: float | None = None

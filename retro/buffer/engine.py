@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, StaticPool, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from retro.reading import UnreadableError, parse_json
@@ -14,7 +14,7 @@ from retro.reading import UnreadableError, parse_json
 BUSY_TIMEOUT_SECONDS = 60
 
 WRITING = {"sqlite_begin": "IMMEDIATE"}
-"""Execution options of a connection that is going to write."""
+"""Execution options of a connection that will write."""
 
 
 class ReplayBufferError(ValueError):
@@ -22,11 +22,11 @@ class ReplayBufferError(ValueError):
 
 
 class EpisodeRefusedError(ReplayBufferError):
-    """An episode that can't be added: it contradicts what is there, or no line of JSON could say it."""
+    """An episode that can't be added: it contradicts the buffer, or holds a value that JSON cannot express."""
 
 
 def open_engine(url: str, create: bool) -> Engine:
-    """The engine of a database URL; a missing SQLite file is made if ``create``, else it is an error.
+    """The engine of a database URL; a missing SQLite file is made if ``create``, otherwise it is an error.
 
     Raises:
         ReplayBufferError: if the URL is malformed, its driver is missing, or the file is.
@@ -40,7 +40,11 @@ def open_engine(url: str, create: bool) -> Engine:
     sqlite = parsed.get_backend_name() == "sqlite"
     in_memory = sqlite and parsed.database in (None, "", ":memory:")
     if sqlite and not in_memory:
-        _prepare_folder(parsed, create)
+        path = Path(str(parsed.database))
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.is_file():
+            raise ReplayBufferError(f"replay buffer {path}: no such file; collect or import episodes into it first")
     arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}} if sqlite else {}
     arguments["json_deserializer"] = _read_json
     if in_memory:
@@ -58,16 +62,8 @@ def open_engine(url: str, create: bool) -> Engine:
     return engine
 
 
-def _prepare_folder(url: URL, create: bool) -> None:
-    path = Path(str(url.database))
-    if create:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif not path.is_file():
-        raise ReplayBufferError(f"replay buffer {path}: no such file; collect or import episodes into it first")
-
-
 def _read_json(text: str) -> Any:
-    """The value, or why it cannot be read: only whoever reads the row can say whose it is."""
+    """The value, or the error; the code that reads the row raises it with the episode's name."""
     try:
         return parse_json(text)
     except UnreadableError as error:
@@ -75,8 +71,8 @@ def _read_json(text: str) -> Any:
 
 
 def _report(context: ExceptionContext) -> ReplayBufferError | None:
-    """What the database complains of (not a database, damaged, locked, full) as our own error. A violated constraint
-    stays what it is: two writers added the same row, and one of them tries again."""
+    """Turn an error of the database (not a database, damaged, locked, full) into our own. A violated constraint stays
+    as it is: two writers added the same row, and one of them tries again."""
     error = context.sqlalchemy_exception
     if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError) or context.engine is None:
         return None
@@ -98,13 +94,13 @@ def _set_pragmas(connection: Any, record: Any) -> None:
 
 
 def use_wal(engine: Engine) -> None:
-    """Have SQLite write ahead to a log, so that one process writes while others read. The file remembers it."""
+    """Switch SQLite to its write-ahead log, for good: one process can write while others read."""
     if engine.dialect.name == "sqlite":
         with closing(engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA journal_mode = WAL")
 
 
 def _begin(connection: Connection) -> None:
-    # A writer takes the lock at once: one that read first would fail, not wait, if another wrote in between.
+    # A writer takes the lock at once. If it read first and another process wrote in between, it would fail, not wait.
     kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
     connection.exec_driver_sql(f"BEGIN {kind}")

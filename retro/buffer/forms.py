@@ -3,86 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+from retro.types import Episode, Recalled, Reflection, Split, StopReason, Task, Trajectory, Usage
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class UsageForm(_Form):
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0)] = 0
-
-
-class StepForm(_Form):
-    action: str
-    observation: str
-    thought: str = ""
-    reward: float = 0.0
-    usage: UsageForm = UsageForm()
-
-    def step(self) -> Step:
-        return Step(**{**dict(self), "usage": Usage(**dict(self.usage))})
-
-
-class TrajectoryForm(_Form):
-    opening: str
-    steps: list[StepForm] = []
-
-
-class ReflectionForm(_Form):
-    text: str
-    """May be empty: a model may end its answer at once."""
-    source: str = "import"
-    index: Annotated[int, Field(ge=0)] = 0
-    finish_reason: Literal["stop", "length"] = "stop"
-    usage: UsageForm = UsageForm()
-    score: float | None = None
-
-
-def _text_is_a_reflection(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
-
-
-class RecalledForm(_Form):
-    entries: list[str] = []
-    ids: list[str] = []
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if len(self.entries) != len(self.ids):
-            raise ValueError(f"{len(self.entries)} entries with {len(self.ids)} ids: each entry has its id")
-        return self
+def _as_reflection(value: Any) -> Any:
+    """A text stands for a reflection, and one that names no source was imported."""
+    value = {"text": value} if isinstance(value, str) else value
+    return {"source": "import", **value} if isinstance(value, Mapping) else value
 
 
 _OF_TASK = {"environment": "environment", "id": "task", "split": "split", "kind": "kind"}
 """Key of a task as ``to_json`` writes it → key of an episode."""
 
 
-class EpisodeForm(_Form):
+class EpisodeForm(BaseModel):
     """The schema. Three ways of writing are read alike: a line of our own, ``to_json`` of an episode (its task is an
     object), and a trajectory's ``opening`` and ``steps`` beside the other keys."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)  # also for the dataclasses in it
     environment: str = ""
     task: str = ""
-    trajectory: TrajectoryForm
+    trajectory: Trajectory
     return_: Annotated[float | None, Field(validation_alias=AliasChoices("return", "return_"))] = None
     success: bool = False
     id: Annotated[str, Field(max_length=200)] | None = None
     trial: Annotated[int, Field(ge=0)] = 0
     parent: str | None = None
-    reflection: Annotated[ReflectionForm | None, BeforeValidator(_text_is_a_reflection)] = None
-    recalled: RecalledForm | None = None
+    reflection: Annotated[Reflection | None, BeforeValidator(_as_reflection)] = None
+    recalled: Recalled | None = None
     split: Split | None = None
     kind: str = ""
     stop: StopReason | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    usage: UsageForm = UsageForm()
+    usage: Usage = Usage()
     info: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -105,23 +62,20 @@ class EpisodeForm(_Form):
     def episode(self, id: str, split: Split) -> Episode:
         """The episode, with an id and a split where the form has none; its return is by default the sum of the
         rewards."""
-        steps = tuple(step.step() for step in self.trajectory.steps)
-        reflection, recalled = self.reflection, self.recalled or RecalledForm()
+        rewards = sum(step.reward for step in self.trajectory.steps)
         return Episode(
             id=self.id or id,
             task=Task(self.environment, self.task, self.split or split, self.kind),
             trial=self.trial,
-            trajectory=Trajectory(self.trajectory.opening, steps),
-            return_=sum(step.reward for step in steps) if self.return_ is None else self.return_,
+            trajectory=self.trajectory,
+            return_=rewards if self.return_ is None else self.return_,
             success=self.success,
             stop=self.stop or (StopReason.SUCCESS if self.success else StopReason.FAILURE),
             parent=self.parent,
-            reflection=None
-            if reflection is None
-            else Reflection(**{**dict(reflection), "usage": Usage(**dict(reflection.usage))}),
-            recalled=Recalled(tuple(recalled.entries), tuple(recalled.ids)),
+            reflection=self.reflection,
+            recalled=self.recalled or Recalled(),
             seed=self.seed,
-            usage=Usage(**dict(self.usage)),
+            usage=self.usage,
             info=self.info,
         )
 

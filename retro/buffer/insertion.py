@@ -1,4 +1,4 @@
-"""What may be added to the tree: every check of an episode, and its rows."""
+"""Checks an episode before it is added to the tree, and writes its rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INSERT_TASK, _INSERT_REFLECTION, _INSERT_EPISODE = insert(tasks), insert(reflec
 
 
 def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[tuple[str, str], Task]) -> bool:
-    """Check, then write; False if the same episode is there already. ``known_tasks`` spares looking tasks up again.
+    """Check an episode, then write it; False if it is there already. ``known_tasks`` caches the tasks' rows.
 
     Raises:
         EpisodeRefusedError: before anything is written.
@@ -53,11 +53,11 @@ def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[t
         connection.execute(_INSERT_TASK, task_row(episode.task))
     reflection_id = None
     if episode.reflection is not None and episode.parent is not None:
-        row = reflection_row(episode.parent, episode.reflection, tree["reflection"])
+        row = reflection_row(episode.parent, tree["reflection"])
         reflection_id = row["id"]
         if connection.scalar(_REFLECTION_OF, {"wanted": reflection_id}) is None:
             connection.execute(_INSERT_REFLECTION, row)
-    connection.execute(_INSERT_EPISODE, episode_row(episode, reflection_id, tree, digest))
+    connection.execute(_INSERT_EPISODE, episode_row(tree, reflection_id, digest))
     known_tasks[episode.task.environment, episode.task.id] = episode.task
     return True
 

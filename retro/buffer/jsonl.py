@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.lines import Line, read_line, write_line
@@ -14,7 +14,7 @@ from retro.buffer.recalled import WINDOW, Derivation
 from retro.buffer.splits import SplitRule
 from retro.buffer.store import ReplayBuffer
 from retro.reading import UnreadableError, read_lines
-from retro.types import Episode, Split
+from retro.types import Split
 
 SHOWN_PROBLEMS = 20
 
@@ -22,11 +22,12 @@ OnError = Literal["refuse", "skip"]
 
 
 class BufferImportError(ValueError):
-    """A file that was not imported: the message names each bad line by its number. Nothing of it is in the buffer."""
+    """A file that was not imported: the message names each bad line by its number. The buffer is unchanged."""
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
+class BadLine(NamedTuple):
+    """A line that was not imported."""
+
     number: int
     """From 1."""
     problem: str
@@ -42,7 +43,7 @@ class ImportReport:
     added: int
     present: int = 0
     """Episodes that were in the buffer already, equal."""
-    skipped: tuple[BadLine, ...] = field(default=())
+    skipped: tuple[BadLine, ...] = ()
 
 
 def import_jsonl(
@@ -52,15 +53,15 @@ def import_jsonl(
     rule: SplitRule | None = None,
     window: int = WINDOW,
 ) -> ImportReport:
-    """Add the episodes of a JSONL file in one transaction: all of them, or (on any error) none.
+    """Add the episodes of a JSONL file in one transaction: all of them, or none if anything fails.
 
-    A parent may stand after its child. A line is bad if it cannot be read (see :func:`retro.reading.parse_json`), does
-    not follow the schema, or can't be added (its id is taken, its parent is missing or bad itself …).
+    A parent may come after its child. A line is bad if it cannot be read (see :func:`retro.reading.parse_json`), does
+    not follow the schema, or can't be added (its id is taken, its parent is missing or on a bad line …).
 
     Args:
         on_error: ``refuse`` the file if a line is bad, or ``skip`` such lines.
-        rule: the split of tasks whose lines name none.
-        window: how many reflections an actor saw, where its line does not say it (see :class:`Derivation`).
+        rule: Chooses the split of a task whose line names none.
+        window: How many reflections an actor saw, where its line does not say so (see :class:`Derivation`).
 
     Raises:
         BufferImportError: naming the file and its bad lines.
@@ -70,26 +71,27 @@ def import_jsonl(
     lines: list[tuple[int, Line]] = []
     if not path.is_file():
         raise BufferImportError(f"{path}: no such file")
-    for number, line in read_lines(path):
+    for number, content in read_lines(path):
         try:
-            lines.append((number, read_line(line, rule or SplitRule())))
+            lines.append((number, read_line(content, rule or SplitRule())))
         except UnreadableError as error:
             bad.append(BadLine(number, str(error)))
     # A parent's trial is smaller than its child's, so this order puts every parent first.
     lines.sort(key=lambda numbered: (numbered[1].episode.trial, numbered[0]))
     derivation = Derivation(window, buffer.get)
-    good = [(number, _shown(line, derivation)) for number, line in lines]
+    good = []
+    for number, line in lines:
+        derived = derivation(line.episode)  # of every line, since the retries of its episode build on its reflections
+        good.append((number, line.episode if line.says_recalled else derived))
     added = present = 0
     with buffer.transaction() as add:
         for number, episode in good:
             try:
-                if add(episode):
-                    added += 1
-                else:
-                    present += 1
+                new = add(episode)
+                added, present = added + new, present + (not new)
             except EpisodeRefusedError as error:
                 bad.append(BadLine(number, str(error)))
-        bad.sort(key=lambda bad_line: bad_line.number)
+        bad.sort()
         if bad and on_error == "refuse":
             raise BufferImportError(_refusal(path, bad))
     return ImportReport(added, present, tuple(bad))
@@ -101,8 +103,7 @@ def export_jsonl(
     """Write the buffer's episodes to ``path``, parents first; return how many. :func:`import_jsonl` reads it back.
 
     Raises:
-        ReplayBufferError: naming the episode, if the buffer is damaged, or an earlier release has stored in it what no
-            line can say.
+        ReplayBufferError: naming the episode, if the buffer is damaged, or holds a value that JSON cannot express.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,11 +115,6 @@ def export_jsonl(
             count += 1
     os.replace(partial, path)
     return count
-
-
-def _shown(line: Line, derivation: Derivation) -> Episode:
-    derived = derivation(line.episode)  # of every line: those below it build on its reflections
-    return line.episode if line.says_recalled else derived
 
 
 def _refusal(path: Path, bad: Sequence[BadLine]) -> str:

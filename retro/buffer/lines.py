@@ -1,10 +1,9 @@
-"""An episode as one line of JSON. The buffer takes what a line can say, so whatever it holds is read back equal."""
+"""An episode as one line of JSON. The buffer stores only what a line can express, so exports are read back equal."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,26 +15,22 @@ from retro.reading import UnreadableError, cut, parse_json, problems
 from retro.types import Episode, to_json
 
 _NOT_NAMING: dict[str, Any] = {"trajectory": {"steps": {"__all__": {"usage"}}}, "recalled": True}
-"""What does not tell an episode from another one: what each step cost, and what its trial and reflections decide."""
+"""Keys that do not count in the id of an episode without one: each step's cost, and what its actor was shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line as it was read."""
 
     episode: Episode
     says_recalled: bool
-    """Whether the line says what the actor was shown; if not, ``episode.recalled`` is empty until it is derived."""
+    """Whether the line says what the actor was shown; if not, ``episode.recalled`` is empty and has to be derived."""
 
 
 def read_line(line: bytes, rule: SplitRule) -> Line:
-    """The episode of a line.
-
-    Args:
-        rule: the split of a task whose line names none.
+    """The episode of a line; ``rule`` chooses the split of a task whose line names none.
 
     Raises:
-        UnreadableError: saying what is wrong with it.
+        UnreadableError: saying what is wrong with the line.
     """
     tree = parse_json(line)
     if not isinstance(tree, dict):
@@ -49,10 +44,10 @@ def read_line(line: bytes, rule: SplitRule) -> Line:
 
 
 def write_line(episode: Episode) -> bytes:
-    """The line of an episode, its end included.
+    """The line of an episode, with its newline.
 
     Raises:
-        EpisodeRefusedError: naming the episode and the field that JSON or UTF-8 cannot say.
+        EpisodeRefusedError: naming the episode and the field that JSON or UTF-8 cannot express.
     """
     try:
         return json.dumps(to_line(episode), ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -61,11 +56,11 @@ def write_line(episode: Episode) -> bytes:
 
 
 def read_back(episode: Episode) -> Episode:
-    """The episode as its line says it: equal, in plain types.
+    """An equal episode in plain types, as it would be read from its line.
 
     Raises:
-        EpisodeRefusedError: naming the episode and the field that no line can say: text with half of a surrogate pair,
-            a number that is not finite, an ``info`` that is not JSON or nested too deeply …
+        EpisodeRefusedError: naming the episode and the field that a line cannot express: text with half of a surrogate
+            pair, a number that is not finite, an ``info`` that is not JSON or nested too deeply …
     """
     try:
         return read_line(write_line(episode), SplitRule()).episode
@@ -91,7 +86,7 @@ def _refusal(episode: Episode, error: Exception) -> EpisodeRefusedError:
 
 
 def _fault(value: Any, path: str) -> str | None:
-    """The innermost value that JSON cannot say, and why; None if there is none."""
+    """The path of the innermost value that JSON cannot express, and the reason; None if there is none."""
     try:
         parse_json(json.dumps(value))
     except (TypeError, UnreadableError) as error:

@@ -1,4 +1,4 @@
-"""A buffer of an earlier schema becomes one of this release's, in place and in one transaction."""
+"""Brings a buffer of an earlier schema up to date, in place and in one transaction."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _SET = (
 def migrate(url: str, window: int = WINDOW) -> int:
     """Bring the buffer at ``url`` to :data:`SCHEMA_VERSION`; return how many episodes were rewritten.
 
-    Version 1 did not record what an actor was shown. It is derived, once, as :class:`Derivation` says: training then
-    reads what it read under ``memory.size = window``.
+    Version 1 did not record what an actor was shown. :class:`Derivation` fills it in, so that training reads the same
+    prompts as before under ``memory.size = window``.
 
     Raises:
-        ReplayBufferError: if it is not a replay buffer, of a version that is not known, or damaged. Nothing is changed.
+        ReplayBufferError: if it is damaged, of an unknown version, or not a replay buffer. Nothing is changed then.
     """
     engine = open_engine(url, create=False)
     try:
@@ -54,7 +54,7 @@ def migrate(url: str, window: int = WINDOW) -> int:
 
 
 def _derive(connection: Connection, task: RowMapping, window: int) -> int:
-    """Rewrite the episodes of one task, which are trees of their own."""
+    """Rewrite the episodes of one task. Their parents are episodes of the same task."""
     of_task = (episodes.c.environment == task["environment"]) & (episodes.c.task == task["id"])
     rows = connection.execute(select_episodes().where(of_task)).mappings().all()
     recorded = {episode.id: episode for episode in map(to_episode, rows)}

@@ -1,8 +1,8 @@
-"""Import of the published trials of Reflexion (arXiv 2303.11366), as two layouts of parquet files.
+"""Imports the published trials of Reflexion (arXiv 2303.11366), which come in two layouts of parquet files.
 
-``trials``: one row a trial (``source, task_id, trial, trajectory, G, F1, status, carried_over …``).
-``tuples``: one row a failed trial with the reflection written after it and the outcome of the next trial (``…_next``).
-Files of both layouts may be given together: they describe the same episodes, and become one tree.
+``trials``: a row for each trial (``source, task_id, trial, trajectory, G, F1, status, carried_over …``).
+``tuples``: a row for each failed trial, with the reflection written after it and the next trial's outcome (``…_next``).
+Both layouts describe the same episodes: files of both may be given together, and become one tree.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What the files say about one trial; a field that no file tells is None."""
+    """What the files say about one trial; a field that no file has is None."""
 
     number: int
     """From 0 (the logs count from 1)."""
@@ -65,9 +65,9 @@ class _Trial:
     prompted: str | None = None
     """The reflections in this trial's prompt, as text."""
     reflection: str | None = None
-    """The one written after it."""
+    """The reflection that was written after it."""
     followed: bool = False
-    """A tuples row tells what came between this trial and the next: ``reflection``, or none."""
+    """Whether a ``tuples`` row says what came between this trial and the next: ``reflection``, or nothing."""
 
 
 def import_reflexion_logs(
@@ -79,10 +79,10 @@ def import_reflexion_logs(
     """Add the trials of the given parquet files (or of a folder's ``*.parquet``) in one transaction.
 
     The return is the answer's F1 where the log has it (HotPotQA), else the log's outcome; success is the outcome (exact
-    match). Rows flagged ``carried_over`` repeat an earlier success and are not episodes. A trial whose preceding
-    reflection no row tells becomes a root that recalled the texts its prompt held: it is neither a rated retry nor a
-    control. From ``trials`` alone, reflections are read off the growth of the prompts. An actor is taken to have seen
-    the last ``window`` of all reflections.
+    match). Rows flagged ``carried_over`` repeat an earlier success and are not episodes. If no row has the reflection
+    before a trial, the trial becomes a root that recalled the texts of its prompt: it is neither a rated retry nor a
+    control. Without ``tuples``, a reflection is what a prompt has in addition to the prompt before it. An actor is
+    assumed to have seen the last ``window`` of all reflections.
 
     Raises:
         BufferImportError: naming the file and the row (from 1) that is unreadable, or the conflict with the buffer.
@@ -90,13 +90,13 @@ def import_reflexion_logs(
     chains: dict[_Key, dict[int, _Trial]] = defaultdict(dict)
     for path in _files([paths] if isinstance(paths, str | Path) else paths):
         for key, trial in _read(path):
-            known = chains[key].get(trial.number)
-            chains[key][trial.number] = trial if known is None else _merge(path, key, known, trial)
-    told = {key[1] for key, chain in chains.items() if any(trial.followed for trial in chain.values())}
+            earlier = chains[key].get(trial.number)
+            chains[key][trial.number] = trial if earlier is None else _merge(path, key, earlier, trial)
+    with_tuples = {key[1] for key, chain in chains.items() if any(trial.followed for trial in chain.values())}
     added = present = 0
     with buffer.transaction() as add:
         for key in sorted(chains):
-            for episode in _episodes(key, chains[key], key[1] in told, rule or SplitRule(), window):
+            for episode in _episodes(key, chains[key], key[1] in with_tuples, rule or SplitRule(), window):
                 try:
                     new = add(episode)
                 except EpisodeRefusedError as error:
@@ -167,8 +167,7 @@ def _from_tuple(row: Mapping[str, Any]) -> Iterator[tuple[_Key, _Trial]]:
     number = int(row["trial"]) - 1
     context, prompted = _text(row, "context"), _text(row, "prior_reflections")
     reflection = None if row["reflection"] is None else _text(row, "reflection")
-    told: dict[str, Any] = {"context": context, "prompted": prompted, "reflection": reflection, "followed": True}
-    yield _key(row), _trial(row, number, **told)
+    yield _key(row), _trial(row, number, context=context, prompted=prompted, reflection=reflection, followed=True)
     yield _key(row), _trial(row, number + 1, suffix="_next", context=context)
 
 
@@ -176,7 +175,7 @@ def _key(row: Mapping[str, Any]) -> _Key:
     return str(row["env"]), str(row["source"]), str(row["task_id"])
 
 
-def _trial(row: Mapping[str, Any], number: int, suffix: str = "", **told: Any) -> _Trial:
+def _trial(row: Mapping[str, Any], number: int, suffix: str = "", **further: Any) -> _Trial:
     outcome, status = float(row[f"G{suffix}"]), str(row[f"status{suffix}"])
     if status not in STOPS:
         raise ValueError(f"status{suffix} {status!r}: known are {', '.join(STOPS)}")
@@ -192,7 +191,7 @@ def _trial(row: Mapping[str, Any], number: int, suffix: str = "", **told: Any) -
         return_=outcome if f1 is None else float(f1),
         stop=STOPS[status],
         answer=_text(row, f"answer{suffix}"),
-        **told,
+        **further,
     )
 
 
@@ -203,24 +202,24 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return value or ""
 
 
-def _merge(path: Path, key: _Key, known: _Trial, other: _Trial) -> _Trial:
-    """Both descriptions of one trial: they must agree on what both tell."""
+def _merge(path: Path, key: _Key, one: _Trial, other: _Trial) -> _Trial:
+    """Two descriptions of one trial as one; they must agree where both have a value."""
     for name in ("trajectory", "return_", "stop", "answer"):
-        if getattr(known, name) != getattr(other, name):
+        if getattr(one, name) != getattr(other, name):
             raise BufferImportError(
-                f"{path}: {key[1]}, task {key[2]}, trial {known.number + 1}: two rows disagree on {name.rstrip('_')}"
+                f"{path}: {key[1]}, task {key[2]}, trial {one.number + 1}: two rows disagree on {name.rstrip('_')}"
             )
     return replace(
-        known,
-        context=other.context if known.context is None else known.context,
-        prompted=other.prompted if known.prompted is None else known.prompted,
-        reflection=known.reflection if known.followed else other.reflection,
-        followed=known.followed or other.followed,
+        one,
+        context=other.context if one.context is None else one.context,
+        prompted=other.prompted if one.prompted is None else one.prompted,
+        reflection=one.reflection if one.followed else other.reflection,
+        followed=one.followed or other.followed,
     )
 
 
-def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRule, window: int) -> Iterator[Episode]:
-    """One chain as episodes, parents first; ``told``: tuples rows tell this log's reflections."""
+def _episodes(key: _Key, chain: Mapping[int, _Trial], tuples: bool, rule: SplitRule, window: int) -> Iterator[Episode]:
+    """One chain as episodes, parents first; ``tuples``: whether this log has rows of that layout."""
     environment, source, task_id = key
     task = Task(environment, task_id, rule.split(environment, task_id))
     context = next((trial.context for trial in chain.values() if trial.context), "")
@@ -230,7 +229,7 @@ def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRul
         parent, reflection = None, None
         before = chain.get(number - 1)
         if before is not None:
-            known, reflection = _between(before, trial, told)
+            known, reflection = _between(before, trial, tuples)
             parent = _id(key, number - 1) if known else None
         if parent is None:
             path = _entries(trial.prompted or "")
@@ -251,23 +250,23 @@ def _episodes(key: _Key, chain: Mapping[int, _Trial], told: bool, rule: SplitRul
         )
 
 
-def _between(before: _Trial, trial: _Trial, told: bool) -> tuple[bool, str | None]:
+def _between(before: _Trial, trial: _Trial, tuples: bool) -> tuple[bool, str | None]:
     """(known, reflection): what came between two consecutive trials; (True, None) is a plain retry."""
     if before.followed:
         return True, before.reflection
     if trial.strategy in PLAIN_RETRIES:
         return True, None
-    if told or not trial.prompted:
+    if tuples or not trial.prompted:
         return False, None
-    had = (before.prompted or "").strip()
-    if not trial.prompted.startswith(had) or (not had and before.number > 0):
+    earlier = (before.prompted or "").strip()
+    if not trial.prompted.startswith(earlier) or (not earlier and before.number > 0):
         return False, None
-    grown = trial.prompted.removeprefix(had).strip().removeprefix("- ")
-    return (True, grown) if grown else (False, None)
+    added = trial.prompted.removeprefix(earlier).strip().removeprefix("- ")
+    return (True, added) if added else (False, None)
 
 
 def _entries(prompted: str) -> list[str]:
-    """The reflections of a prompt: a bulleted list, or one text."""
+    """The reflections in a prompt, which lists them with bullets or holds a single text."""
     text = prompted.strip()
     if not text.startswith("- "):
         return [text] if text else []

@@ -1,4 +1,4 @@
-"""The replay buffer's tables, rows to episodes and back. Plain SQL types: SQLite and PostgreSQL run them alike."""
+"""The replay buffer's tables, and episodes as rows. The types are plain SQL, for SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ episodes = Table(
     Column("task", String(500), nullable=False),
     Column("trial", Integer, nullable=False),
     Column("parent", String(200), ForeignKey("episodes.id"), nullable=True, index=True),
-    # A plain column: a foreign key here and one from reflections to episodes would be a cycle between two tables.
+    # Not a foreign key: reflections already refer to episodes, and the two tables would form a cycle.
     Column("reflection", String(64), nullable=True),
     Column("return", Float, nullable=False),
     Column("success", Boolean, nullable=False),
@@ -116,7 +116,7 @@ def content_digest(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """1.0 as 1: databases and JSON do not keep the difference."""
+    """``value`` with 1 for 1.0, since databases and JSON do not keep the difference."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -128,45 +128,30 @@ def task_row(task: Task) -> dict[str, Any]:
     return {"environment": task.environment, "id": task.id, "split": task.split.value, "kind": task.kind}
 
 
-def reflection_row(parent: str, reflection: Reflection, tree: dict[str, Any]) -> dict[str, Any]:
-    """The id is the digest of ``tree``, its content: retries that were given the same reflection share its row."""
-    return {
-        "id": content_digest([parent, tree]),
-        "parent": parent,
-        "text": reflection.text,
-        "source": reflection.source,
-        "index": reflection.index,
-        "finish_reason": reflection.finish_reason,
-        "prompt_tokens": reflection.usage.prompt_tokens,
-        "completion_tokens": reflection.usage.completion_tokens,
-        "score": reflection.score,
-    }
+def reflection_row(parent: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """The row of a reflection, ``tree`` in JSON. Its id is the digest of its content, so retries that were given the
+    same reflection share a row."""
+    columns = {key: value for key, value in tree.items() if key != "usage"} | tree["usage"]
+    return {"id": content_digest([parent, tree]), "parent": parent, **columns}
 
 
-def episode_row(episode: Episode, reflection_id: str | None, tree: dict[str, Any], digest: str) -> dict[str, Any]:
-    """``tree`` is ``to_json(episode)``, which the digest needed already."""
+def episode_row(tree: dict[str, Any], reflection_id: str | None, digest: str) -> dict[str, Any]:
+    """The row of an episode, ``tree`` in JSON; ``digest`` is that of ``tree``."""
+    same = ("id", "trial", "parent", "success", "seed", "trajectory", "recalled", "info")
     return {
-        "id": episode.id,
-        "environment": episode.task.environment,
-        "task": episode.task.id,
-        "trial": episode.trial,
-        "parent": episode.parent,
+        **{key: tree[key] for key in same},
+        "environment": tree["task"]["environment"],
+        "task": tree["task"]["id"],
         "reflection": reflection_id,
-        "return": episode.return_,
-        "success": episode.success,
-        "stop": episode.stop.value,
-        "seed": episode.seed,
-        "prompt_tokens": episode.usage.prompt_tokens,
-        "completion_tokens": episode.usage.completion_tokens,
-        "trajectory": tree["trajectory"],
-        "recalled": tree["recalled"],
-        "info": tree["info"],
+        "return": tree["return_"],
+        "stop": tree["stop"].value,
         "digest": digest,
+        **tree["usage"],
     }
 
 
 def select_episodes() -> Select[Any]:
-    """Every column of :func:`to_episode`, of all episodes; parents before their children."""
+    """All episodes with the columns that :func:`to_episode` reads; parents come before their children."""
     task_columns = [tasks.c.split, tasks.c.kind]
     reflection_columns = [column.label(f"reflection_{column.name}") for column in reflections.c if column.name != "id"]
     return (
@@ -181,8 +166,8 @@ def to_episode(row: RowMapping) -> Episode:
     """The episode of a row of :func:`select_episodes`.
 
     Raises:
-        ReplayBufferError: naming the episode, if its row holds what cannot be read: damaged, or written by an earlier
-            release that did not refuse it.
+        ReplayBufferError: naming the episode, if its row cannot be read: it is damaged, or an earlier release wrote it
+            without checking it.
     """
     try:
         return _to_episode(row)

@@ -1,4 +1,4 @@
-"""Which split an imported task is for, where its source does not say."""
+"""Which split an imported task belongs to, where its source does not say."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from retro.types import Split, derive_seed
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """A task's split by a hash of its environment and id: stable, seeded, blind to everything else.
+    """Assigns a task to a split by a hash of the seed, its environment and its id: all its trials share a split.
 
-    The number u in [0, 1) drawn from (seed, environment, task id) makes the task a validation task for
-    u < ``validation``, a test task for u < ``validation + test``, else a training task. All trials of a task, of
-    whatever log, are therefore in one split.
+    With u in [0, 1) drawn from these, it is a validation task for u < ``validation``, a test task for
+    u < ``validation + test``, else a training task. Each task is assigned independently, so the shares are approximate.
     """
 
     seed: int = 0
@@ -22,7 +21,9 @@ class SplitRule:
 
     def __post_init__(self) -> None:
         if self.validation < 0 or self.test < 0 or self.validation + self.test > 1:
-            raise ValueError(f"split fractions validation={self.validation}, test={self.test}: both ≥ 0, together ≤ 1")
+            raise ValueError(
+                f"split fractions validation={self.validation}, test={self.test}: each must be ≥ 0, their sum ≤ 1"
+            )
 
     def split(self, environment: str, task: str) -> Split:
         draw = derive_seed(self.seed, "split", environment, task) / 2**63

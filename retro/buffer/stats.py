@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from rich.table import Table
 
@@ -16,15 +17,11 @@ from retro.types import Episode, Split
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How often the next attempt was better, equal or worse than the failed one."""
+    """How often the next attempt was better than, equal to or worse than the failed one."""
 
     up: int = 0
     equal: int = 0
     down: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.up + self.equal + self.down
 
     def __str__(self) -> str:
         return f"{self.up:,}/{self.equal:,}/{self.down:,}"
@@ -40,39 +37,32 @@ class EnvironmentStats:
     successes: int = 0
     groups: int = 0
     tuples: int = 0
-    """Retries with a reflection on a failed episode whose trajectory is known: what training can read."""
+    """Retries with a reflection on a failed episode whose trajectory is known: training can use these."""
     outcomes_only: int = 0
     """Retries with a reflection on an episode of which only the outcome is known."""
     by_return: Change = Change()
-    """Of the tuples: the graded return (F1 on HotPotQA)."""
+    """Changes of the graded return (F1 on HotPotQA) in the tuples."""
     by_success: Change = Change()
-    """Of the tuples: success or not (exact match on HotPotQA)."""
+    """Changes of success (exact match on HotPotQA) in the tuples."""
     controls: int = 0
     controls_by_return: Change = Change()
-    """Of the retries without a reflection: the noise floor."""
+    """Changes of the return in retries without a reflection: the noise floor."""
 
 
-def buffer_stats(buffer: ReplayBuffer, environments: Sequence[str] = ()) -> list[EnvironmentStats]:
+def buffer_stats(buffer: ReplayBuffer) -> list[EnvironmentStats]:
     """One entry an environment, in the order of their names."""
-    found: dict[str, EnvironmentStats] = {}
-    seen: set[tuple[str, str]] = set()
-    for episode in buffer.episodes():
-        task = episode.task
-        if environments and task.environment not in environments:
-            continue
-        stats = found.setdefault(task.environment, EnvironmentStats(task.environment))
-        stats.episodes += 1
-        stats.successes += episode.success
-        if (task.environment, task.id) not in seen:
-            seen.add((task.environment, task.id))
-            stats.tasks[task.split] += 1
-    for name, stats in found.items():
+    found = []
+    for name, of_environment in groupby(buffer.episodes(), key=lambda episode: episode.task.environment):
+        played = list(of_environment)
+        stats = EnvironmentStats(name, episodes=len(played), successes=sum(episode.success for episode in played))
+        stats.tasks = Counter(task.split for task in {episode.task for episode in played})
         _count(stats, buffer.groups([name]))
-    return [found[name] for name in sorted(found)]
+        found.append(stats)
+    return found
 
 
 def stats_table(stats: Sequence[EnvironmentStats]) -> Table:
-    """A table with a column an environment."""
+    """A table with one column for each environment."""
     table = Table(title="replay buffer")
     table.add_column("")
     for item in stats:

@@ -22,7 +22,6 @@ from retro.buffer.schema import (
     SCHEMA_VERSION,
     episodes,
     metadata,
-    reflections,
     schema_info,
     schema_version,
     select_episodes,
@@ -39,28 +38,21 @@ class Group:
 
     parent: Episode
     retries: tuple[Episode, ...]
-    """Each with its reflection, ordered by source, index and id; none that an actor's error ended."""
+    """Each with its reflection, ordered by source, index and id; without those that an error ended."""
     controls: tuple[Episode, ...]
     """The retries without a reflection, in the order of their ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    episodes: int
-    reflections: int
-    tasks: int
-
-
 class ReplayBuffer:
-    """Episodes by id, and the tree they form.
+    """Episodes by id, and the tree that they form.
 
     Args:
-        url: a SQLAlchemy database URL, for example ``sqlite:///runs/NAME/buffer.sqlite``.
-        create: make the database where there is none yet; otherwise that is an error.
+        url: A SQLAlchemy database URL, for example ``sqlite:///runs/NAME/buffer.sqlite``.
+        create: Whether to make a database that does not exist yet; otherwise that is an error.
 
     Raises:
         ReplayBufferError: if the URL is malformed, its driver is missing, the database can't be opened, or it holds
-            another version of the schema, or something else.
+            another version of the schema, or no replay buffer.
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
@@ -78,14 +70,14 @@ class ReplayBuffer:
 
         Raises:
             EpisodeRefusedError: if another episode has this id, its parent is missing or did not fail, its task is in
-                the buffer with another split or kind, or it holds what no line of JSON can say.
+                the buffer with another split or kind, or it holds a value that JSON cannot express.
             ReplayBufferError: if the database cannot be written.
         """
         try:
             with self.transaction() as add:
                 add(episode)
         except IntegrityError:
-            # Two processes added the same task or reflection at once: now it is there, and is found.
+            # Another process added the same task or reflection at the same time; the second try finds it.
             with self.transaction() as add:
                 add(episode)
 
@@ -94,7 +86,7 @@ class ReplayBuffer:
         """Several episodes or none: yields ``add(episode) -> bool`` (False: it was there already).
 
         ``add`` raises :class:`EpisodeRefusedError` before it writes anything of the episode, so a caller may catch
-        that and go on with the next one. Any error that leaves the ``with`` block takes everything back.
+        that and go on with the next one. Any error that leaves the ``with`` block undoes everything.
         """
         known = dict(self._known_tasks)
         with self._engine.execution_options(**WRITING).begin() as connection:
@@ -102,11 +94,7 @@ class ReplayBuffer:
         self._known_tasks = known
 
     def get(self, id: str) -> Episode | None:
-        """The episode of an id, if it is there.
-
-        Raises:
-            ReplayBufferError: if its row is damaged.
-        """
+        """The episode with an id, or None. Raises ReplayBufferError if its row is damaged."""
         with self._engine.connect() as connection:
             row = connection.execute(select_episodes().where(episodes.c.id == id)).mappings().first()
         return None if row is None else to_episode(row)
@@ -118,7 +106,7 @@ class ReplayBuffer:
     def groups(self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()) -> list[Group]:
         """Every failed episode that was retried, ordered by environment, task, trial and id; empty filters: all.
 
-        One pass over the episodes. Retries that an actor's error ended are in no group: they were not played out.
+        Retries that an error ended belong to no group: they were not played to their end.
         """
         parents: dict[str, Episode] = {}
         children: dict[str, list[Episode]] = {}
@@ -139,10 +127,10 @@ class ReplayBuffer:
     def failures(
         self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()
     ) -> Iterator[tuple[Episode, tuple[Reflection, ...]]]:
-        """Every failed episode, retried or not, with the reflections on the way to it, its own included, oldest first.
+        """Every failed episode, retried or not, with the reflections that led to it, its own included, oldest first.
 
-        A root after trial 0 goes on from trials that are not in the buffer (imported logs): what its actor was shown
-        stands for the reflections on those.
+        A root after trial 0 continues trials that are not in the buffer (imported logs): the entries that its actor
+        was shown stand for the reflections on those.
         """
         paths: dict[str, tuple[Reflection, ...]] = {}
         for episode in self._select(environments, splits):
@@ -151,21 +139,18 @@ class ReplayBuffer:
             if episode.failed:
                 yield episode, paths[episode.id]
 
-    def counts(self) -> Counts:
+    def count(self) -> int:
+        """How many episodes there are."""
         with self._engine.connect() as connection:
-            found = [
-                int(connection.scalar(select(func.count()).select_from(table)) or 0)
-                for table in (episodes, reflections, tasks)
-            ]
-        return Counts(*found)
+            return connection.scalar(select(func.count()).select_from(episodes)) or 0
 
     def environments(self) -> list[str]:
-        """Those that there are episodes of, in alphabetical order."""
+        """The environments of the episodes, in alphabetical order."""
         with self._engine.connect() as connection:
             return sorted(str(name) for name in connection.scalars(select(episodes.c.environment).distinct()))
 
     def digest(self, environments: Sequence[str] = ()) -> str:
-        """32 hexadecimal digits that name the whole content, in whatever order it was added."""
+        """32 hexadecimal digits that name the whole content; the order in which it was added does not matter."""
         query = select(episodes.c.id, episodes.c.digest).order_by(episodes.c.id)
         if environments:
             query = query.where(episodes.c.environment.in_(list(environments)))
@@ -208,7 +193,7 @@ class ReplayBuffer:
         use_wal(self._engine)
 
     def _create(self) -> int | None:
-        """Make the tables; the version, which is another one's if another process made them first."""
+        """Make the tables and return their version; another process may have made them first."""
         with self._engine.execution_options(**WRITING).begin() as connection:
             version = schema_version(connection)
             if version is None:

@@ -1,7 +1,7 @@
-"""What each stage reads of the buffer: rated reflections to imitate or to judge by, contexts to reflect on.
+"""What each stage reads from the buffer: rated reflections to imitate or to judge by, and contexts to reflect on.
 
-All are split by task, filtered by environment, deterministic in content and order. Episodes without a trajectory (some
-logs have only outcomes) are in none of them: there is nothing to reflect on.
+All are split by task, filtered by environment, and deterministic in content and order. They leave out episodes without
+a trajectory, since there is nothing to reflect on (some logs have only outcomes).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Context:
 
     episode: Episode
     path: tuple[Reflection, ...] = ()
-    """The reflections on the way to it, its own included, oldest first: what a retry of it builds on."""
+    """The reflections that led to it, its own included, oldest first; a retry of it builds on these."""
 
 
 @dataclass(frozen=True, slots=True)
 class RatedReflection:
-    """One reflection on a context and what it was worth."""
+    """One reflection on a context, and its rating."""
 
     context: Context
     reflection: Reflection
@@ -37,12 +37,9 @@ class RatedReflection:
 
 
 def rate(group: Group, scheme: Rating) -> list[float]:
-    """The ratings of ``group.retries``, one each and in their order, by the named scheme of :mod:`retro.ratings`.
+    """The ratings of ``group.retries``, in their order, by the named scheme of :mod:`retro.ratings`.
 
-    A rating is a query and never a stored column.
-
-    Raises:
-        ValueError: if there is no such scheme.
+    Ratings are computed when they are asked for; they are never stored.
     """
     returns, parent = [retry.return_ for retry in group.retries], group.parent.return_
     match scheme:
@@ -52,7 +49,6 @@ def rate(group: Group, scheme: Rating) -> list[float]:
             return over_control(returns, [control.return_ for control in group.controls], parent)
         case "group":
             return group_normalised(returns)
-    raise ValueError(f"rating {scheme!r}: there are delta_return, over_control and group")
 
 
 def has_trajectory(episode: Episode) -> bool:
@@ -63,7 +59,13 @@ def rated_reflections(
     buffer: ReplayBuffer, scheme: Rating, splits: Splits = (), environments: Sequence[str] = ()
 ) -> list[RatedReflection]:
     """Every reflection on a trajectory that was retried."""
-    return [rated for group in buffer.groups(environments, splits) for rated in _rated(group, scheme)]
+    return [
+        RatedReflection(Context(group.parent), retry.reflection, rating)
+        for group in buffer.groups(environments, splits)
+        if has_trajectory(group.parent)
+        for retry, rating in zip(group.retries, rate(group, scheme), strict=True)
+        if retry.reflection is not None
+    ]
 
 
 def sft_examples(
@@ -86,14 +88,3 @@ def contexts(
     """Every failed episode with a trajectory, retried or not."""
     failures = buffer.failures(environments, splits)
     return [Context(episode, path) for episode, path in failures if has_trajectory(episode)]
-
-
-def _rated(group: Group, scheme: Rating) -> list[RatedReflection]:
-    if not has_trajectory(group.parent):
-        return []
-    context = Context(group.parent)
-    return [
-        RatedReflection(context, retry.reflection, rating)
-        for retry, rating in zip(group.retries, rate(group, scheme), strict=True)
-        if retry.reflection is not None
-    ]

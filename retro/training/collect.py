@@ -129,7 +129,7 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
             progress = CollectionProgress(len(tasks))
             trees = asyncio.run(collect(runner, tasks, plan, policy, buffer, progress, unreflected.append))
-            held = buffer.counts().episodes
+            held = buffer.count()
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees, unreflected)
     other = held - sum(not episode.broken for episode in episodes)

@@ -51,7 +51,7 @@ def test_a_killed_collection_has_every_finished_episode_once(whole_run: Run, tri
     run = Run(whole_run.config, tmp_path / whole_run.folder.name)
     retro("buffer", "import", "jsonl", str(trials), "--buffer", str(run.folder))
     with run.buffer() as buffer:
-        imported = buffer.counts().episodes
+        imported = buffer.count()
     command = run.command("--until", "collect")
     kill_itself(("episodes", "3"), *command)
     with run.buffer() as buffer:
@@ -60,7 +60,7 @@ def test_a_killed_collection_has_every_finished_episode_once(whole_run: Run, tri
     retro(*command)
     with run.buffer() as buffer, whole_run.buffer() as unbroken:
         assert all(buffer.get(id) == episode for id, episode in finished.items())
-        assert buffer.counts() == unbroken.counts()
+        assert buffer.count() == unbroken.count()
         assert buffer.digest() == unbroken.digest()
 
 

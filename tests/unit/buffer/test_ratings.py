@@ -42,11 +42,6 @@ def test_rounding_errors_are_no_rating() -> None:
     assert rate(group(0.0, [0.2, 0.2, 0.1 + 0.1 + 1e-16], []), "group") == [0.0] * 3
 
 
-def test_an_unknown_scheme() -> None:
-    with pytest.raises(ValueError, match="delta_return, over_control and group"):
-        rate(group(0, [0], []), "best")  # type: ignore[arg-type]
-
-
 @given(groups)
 def test_delta_return_is_bounded_and_one_a_retry(example: Group) -> None:
     ratings = rate(example, "delta_return")
