@@ -1,74 +1,36 @@
-"""Where things are in a run folder. Every path that more than one part of the package reads is spelt here alone."""
+"""The paths in a run folder. A path that several parts of the package read is spelt here only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 ADAPTER = "adapter"
 BEST = "best"
 CHECKPOINT = "checkpoint-"
-"""A checkpoint's folder is called by this and its step."""
+"""The prefix of a checkpoint's folder, before its step."""
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    """``runs/NAME`` and what lies in it; nothing needs to be there yet."""
+    """The paths in ``runs/NAME``, whether or not anything is there yet."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.config = path / "config.yaml"
         """The resolved config, which runs again as it is."""
-        return self.path / "config.yaml"
-
-    @property
-    def buffer(self) -> Path:
+        self.buffer = path / "buffer.sqlite"
         """The replay buffer of a run whose config names no other database."""
-        return self.path / "buffer.sqlite"
-
-    @property
-    def actor_usage(self) -> Path:
+        self.actor_usage = path / "actor_usage.jsonl"
         """What an actor behind an API has cost: JSON lines that add up."""
-        return self.path / "actor_usage.jsonl"
-
-    @property
-    def metrics(self) -> Path:
+        self.metrics = path / "metrics.jsonl"
         """A JSON line for each logged step, of all stages."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def replaced(self) -> Path:
+        self.replaced = path / "replaced"
         """The former folders of stages that ran anew."""
-        return self.path / "replaced"
-
-    @property
-    def trackers(self) -> Path:
-        return self.path / "trackers"
-
-    @property
-    def memory(self) -> Path:
+        self.trackers = path / "trackers"
+        self.memory = path / "memory"
         """The bank of a memory that learns across tasks."""
-        return self.path / "memory"
-
-    @property
-    def sft_adapter(self) -> Path:
-        return self.path / "sft" / ADAPTER
-
-    @property
-    def reward(self) -> Path:
+        self.sft_adapter = path / "sft" / ADAPTER
+        self.reward = path / "reward"
         """The reward stage's folder: ``adapter/``, the head, ``reward.json``."""
-        return self.path / "reward"
-
-    @property
-    def policy(self) -> Path:
-        """The folder of the policy stage: ``best/``, ``checkpoint-*/``, ``rollouts/``."""
-        return self.path / "ppo"
-
-    @property
-    def export(self) -> Path:
-        return self.path / "export"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.path / "evaluation"
+        self.policy = path / "ppo"
+        """The policy stage's folder: ``best/``, ``checkpoint-*/``, ``rollouts/``."""
+        self.export = path / "export"
+        self.evaluation = path / "evaluation"

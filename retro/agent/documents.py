@@ -19,7 +19,7 @@ class TrajectoryError(ValueError):
 
 
 def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...] | None]:
-    """An episode, and the earlier reflections on its task where the document lists them, else None.
+    """An episode, and the earlier reflections on its task if the document lists them, else None.
 
     Args:
         value: An :class:`Episode`, a :class:`Trajectory`, a line of a buffer's export, an episode as ``to_json`` writes
@@ -30,12 +30,12 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
                         "thought": "", "reward": 0.0}, …],
              "return": 0.3, "success": false, "memory": ["an earlier reflection", …], "environment": "alfworld"}
 
-            of which ``thought``, ``reward``, ``return`` (the sum of the rewards), ``success`` (false), ``memory``
-            (empty) and ``environment`` (whose prompts are used; the export's own) may be left out.
+            where ``thought``, ``reward``, ``return`` (default: the sum of the rewards), ``success`` (false),
+            ``memory`` (empty) and ``environment`` (whose prompts are used; the export's own) may be left out.
 
     Raises:
-        TrajectoryError: naming the key that is missing, unknown or mistyped; or if it holds what JSON cannot say, or a
-            number that is not finite.
+        TrajectoryError: naming the key that is missing, unknown or mistyped; or if it holds a value that JSON cannot
+            express, or a number that is not finite.
     """
     if isinstance(value, Episode):
         return _finite(value), None

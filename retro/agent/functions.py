@@ -21,8 +21,8 @@ class FunctionEnvironment(TaskSet):
             was if the play terminated with a return of 1.
         horizon: Steps after which a play is truncated.
         name: What it is called in episodes.
-        blocking: Whether a step waits for something else (a server, a process): the functions are then called in a
-            thread, and the event loop goes on.
+        blocking: Whether a step waits for something else (a server, a process). The functions are then called in a
+            thread, so that the event loop goes on.
     """
 
     reset: Callable[[str], str]
@@ -32,7 +32,7 @@ class FunctionEnvironment(TaskSet):
     blocking: bool = False
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
-        """There is no list: whoever plays names the ids."""
+        """Raises ValueError: there is no list of tasks, so the caller has to name their ids."""
         raise ValueError(f"environment {self.name!r} is made of functions and lists no tasks: name their ids")
 
     def make(self, task: Task) -> FunctionPlay:

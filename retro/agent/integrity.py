@@ -1,4 +1,4 @@
-"""Whether an export's files are those that were exported, and lie in it."""
+"""Checks that an export's files are those that were exported, and that they lie in its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def file_records(export: Path, parts: Sequence[str]) -> dict[str, FileRecord]:
-    """What identifies each file in the folders ``parts`` of an export, by its path in the export."""
+    """The size and the digest of each file in the folders ``parts`` of an export, by its path in the export."""
     return {
         file.relative_to(export).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=_sha256(file))
         for part in parts
@@ -24,7 +24,7 @@ def file_records(export: Path, parts: Sequence[str]) -> dict[str, FileRecord]:
 def check_files(export: Path, expected: Mapping[str, FileRecord] | None, parts: Sequence[str]) -> None:
     """Compare the files in the folders ``parts`` with their sizes and digests in ``retro.json``.
 
-    This finds damage. It does not find malice: whoever changes a file can change its digest.
+    This finds damage, but no attack: whoever changes a file can change its digest, too.
 
     Raises:
         ExportError: naming the file that differs, is missing, was added, or is a link that leads out of the export.
@@ -52,7 +52,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _lies_in(export: Path, file: Path) -> bool:
-    """Also of an export in Hugging Face's cache, whose files are links to its folder of blobs."""
+    """Whether a file lies in the export, or is a link to the blobs of Hugging Face's cache, where the export lies."""
     try:
         root, target = export.resolve(), file.resolve()
     except (OSError, RuntimeError):  # a link to itself

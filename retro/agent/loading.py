@@ -1,4 +1,4 @@
-"""From an export on disk to what reflects: base, adapters, reward head, prompts, memory."""
+"""Loads an export: its base, adapters, reward head, prompts and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retro.agent.integrity import check_files
 from retro.agent.records import EXPORT, MEMORY, PROMPTS, ExportError, ExportRecord, serve_command, served_by
@@ -36,9 +35,6 @@ from retro.retrospective.reward_model import RewardModel, RewardScorer
 from retro.retrospective.samplers.base import Scorer
 from retro.retrospective.served import ServedPolicy, request_section, served_client
 from retro.types import Reflector
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -73,91 +69,76 @@ def load_export(
     trust_remote_code: bool = False,
 ) -> LoadedExport:
     """See :meth:`retro.agent.model.RetrospectiveModel.load`."""
-    if (path / EXPORT).is_file():
-        return _load_record(path, ExportRecord.read(path), base, device, prompts, server, scores, trust_remote_code)
-    if (path / ADAPTER_CONFIG).is_file():
-        return _load_adapter(path, base, device, prompts, server, trust_remote_code)
-    raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {ADAPTER_CONFIG})")
-
-
-def _load_record(
-    path: Path,
-    record: ExportRecord,
-    base: str | None,
-    device: str,
-    prompts: str | PromptSet | None,
-    server: ServerAddress | None,
-    scores: bool,
-    trust_remote_code: bool,
-) -> LoadedExport:
-    scored = scores and record.reward is not None
-    parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts, MEMORY: True}
-    check_files(path, record.files, [part for part, loaded in parts.items() if loaded])
-    read = _prompts(prompts, path) if prompts else recorded_prompts(path, record)
-    section = _trusted(_on_base(record.model, base), path, trust_remote_code)
-    if base is None:
-        _name_base(section, path, path / EXPORT)
-    section = _within_base(path, section)
+    record = ExportRecord.read(path) if (path / EXPORT).is_file() else None
+    if record is None and not (path / ADAPTER_CONFIG).is_file():
+        raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {ADAPTER_CONFIG})")
+    scored = scores and record is not None and record.reward is not None
+    if record is not None:
+        parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts, MEMORY: True}
+        check_files(path, record.files, [part for part, loaded in parts.items() if loaded])
+    read: Prompts
+    if prompts:
+        read = _prompts(prompts, path)
+    elif record is not None:
+        read = recorded_prompts(path, record)
+    else:
+        raise ExportError(f"{path} is a plain adapter and names no prompts: give prompts, for example 'household'")
+    section = _section(path, record, base, trust_remote_code)
     shared: SharedBase | None = None
     reflector: Reflector
     if server is None:
-        shared = _recorded_base(path, record, section, device, "give base, where it lies here")
-        shared.load_role("policy", path / ADAPTER, trainable=False)
+        shared = _base(path, record, section, device, "give base, where it lies here")
+        shared.load_role("policy", path if record is None else path / ADAPTER, trainable=False)
         reflector = Policy.on(shared, "policy", read, section, source=path.name)
     else:
-        named = ServerAddress(server.url, server.model or record.served_name)
-        reflector = _served(path, section, read, named, record.chat, start=served_by(path, trust_remote_code))
+        reflector = _served(path, record, section, read, server)
         if scored:
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
-            shared = _recorded_base(path, record, section, device, remedy)
+            shared = _base(path, record, section, device, remedy)
     scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
-    return LoadedExport(reflector, scorer, read, _memory(path, record, trust_remote_code))
+    memory = None if record is None else _memory(path, record, trust_remote_code)
+    return LoadedExport(reflector, scorer, read, memory)
 
 
-def _load_adapter(
-    path: Path,
-    base: str | None,
-    device: str,
-    prompts: str | PromptSet | None,
-    server: ServerAddress | None,
-    trust_remote_code: bool,
-) -> LoadedExport:
-    if prompts is None:
-        raise ExportError(f"{path} is a plain adapter and names no prompts: give prompts, for example 'household'")
-    config = AdapterConfig.read(path)
-    name = base or config.base_model_name_or_path
-    if not name:
-        raise ExportError(f"{path / ADAPTER_CONFIG} names no base model: give base")
-    section = ModelSection(base=name, lora=LoraSection(r=config.r), trust_remote_code=trust_remote_code)
+def _section(path: Path, record: ExportRecord | None, base: str | None, trust_remote_code: bool) -> ModelSection:
+    """How the model is loaded and sampled, on the base that the user names or else on the one that the folder names."""
+    if record is None:
+        config = AdapterConfig.read(path)
+        name = base or config.base_model_name_or_path
+        if not name:
+            raise ExportError(f"{path / ADAPTER_CONFIG} names no base model: give base")
+        section = ModelSection(base=name, lora=LoraSection(r=config.r))
+    else:
+        section = record.model if base is None else record.model.model_copy(update={"base": base, "revision": None})
+    if section.trust_remote_code and not trust_remote_code:
+        raise ExportError(
+            f"{path}: its base {section.base} needs code of its own, which would run with your rights. Only you can "
+            f"allow that: retro reflect {shlex.quote(str(path))} --trust-remote-code (Python: trust_remote_code=True)"
+        )
+    section = section.model_copy(update={"trust_remote_code": trust_remote_code})
     if base is None:
-        _name_base(section, path, path / ADAPTER_CONFIG)
-    read = _prompts(prompts, path)
-    if server is not None:
-        start = serve_command(section, path, server.model or path.name)
-        return LoadedExport(_served(path, section, read, server, None, start), None, read, None)
-    shared = SharedBase.load(section, resolve_device(device))
-    check_tokens(shared.model, shared.tokenizer)
-    shared.load_role("policy", path, trainable=False)
-    return LoadedExport(Policy.on(shared, "policy", read, section, source=path.name), None, read, None)
+        _log_base(section, path, path / (ADAPTER_CONFIG if record is None else EXPORT))
+    return section if record is None else _within_base(path, section)
 
 
-def _recorded_base(path: Path, record: ExportRecord, section: ModelSection, device: str, remedy: str) -> SharedBase:
-    """The base that the export was trained on; ``remedy`` is what can be done if it is not here."""
+def _base(path: Path, record: ExportRecord | None, section: ModelSection, device: str, remedy: str) -> SharedBase:
+    """The base that the adapter was trained on; ``remedy`` is what the user can do if it is not here."""
     try:
         shared = SharedBase.load(section, resolve_device(device))
         check_tokens(shared.model, shared.tokenizer)
     except ConfigError as error:
         raise ExportError(f"{path} lives on the base {section.base}: {error}; {remedy}") from None
-    identity = base_identity(section.base, section.revision, section.trust_remote_code)
-    if not same_base(identity, record.base.identity):
-        raise AdapterMismatchError(
-            f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"
-        )
+    if record is not None:
+        identity = base_identity(section.base, section.revision, section.trust_remote_code)
+        if not same_base(identity, record.base.identity):
+            raise AdapterMismatchError(
+                f"{path} was trained on the base {record.base.identity}, not on {identity}: give its own base"
+            )
     return shared
 
 
 def _within_base(path: Path, section: ModelSection) -> ModelSection:
-    """The recorded limit of prompts; what the base holds where that is less: earlier releases did not compare them."""
+    """Lower the recorded limit of prompts to what the base holds: earlier releases did not compare the two."""
     try:
         context = local_context(section)
     except ConfigError as error:
@@ -179,10 +160,16 @@ def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSect
 
 
 def _served(
-    path: Path, section: ModelSection, prompts: Prompts, address: ServerAddress, chat: bool | None, start: str
+    path: Path, record: ExportRecord | None, section: ModelSection, prompts: Prompts, address: ServerAddress
 ) -> ServedPolicy:
-    """A policy whose server has answered; of the base only the tokenizer is loaded."""
-    if not address.model:
+    """A policy whose server has answered; only the base's tokenizer is loaded here."""
+    if record is None:
+        name = address.model
+        start = serve_command(section, path, name or path.name)
+    else:
+        name = address.model or record.served_name
+        start = served_by(path, section.trust_remote_code)
+    if not name:
         raise ExportError(f"{path} does not say what a server calls it: give server_model. Started by\n  {start}")
     try:
         tokenizer = load_tokenizer(section)
@@ -191,8 +178,8 @@ def _served(
             f"{path} lives on the base {section.base}, whose tokenizer measures prompts: {error}; give base, a folder "
             "or hub name that has it"
         ) from None
-    chat = bool(tokenizer.chat_template) if chat is None else chat
-    client = served_client(request_section(address.url, address.model, section, tokenizer, chat), start)
+    chat = bool(tokenizer.chat_template) if record is None or record.chat is None else record.chat
+    client = served_client(request_section(address.url, name, section, tokenizer, chat), start)
     encoder = Encoder(prompts, tokenizer, with_prompt_limit(section, local_context(section)))
     policy = ServedPolicy(client, encoder, path.name)
     run_sync(policy.check())
@@ -206,13 +193,9 @@ def recorded_prompts(path: Path, record: ExportRecord) -> Prompts:
     return PromptLibrary(own, own[record.prompts]) if record.prompts in own else _prompts(record.prompts, path)
 
 
-def _on_base(section: ModelSection, base: str | None) -> ModelSection:
-    return section if base is None else section.model_copy(update={"base": base, "revision": None})
-
-
 def _memory(path: Path, record: ExportRecord, trusted: bool) -> Memory | None:
-    """The memory that the export's actor had, with its bank. One of somebody's own is imported only for a user who
-    trusts the export's code; otherwise it is left out, with a warning."""
+    """The memory of the export's actor, with its bank. A memory of somebody's own is imported only if the user trusts
+    the export's code; otherwise it is left out, with a warning."""
     section = record.memory
     if not isinstance(section, MemorySection):
         if not trusted:
@@ -226,22 +209,8 @@ def _memory(path: Path, record: ExportRecord, trusted: bool) -> Memory | None:
     return make_memory(section, path / MEMORY if learns(section) else None)
 
 
-def _trusted(section: ModelSection, path: Path, trust_remote_code: bool) -> ModelSection:
-    """``section`` with the user's word on the base's own code; the export's says only that the base needs it.
-
-    Raises:
-        ExportError: if the base needs it and the user has not allowed it.
-    """
-    if section.trust_remote_code and not trust_remote_code:
-        raise ExportError(
-            f"{path}: its base {section.base} needs code of its own, which would run with your rights. Only you can "
-            f"allow that: retro reflect {shlex.quote(str(path))} --trust-remote-code (Python: trust_remote_code=True)"
-        )
-    return section.model_copy(update={"trust_remote_code": trust_remote_code})
-
-
-def _name_base(section: ModelSection, path: Path, file: Path) -> None:
-    """Say which base is loaded by an export's word, unless it lies in the export or in the hub's cache."""
+def _log_base(section: ModelSection, path: Path, file: Path) -> None:
+    """Log which base ``file`` names, unless it lies in the export or in the hub's cache."""
     local = Path(section.base)
     if local.exists():
         if not local.resolve().is_relative_to(path.resolve()):

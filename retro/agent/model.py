@@ -1,4 +1,4 @@
-"""A trained retrospective model, as a user has it: load an export, reflect on a trajectory."""
+"""A trained retrospective model for users: load an export, reflect on a trajectory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reflected:
     score: float | None
     """The reward model's raw score of it; None without a reward model."""
     candidates: tuple[Reflection, ...]
-    """All that were drawn, in their order; ``text`` is that of the highest score."""
+    """All reflections that were drawn, in their order; ``text`` has the highest score."""
 
 
 class RetrospectiveModel:
@@ -62,7 +62,7 @@ class RetrospectiveModel:
         scores: bool = True,
         trust_remote_code: bool = False,
     ) -> Self:
-        """Load an export folder (with ``retro.json``) or a plain PEFT adapter; or have a server write its reflections.
+        """Load an export folder (with ``retro.json``) or a plain PEFT adapter, or use it through a server.
 
         Args:
             path: The folder.
@@ -70,16 +70,16 @@ class RetrospectiveModel:
             device: ``auto`` is CUDA where there is one.
             prompts: The prompts to use; by default the export's. A plain adapter names none, so they must be given.
             server: The URL of an OpenAI-compatible server that has the adapter loaded (``http://localhost:8000/v1``).
-                Of the policy only the base's tokenizer is loaded here.
-            server_model: What the server calls it; by default what the export is called there (``served_name``).
-            scores: Whether to load the reward model, here in any case. Without it one reflection is drawn.
+                It writes the reflections; only the base's tokenizer is loaded here for the policy.
+            server_model: The adapter's name on the server; by default the export's ``served_name``.
+            scores: Whether to load the reward model, always into this process. Without it one reflection is drawn.
             trust_remote_code: Whether code from elsewhere may run with all your rights: Python files beside the base's
-                weights, and a memory that the export names as ``module:Class``. What the export says does not count.
+                weights, and a memory that the export names as ``module:Class``. An export cannot allow this itself.
 
         Raises:
-            ExportError: if the folder is neither, or damaged, or its prompts are not known; if the base is not here.
-            ConfigError: if the server is not there, or does not know the model.
-            AdapterMismatchError: if ``base`` is not the base it was trained on; names both.
+            ExportError: if the folder is neither, or is damaged; if its prompts are unknown or its base is not here.
+            ConfigError: if the server does not answer, or does not have the model.
+            AdapterMismatchError: naming both bases, if ``base`` is not the base that it was trained on.
         """
         from retro.agent.loading import ServerAddress, load_export
 
@@ -94,7 +94,7 @@ class RetrospectiveModel:
         return self._scorer is not None
 
     def sampler(self, n: int) -> Reflector:
-        """What the loop asks: Best-of-``n``; without a reward model (or for n = 1) the model's first reflection."""
+        """The reflector for ``run_trials``: Best-of-``n``, or the plain model for n = 1 or without a reward model."""
         if self._scorer is None or n == 1:
             return self._reflector
         return BestOf(self._reflector, self._scorer, n)
@@ -110,10 +110,10 @@ class RetrospectiveModel:
 
         Args:
             trajectory: An episode, a trajectory, or plain JSON as :func:`~retro.agent.documents.read_trajectory` says.
-            n: How many reflections are drawn. Without a reward model nothing could choose, and one is drawn.
-            memory: Earlier reflections on the same task, oldest first, of which the model's memory keeps what it would
-                show; by default those of the JSON. An episode says itself what its actor was shown (``recalled``).
-            seed: The same seed, the same reflections.
+            n: How many reflections are drawn. Without a reward model, which chooses among them, one is drawn.
+            memory: Earlier reflections on the same task, oldest first; by default those of the JSON. The model's memory
+                chooses which of them it shows. An episode already records what its actor was shown (``recalled``).
+            seed: Equal seeds draw equal reflections.
 
         Raises:
             TrajectoryError: if the JSON is not a trajectory.

@@ -1,4 +1,4 @@
-"""``retro.json``: what an export says of itself."""
+"""``retro.json``, which describes an export."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VLLM_DEFAULT_RANK = 16
 
 
 class ExportError(ValueError):
-    """A folder that is no export of ours and no PEFT adapter, or one that is damaged."""
+    """A folder that is damaged, or is neither an export of ours nor a PEFT adapter."""
 
 
 def _environment(value: str) -> str:
@@ -90,20 +90,20 @@ class ExportRecord(BaseModel):
     prompts: EnvironmentName
     """The environment whose prompts are for trajectories that name none."""
     environments: list[EnvironmentName] = []
-    """Those that it was trained on; a folder of prompts each lies in ``prompts/``. Older exports have none."""
+    """Those that it was trained on; ``prompts/`` has a folder for each of them. Older exports have none."""
     served_name: Word = ""
-    """What a server should call the adapter: new weights, new name (a server's prefix cache is keyed by it)."""
+    """What a server should call the adapter. New weights need a new name: it is the key of a server's prefix cache."""
     chat: bool | None = None
     """Whether the base has a chat template. Older exports do not say; the base's tokenizer does."""
     config_overrides: dict[str, Any] = {}
-    """What a server must replace in the base's ``config.json``: the whole of what ``model.rope_scaling`` changes."""
+    """What a server must replace in the base's ``config.json``: everything that ``model.rope_scaling`` changes."""
     model: ModelSection
     memory: Annotated[Any, PlainValidator(_memory)] = Field(default={}, validate_default=True)
-    """The ``MemorySection`` of its actor's memory. A kind of somebody's own is plain JSON here: reading an export
-    imports nothing that it names."""
+    """The ``MemorySection`` of its actor's memory. A kind of somebody's own stays plain JSON, so that reading an export
+    does not import the code that it names."""
     reward: RewardRecord | None = None
     files: dict[FileName, FileRecord] | None = None
-    """Each file of the adapters, the head and the prompts. Older exports have none."""
+    """All files of the adapters, the head and the prompts. Older exports have none."""
     versions: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -135,8 +135,8 @@ def serve_command(
 ) -> str:
     """The shell command that serves an adapter as its own model behind an OpenAI-compatible endpoint, with vLLM.
 
-    The base's own ``generation_config.json`` is left out: the model was trained to be sampled without the penalties and
-    cut-offs that some bases name there.
+    The base's own ``generation_config.json`` is ignored: some bases name penalties and cut-offs there, and the model
+    was trained to be sampled without them.
     """
     words = ["vllm", "serve", section.base]
     words += ["--revision", section.revision] if section.revision else []
@@ -149,10 +149,7 @@ def serve_command(
 
 
 def served_by(export: Path, trust_remote_code: bool = False) -> str:
-    """:func:`serve_command` of an export folder.
-
-    Args:
-        trust_remote_code: whether the command lets the base run code of its own: the user's word, never the export's.
+    """:func:`serve_command` of an export folder; the user alone can decide that the base may run code of its own.
 
     Raises:
         ExportError: if its ``retro.json`` is damaged.

@@ -1,4 +1,4 @@
-"""RetroAgent: a frozen actor that learns from its failures while it is used."""
+"""RetroAgent: a frozen actor that retries what it failed at, with reflections on its failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retro.rollout.runner import LocalRunner
 from retro.types import Actor, Episode, Sampling, Split, Task
 
 Record = Callable[[Episode], None]
-"""Is told of an episode the moment it is over."""
+"""Called with each episode as soon as it is over."""
 
 
 class RetroAgent:
@@ -35,7 +35,7 @@ class RetroAgent:
         sampling: How the actor samples.
         attempts: Plays of one task, the first one included.
         n: Reflections drawn after a failure, of which the reward model keeps one.
-        seed: The same seed, the same plays (as far as the actor's own sampling is deterministic).
+        seed: Equal seeds play equal episodes, if the actor's own sampling is deterministic.
         concurrency: Episodes under way at once; always 1 for functions, which share their state.
 
     Raises:
@@ -78,11 +78,11 @@ class RetroAgent:
         Args:
             task: What is played.
             attempts: Instead of the agent's own.
-            record: Called with every episode the moment it is over.
+            record: Called with each episode as soon as it is over.
 
         Returns:
-            The episodes, one a trial; the reflection before each retry is in it. A failed one that is too long to be
-            reflected on is the last, with a logged warning.
+            The episodes, one for each trial; each retry holds the reflection before it. A failed episode that is too
+            long for a reflection ends the list, with a logged warning.
         """
         return self.run_all([task], attempts, record)[0]
 
@@ -106,7 +106,7 @@ class RetroAgent:
         """:meth:`run_all`, for callers with an event loop."""
         plan = Plan(self._key, self._attempts if attempts is None else attempts)
         with closing(LocalRunner(self._player, self._concurrency)) as runner:
-            journal = _Heard(record) if record else None
+            journal = _Recording(record) if record else None
             return await collect(runner, list(map(self._task, tasks)), plan, self._reflector, journal, progress)
 
     def _task(self, task: Task | str) -> Task:
@@ -114,8 +114,8 @@ class RetroAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """A journal that passes on what is played, and knows nothing of before."""
+class _Recording:
+    """A journal that passes on each episode and keeps none."""
 
     record: Record
 

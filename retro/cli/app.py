@@ -144,13 +144,16 @@ def reflect(
       retro reflect runs/quickstart/export < trajectory.json
       retro reflect runs/quickstart/export --server http://localhost:8000/v1 < trajectory.json
     """
-    from retro.cli.reflecting import ReflectOptions, reflect_on
+    from retro.cli.reflecting import reflect_on
 
-    scores = not no_scores
     reflect_on(
-        ReflectOptions(
-            *(adapter, trajectory, n, seed, base, prompts, as_json, server, server_model, scores, trust_remote_code)
-        )
+        *(adapter, trajectory, n, seed, as_json),
+        base=base,
+        prompts=prompts,
+        server=server,
+        server_model=server_model,
+        scores=not no_scores,
+        trust_remote_code=trust_remote_code,
     )
 
 

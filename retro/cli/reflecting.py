@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,19 @@ from retro.reading import DATA_BYTES, parse_json
 from retro.types import to_json
 
 
-@dataclass(frozen=True, slots=True)
-class ReflectOptions:
-    """What was asked on the command line."""
+def reflect_on(adapter: str, trajectory: Path | None, n: int, seed: int, as_json: bool, **options: Any) -> None:
+    """Print the reflection's text, or with ``as_json`` its score and all candidates, too.
 
-    adapter: str
-    trajectory: Path | None
-    n: int
-    seed: int
-    base: str | None
-    prompts: str | None
-    as_json: bool
-    server: str | None = None
-    server_model: str | None = None
-    scores: bool = True
-    trust_remote_code: bool = False
-
-
-def reflect_on(options: ReflectOptions) -> None:
-    """Print the reflection's text, or with ``as_json`` everything that is known of it."""
-    trajectory = _read(options.trajectory)
+    Args:
+        options: Those of :meth:`retro.agent.model.RetrospectiveModel.load`.
+    """
+    document = _read(trajectory)
     quieten()
 
     from retro.agent.model import RetrospectiveModel
 
-    model = RetrospectiveModel.load(
-        _export(options.adapter),
-        base=options.base,
-        prompts=options.prompts,
-        server=options.server,
-        server_model=options.server_model,
-        scores=options.scores,
-        trust_remote_code=options.trust_remote_code,
-    )
-    reflected = model.reflect(trajectory, n=options.n, seed=options.seed)
-    print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if options.as_json else reflected.text)
+    reflected = RetrospectiveModel.load(_export(adapter), **options).reflect(document, n=n, seed=seed)
+    print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if as_json else reflected.text)
 
 
 def _export(path: str) -> Path:
