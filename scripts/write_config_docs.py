@@ -14,7 +14,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retro.config import POINTS, KindSection, PolicySection, RewardTermSection, RunConfig, Speed, resolve
+from retro.config import KindSection, PolicySection, RewardTermSection, RunConfig, Speed, resolve
+from retro.config.points import POINTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration

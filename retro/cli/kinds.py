@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from retro.config import POINTS, Kind
+from retro.config.points import POINTS, Kind
 
 
 def list_kinds() -> None:

@@ -6,7 +6,6 @@ what it writes runs again as it is. A section with a ``kind`` is read as that ki
 
 from retro.config.base import (
     ConfigError,
-    Decay,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,8 +15,8 @@ from retro.config.base import (
     Speed,
     deciding,
 )
-from retro.config.evaluation import ArmSection, EvaluateSection, ExportSection, SamplerSection
-from retro.config.kinds import POINTS, Kind, KindSection, OneOf, Point, build, parse_section, resolve
+from retro.config.evaluation import ArmSection, EvaluateSection, SamplerSection
+from retro.config.kinds import KindSection, build, parse_section, resolve
 from retro.config.load import load_config, parse_config
 from retro.config.models import (
     CheckpointSection,
@@ -29,16 +28,13 @@ from retro.config.models import (
 from retro.config.playing import (
     ActorSection,
     BudgetSection,
-    BufferSection,
     CollectSection,
     EnvironmentSection,
     MemorySection,
     RunnerSection,
-    TaskCounts,
 )
 from retro.config.run import RunConfig
 from retro.config.training import (
-    AdamSection,
     FixedKlSection,
     OptimiserSection,
     PolicySection,
@@ -46,39 +42,27 @@ from retro.config.training import (
     RewardSection,
     RewardTermSection,
     SampledPolicySection,
-    SftSection,
 )
-from retro.config.view import ConfigView, Leaf, UndeclaredKeyError, declared, leaves, view_of
 
 __all__ = [
-    "POINTS",
     "ActorSection",
-    "AdamSection",
     "ArmSection",
     "BudgetSection",
-    "BufferSection",
     "CheckpointSection",
     "CollectSection",
     "ConfigError",
-    "ConfigView",
-    "Decay",
     "EnvironmentSection",
     "EvaluateSection",
-    "ExportSection",
     "FixedKlSection",
     "Fraction",
     "GeneratorSection",
-    "Kind",
     "KindSection",
-    "Leaf",
     "LoraSection",
     "MemorySection",
     "ModelSection",
     "NonNegativeFloat",
     "NonNegativeInt",
-    "OneOf",
     "OptimiserSection",
-    "Point",
     "PolicySection",
     "PositiveFloat",
     "PositiveInt",
@@ -90,18 +74,12 @@ __all__ = [
     "SampledPolicySection",
     "SamplerSection",
     "Section",
-    "SftSection",
     "Speed",
-    "TaskCounts",
     "TrainedModelSection",
-    "UndeclaredKeyError",
     "build",
     "deciding",
-    "declared",
-    "leaves",
     "load_config",
     "parse_config",
     "parse_section",
     "resolve",
-    "view_of",
 ]

@@ -1,4 +1,4 @@
-"""What every section of a config is made of: the strict model, number types, the mark of keys of speed."""
+"""The base class of config sections, number types, and the mark of keys that change speed only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,9 @@ class ConfigError(ValueError):
     """A config that cannot be run: the message names the file, the key and the remedy."""
 
 
-class _Speed:
-    """The type of :data:`Speed`."""
-
-    def __repr__(self) -> str:
-        return "Speed"
-
-
-Speed = _Speed()
-"""Marks a key that changes how fast or at what cost a result is reached, never the result itself:
-``concurrency: Annotated[PositiveInt, Speed] = 256``. A finished stage stays up to date when such a key changes."""
+class Speed:
+    """Marks a key that changes how fast or at what cost a result is reached, never the result itself:
+    ``concurrency: Annotated[PositiveInt, Speed] = 256``. A finished stage stays up to date when such a key changes."""
 
 
 class Section(BaseModel):

@@ -12,8 +12,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from retro.config.base import ConfigError
-from retro.config.kinds import POINTS, is_kind_section, section_class
+from retro.config.kinds import is_kind_section, section_class
 from retro.config.migration import migrated
+from retro.config.points import POINTS
 from retro.config.run import RunConfig
 from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
 

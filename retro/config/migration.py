@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retro.config.base import Section
-from retro.config.kinds import POINTS, KindSection, is_kind_section, section_class
+from retro.config.kinds import KindSection, is_kind_section, section_class
+from retro.config.points import POINTS
 from retro.config.run import RunConfig
 
 

@@ -1,7 +1,7 @@
-"""What a stage may read of the config: a view that has the declared keys alone, and says so loudly of every other.
+"""A stage's view of the config: it has the keys that the stage declared, and raises an error for any other.
 
-A key is dotted: ``model`` names a section with all that is in it, ``model.base`` one key of it. Keys that are marked
-:data:`~retro.config.Speed` need no declaration, and count among what decides only where they are named themselves.
+Keys are dotted: ``model`` names a whole section, ``model.base`` one key of it. Keys that are marked
+:class:`~retro.config.Speed` may always be read; they decide a result only if they are declared by their own name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retro.config.run import RunConfig
 
 
 class UndeclaredKeyError(RuntimeError):
-    """A stage read a key of the config that it did not declare: what it made would not say what made it."""
+    """A stage read a key that it did not declare, so its manifest would not record what decided the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Leaf:
     default: Any
     """As plain JSON; None where the key has no default."""
     speed: bool
-    """Changes speed or cost only."""
+    """Whether it changes speed or cost only."""
 
 
 def leaves(section: Section, prefix: str = "", speed: bool = False) -> Iterator[Leaf]:
@@ -72,15 +72,15 @@ def covers(key: str, leaf: str) -> bool:
 def view_of(config: RunConfig, stage: str, keys: Collection[str]) -> RunConfig:
     """``config`` with the keys that ``stage`` declared, and those marked ``Speed``.
 
-    A section of which all keys may be read is handed out as it is. Of any other, reading, dumping or copying works
-    with the keys that may be read, and raises :class:`UndeclaredKeyError` with the others.
+    A section whose keys may all be read is handed out as it is. Any other raises :class:`UndeclaredKeyError` when a
+    further key is read, dumped or replaced.
     """
     allowed = {leaf.key for leaf in declared(config, keys)} | {leaf.key for leaf in leaves(config) if leaf.speed}
     return cast(RunConfig, _restricted(config, stage, allowed, ""))
 
 
 class ConfigView(Section):
-    """Mixed into a section's class: an instance that lacks the keys which its stage did not declare."""
+    """Mixed into a section's class; an instance lacks the keys that its stage did not declare."""
 
     _stage: str = PrivateAttr()
     _prefix: str = PrivateAttr()
@@ -91,17 +91,16 @@ class ConfigView(Section):
         return super().__getattr__(name)  # type: ignore[misc]
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
-        """The keys that may be read, if ``include`` and ``exclude`` ask for no other."""
-        self._refuse_undeclared(options.get("include"), options.get("exclude"))
+        """Dump keys that may be read. ``include`` and ``exclude`` may be sets of keys of this section."""
+        self._require(options.get("include"), options.get("exclude"))
         return super().model_dump(**options)
 
     def model_dump_json(self, **options: Any) -> str:
-        """As :meth:`model_dump`."""
-        self._refuse_undeclared(options.get("include"), options.get("exclude"))
+        self._require(options.get("include"), options.get("exclude"))
         return super().model_dump_json(**options)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A view with other values of keys that may be read."""
+        """Replace values of keys that may be read."""
         for name in update or ():
             getattr(self, name)
         return super().model_copy(update=update, deep=deep)
@@ -109,31 +108,21 @@ class ConfigView(Section):
     def __reduce__(self) -> tuple[Any, ...]:
         return _view, (type(self).__bases__[1], dict(self.__dict__), self._stage, self._prefix)
 
-    def _refuse_undeclared(self, include: Any, exclude: Any) -> None:
-        """Read every key that a dump asks for, also those of the sections in this one."""
+    def _require(self, include: Any = None, exclude: Any = None) -> None:
+        """Read every key that a dump writes, also those of the sections in this one, as a whole."""
         for name in type(self).model_fields:
-            within, without = _inside(include, name), _inside(exclude, name)
-            if without is True or (include is not None and within is False):
-                continue
-            value = getattr(self, name)
-            if isinstance(value, ConfigView):
-                value._refuse_undeclared(
-                    *(part if isinstance(part, (set, dict)) else None for part in (within, without))
-                )
+            left_out = isinstance(exclude, set) and name in exclude
+            if not left_out and (include is None or name in include):
+                value = getattr(self, name)
+                if isinstance(value, ConfigView):
+                    value._require()
 
 
 def _plain(value: Any) -> Any:
-    """As plain JSON; of sections in a list what decides."""
+    """``value`` as plain JSON; sections in a list without their keys of speed."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return deciding(value) if isinstance(value, Section) else to_jsonable_python(value)
-
-
-def _inside(chosen: Any, name: str) -> Any:
-    """What pydantic's ``include`` or ``exclude`` says of a key: True (all of it), False (none), or its own keys."""
-    if isinstance(chosen, dict):
-        return chosen.get(name, False)
-    return chosen is not None and name in chosen
 
 
 def _restricted(section: Section, stage: str, allowed: set[str], prefix: str) -> Section:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from retro.config import POINTS, ConfigError, EnvironmentSection, resolve
+from retro.config import ConfigError, EnvironmentSection, resolve
+from retro.config.points import POINTS
 from retro.envs.base import TaskSet
 from retro.reading import cut
 

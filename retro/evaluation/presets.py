@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from retro.config import (
-    POINTS,
     ArmSection,
     ConfigError,
     PolicySection,
@@ -17,6 +16,7 @@ from retro.config import (
     parse_config,
     parse_section,
 )
+from retro.config.points import POINTS
 from retro.evaluation.arms import MODELS, Arm, Policy, check_models
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 from retro.evaluation.roles import Writer

@@ -1,4 +1,4 @@
-"""``stage.json``: what made a stage's outputs, and whether that is what would make them now."""
+"""``stage.json``: records what decided a stage's outputs, and tells whether a new run would be the same."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from retro.config import Leaf
 from retro.config.migration import reward_terms
+from retro.config.view import Leaf
 from retro.reading import DATA_BYTES, UnreadableError, read_json
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "stage.json"
 _MAPPINGS = ("config", "inputs", "outputs")
-"""What a manifest holds mappings of."""
+"""Keys of a manifest whose values are mappings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a stage would do now, and why."""
+    """What a stage would do now, and the reason."""
 
     action: Literal["up to date", "resume", "run"]
     why: str
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a stage's folder, or None where there is none that can be read."""
+    """The manifest of a stage's folder, or None if there is none or it cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -39,12 +39,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         logger.warning("%s: the stage counts as not run", error)
         return None
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key, {}), dict) for key in _MAPPINGS):
-        logger.warning("%s: no manifest of a stage, which counts as not run", path)
+        logger.warning("%s: not the manifest of a stage, which counts as not run", path)
         return None
-    if pairs := manifest.get("inputs", {}).pop("pairs", ""):  # of DPO, once: three keys of the config in one input
+    if pairs := manifest.get("inputs", {}).pop(
+        "pairs", ""
+    ):  # earlier releases had one input of DPO for three keys of the config
         loss, rating, threshold = pairs.split()
         manifest["config"] |= {"reward.loss": loss, "reward.rating": rating, "reward.threshold": float(threshold)}
-    if isinstance(reward := manifest.get("config", {}).get("ppo.reward"), str):  # a word, once; now a list of terms
+    if isinstance(
+        reward := manifest.get("config", {}).get("ppo.reward"), str
+    ):  # earlier releases had a word; now it is a list of terms
         former = {
             key: manifest["config"][f"ppo.{key}"] for key in ("mix", "score") if f"ppo.{key}" in manifest["config"]
         }
@@ -53,7 +57,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def compare(folder: Path, leaves: Sequence[Leaf], inputs: Mapping[str, str]) -> Plan:
-    """What the stage in ``folder`` would do, if ``leaves`` of the config and ``inputs`` decide its outputs."""
+    """What the stage in ``folder`` would do, if ``leaves`` of the config and ``inputs`` decide its result."""
     manifest = read_manifest(folder)
     if manifest is None:
         return Plan("run", "not run yet")
@@ -73,15 +77,15 @@ def compare(folder: Path, leaves: Sequence[Leaf], inputs: Mapping[str, str]) -> 
 
 
 def recorded(leaves: Sequence[Leaf]) -> dict[str, Any]:
-    """The part of the config that a manifest keeps: a value a key, a mapping's entries one by one."""
+    """The config as a manifest records it: the value of each key, and each entry of a mapping by itself."""
     return {key: value for leaf in leaves for key, value in _entries(leaf.key, leaf.value)}
 
 
 def _changed_keys(manifest: Mapping[str, Any], leaves: Sequence[Leaf]) -> list[str]:
     """The keys whose values differ from the manifest's.
 
-    A key that the manifest does not have was not declared when it was written, or did not exist: it counts as having
-    had its default. One that only the manifest has is not read any more, and does not count.
+    A key that is missing in the manifest was not declared at that time, or did not exist: it is compared by its
+    default. A key that only the manifest has is no longer read, and is ignored.
     """
     changed: set[str] = set()
     for leaf in leaves:
@@ -95,7 +99,9 @@ def _changed_keys(manifest: Mapping[str, Any], leaves: Sequence[Leaf]) -> list[s
 
 
 def _text(entries: Mapping[str, Any], key: str) -> str | None:
-    return json.dumps(entries[key], sort_keys=True) if key in entries else None  # as text 1, 1.0 and true differ
+    return (
+        json.dumps(entries[key], sort_keys=True) if key in entries else None
+    )  # as text, since 1, 1.0 and True are equal in Python
 
 
 def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:

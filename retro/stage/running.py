@@ -1,4 +1,4 @@
-"""A stage as one value, and the one function that runs it."""
+"""A stage as one value, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retro.artifacts import digest_path, git_revision, versions, write_atomically, write_json
-from retro.config import Leaf, RunConfig, declared, view_of
+from retro.config import RunConfig
+from retro.config.view import Leaf, declared, view_of
 from retro.envs import deciding_options
 from retro.layout import RunFolder
 from retro.stage.manifest import MANIFEST, Plan, compare, recorded
@@ -21,49 +22,49 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Keys = Sequence[str] | Callable[[RunConfig], Sequence[str]]
-"""Dotted keys of the config; a function of it where one key decides which others are read."""
+"""Dotted keys of the config, or a function of it if one key decides which others are read."""
 
 
 class NothingToLearnError(ValueError):
-    """The buffer has nothing that the stage could learn from."""
+    """The buffer holds nothing that the stage could learn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A step of a run: what decides its result, and how that is made.
+    """A step of a run: what decides its result, and the function that makes it.
 
-    ``inputs`` and ``run`` are handed a view of the config in which keys can be read that are declared (``keys``,
-    ``not_deciding``) or marked ``Speed``; any other raises :class:`~retro.config.UndeclaredKeyError`.
+    ``inputs`` and ``run`` get a view of the config. It has the keys that are declared (``keys``, ``not_deciding``) or
+    marked ``Speed``; any other raises :class:`~retro.config.view.UndeclaredKeyError`.
     """
 
     name: str
     folder: str
-    """Its name in the run folder."""
+    """The name of its folder in the run folder."""
     reads: tuple[str, ...]
-    """The stages whose outputs it reads: when those are made anew, so is it."""
+    """The stages whose outputs it reads. When one of them runs, this stage runs after it."""
     keys: Keys
-    """What decides the result, beside the seed and the inputs."""
+    """The keys that decide the result, besides the seed and the inputs."""
     inputs: Callable[[RunConfig], Mapping[str, str]]
     """The digest of each thing that the stage reads. Raises a ``ConfigError`` where one is missing."""
     run: Callable[[RunConfig, Work], None]
-    """Makes the outputs. In each process of a launch if the stage ``trains``; otherwise rank 0 runs it alone."""
+    """Makes the outputs. If the stage ``trains``, every process of a launch calls it, otherwise only rank 0."""
     not_deciding: Keys = ()
-    """What is read beside ``keys`` and does not decide: keys that say where an input is, whose digest decides, and keys
-    that only checks read."""
+    """Further keys that it reads, which do not decide the result: keys that say where an input is (its digest decides),
+    and keys that are only checked."""
     trains: bool = False
     """It trains the model, whose dtype must allow that."""
     applies: Callable[[RunConfig], bool] = lambda config: True
     """Whether a run of this config has the stage."""
     optional: Callable[[RunConfig], bool] = lambda config: False
-    """Whether a run goes on without this stage where it raises :class:`NothingToLearnError`."""
+    """Whether a run goes on without this stage if it raises :class:`NothingToLearnError`."""
 
     def view(self, config: RunConfig) -> RunConfig:
         """``config`` as the stage may read it."""
         return view_of(config, self.name, ["seed", *_listed(self.keys, config), *_listed(self.not_deciding, config)])
 
     def deciding(self, config: RunConfig) -> list[Leaf]:
-        """The keys that decide the result, with their values; of an environment's options those that decide what is
-        played."""
+        """The keys that decide the result, with their values. Of an environment's options, it has only those that
+        decide what is played."""
         name = config.environment.name
         return [
             replace(leaf, value=deciding_options(name, leaf.value)) if leaf.key == "environment.options" else leaf
@@ -121,7 +122,7 @@ def run_stage(stage: Stage, config: RunConfig) -> Path:
             stage.run(view, work)
     finally:
         work.close_trackers()
-    processes.wait_for_everyone()  # nobody is still writing
+    processes.wait_for_everyone()  # no process is still writing
     if work.main:
         outputs = {
             key: {"path": path, "digest": digest_path(folder / path)} for key, path in sorted(work.outputs.items())
@@ -144,7 +145,7 @@ def _processes(config: RunConfig) -> PartialState:
 
     device = resolve_device(config.device)
     limit_threads(config, device)
-    # accelerate joins CPU processes only if told that they are: with cpu=False each would take itself for rank 0
+    # with cpu=False, accelerate would not join CPU processes, and each would be rank 0
     return PartialState(cpu=device.type == "cpu")
 
 

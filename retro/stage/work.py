@@ -1,4 +1,4 @@
-"""One stage at work: its folder, its lines in the run's ``metrics.jsonl``, its outputs, its trackers."""
+"""A running stage: its folder, its lines in the run's ``metrics.jsonl``, its outputs, its trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retro.artifacts import finite, write_atomically
-from retro.config import ConfigError, RunConfig, leaves
+from retro.config import ConfigError, RunConfig
+from retro.config.view import leaves
 from retro.layout import RunFolder
 from retro.reading import UnreadableError, parse_json, read_lines
 from retro.stage.manifest import Plan, recorded
@@ -23,13 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard"}
-"""Tracker → the package that it needs."""
-
 
 @dataclass
 class Work:
-    """What a stage's ``run`` is handed beside its view of the config."""
+    """What a stage's ``run`` gets besides its view of the config."""
 
     name: str
     folder: Path
@@ -39,9 +37,9 @@ class Work:
     main: bool
     """Whether this process writes (rank 0)."""
     _config: RunConfig = field(repr=False)
-    """The whole config, for trackers alone: what decides a result is read from the view."""
+    """The whole config, for paths and trackers only: the stage itself reads its view."""
     replaced: Path | None = None
-    """Where the folder's former contents are now, if a run of other values or inputs had left some."""
+    """Where the former contents of the folder are now, if a run with other values or inputs left some."""
     seconds_before: float = 0.0
     """Wall time of the interrupted runs that this one resumes."""
     started: float = field(default_factory=time.monotonic)
@@ -69,7 +67,8 @@ class Work:
         return RunFolder(self._config.run_dir).metrics
 
     def log(self, step: int, **metrics: Any) -> None:
-        """Append a line to ``metrics.jsonl`` (rank 0); what is not finite becomes null. Trackers get the numbers."""
+        """Append a line to ``metrics.jsonl`` (on rank 0), with null for numbers that are not finite. Trackers get the
+        numbers."""
         if self.main:
             line = {"stage": self.name, "step": step, "seconds": round(self.seconds, 3), **metrics}
             with self._metrics.open("a", encoding="utf-8") as file:
@@ -79,7 +78,7 @@ class Work:
             self._accelerator.log({f"{self.name}/{key}": value for key, value in numbers.items()}, step=step)
 
     def cut_metrics(self, step: int | None) -> None:
-        """Drop this stage's lines after ``step`` (None: all of them), as resuming from that step's checkpoint needs."""
+        """Drop this stage's lines after ``step``, to resume from that step's checkpoint; None drops all of them."""
         if not self.main or not self._metrics.is_file():
             return
         kept = [
@@ -93,7 +92,7 @@ class Work:
         return path
 
     def open_trackers(self, accelerator: Accelerator) -> None:
-        """Start the run's trackers on ``accelerator`` and let :meth:`log` feed them. W&B is offline without a key.
+        """Start the run's trackers on ``accelerator``, for :meth:`log`. W&B is offline without a key.
 
         Raises:
             ConfigError: if a tracker's package is not installed.
@@ -102,8 +101,8 @@ class Work:
         if not config.trackers:
             return
         for tracker in config.trackers:
-            if util.find_spec(TRACKERS[tracker]) is None:
-                raise ConfigError(f"trackers: {tracker!r} is missing: pip install {TRACKERS[tracker]}, or trackers=[]")
+            if util.find_spec(tracker) is None:
+                raise ConfigError(f"trackers: {tracker!r} is missing: pip install {tracker}, or trackers=[]")
         if "wandb" in config.trackers and "WANDB_API_KEY" not in os.environ:
             os.environ.setdefault("WANDB_MODE", "offline")
         folder = RunFolder(config.run_dir).trackers
@@ -118,8 +117,8 @@ class Work:
         self._accelerator = accelerator
 
     def close_trackers(self) -> None:
-        """End the trackers; the process group stays, which ``accelerator.end_training()`` would destroy: the next stage
-        needs it."""
+        """End the trackers, but keep the process group, which the next stage needs: ``accelerator.end_training()``
+        would destroy it."""
         if self._accelerator is not None:
             for tracker in self._accelerator.trackers:
                 tracker.finish()

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from retro.config import load_config
-from retro.config.kinds import POINTS, resolve
+from retro.config import load_config, resolve
+from retro.config.points import POINTS
 from retro.types import Episode, Split, from_json
 from tests.pipeline.running import ROOT, Run, retro, started
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from retro.cli import main
-from retro.config import Kind
+from retro.config.points import Kind
 from retro.envs import ENVIRONMENTS
 from retro.envs.household import HouseholdTasks
 from retro.types import Split, Task

@@ -10,8 +10,9 @@ import yaml
 from typer.testing import CliRunner
 
 from retro.cli.app import app
-from retro.config import POINTS, ConfigError, load_config, parse_config
+from retro.config import ConfigError, load_config, parse_config
 from retro.config.migration import migrated
+from retro.config.points import POINTS
 
 EARLIER = Path(__file__).with_name("earlier_config.yaml")
 """What an earlier release wrote to a run folder: each section has the keys of every kind."""

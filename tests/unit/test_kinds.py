@@ -15,17 +15,8 @@ from hypothesis import strategies as st
 
 from retro.actors.local import LocalOptions
 from retro.actors.openai import OpenAIOptions
-from retro.config import (
-    POINTS,
-    ConfigError,
-    KindSection,
-    RunConfig,
-    build,
-    deciding,
-    load_config,
-    parse_config,
-    resolve,
-)
+from retro.config import ConfigError, KindSection, RunConfig, build, deciding, load_config, parse_config, resolve
+from retro.config.points import POINTS
 from retro.memory import ReflectionWindow
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.config import ConfigError, RunConfig, UndeclaredKeyError, parse_config
+from retro.config import ConfigError, RunConfig, parse_config
+from retro.config.view import UndeclaredKeyError
 from retro.stage import Plan, Stage, Work, plan_stage, read_manifest, run_stage
 
 KEYS = ("model", "sft", "buffer.environments")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from retro.cli.stages import STAGES, ordered_stages, stage_named
-from retro.config import RunConfig, Section, UndeclaredKeyError, leaves, parse_config
+from retro.config import RunConfig, Section, parse_config
+from retro.config.view import UndeclaredKeyError, leaves
 from retro.stage import Stage, plan_stage, run_stage
 from retro.training.collect import episode_key
 
