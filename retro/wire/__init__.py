@@ -1,1 +1,1 @@
-"""One client of OpenAI-compatible servers: what is sent, what is read, and what is told when it fails."""
+"""A client for OpenAI-compatible servers: its requests, the answers, and its error messages."""

@@ -1,4 +1,4 @@
-"""The JSON that an OpenAI-compatible server answers with, checked and read."""
+"""Reads and checks the JSON of an OpenAI-compatible server's answer."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from retro.wire.redaction import redacted, shown
 from retro.wire.request import Endpoint, estimated_tokens
 
 MOST_TOKENS = 2**31 - 1
-"""Of one answer's usage: sums of more do not fit a database's integers."""
+"""The most tokens in one answer's usage: larger sums do not fit a database's integers."""
 _LONGEST_TOKEN_CHARS = 128
-"""Of any tokenizer in use: 128 spaces."""
+"""The longest token of any tokenizer in use: 128 spaces."""
 _LOOKED_AT = 2**16
-"""Bytes of a malformed answer that are looked at for its message."""
+"""How many bytes of a malformed answer its message is made from."""
 
 
 class MalformedAnswerError(ValueError):
-    """An answer that is not one of the protocol's: the message says what was found instead."""
+    """An answer that does not follow the protocol: the message quotes it."""
 
 
 class WebPageError(MalformedAnswerError):
-    """A web page in the answer's place."""
+    """A web page instead of an answer."""
 
 
 class Silence(Enum):
     """Why an answer has no text."""
 
     FILTERED = auto()
-    """A content filter, or the model refused."""
+    """A content filter acted, or the model refused."""
     TOOL_CALL = auto()
     THOUGHT = auto()
     """The answer ended while the model was thinking."""
@@ -49,32 +49,32 @@ class Choice:
     """The reason, if the text is empty or blank."""
 
     def within(self, stop: tuple[str, ...], max_tokens: int) -> Choice:
-        """The text before the first stop string, cut where it is longer than ``max_tokens`` can be: some servers ignore
-        what they are asked for."""
-        text, most = cut(self.text, stop), most_chars(max_tokens)
+        """The text before the first stop string, and no longer than ``max_tokens`` can be: some servers ignore stop
+        strings or the limit."""
+        text, most = cut(self.text, stop), max_tokens * _LONGEST_TOKEN_CHARS
         silence = self.silence or (None if text.strip() else Silence.EMPTY)
         return Choice(text[:most], "length" if len(text) > most else self.finish_reason, silence)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The choices of one request, at least one; not every server gives as many as it was asked for."""
+    """The choices of one request: at least one, but some servers give fewer than were asked for."""
 
     choices: tuple[Choice, ...]
     usage: Usage
-    """Of the whole request."""
+    """For the whole request."""
     counted: bool = True
-    """Whether the server told the usage; else it is estimated by bytes."""
+    """Whether the server reported the usage; otherwise it is estimated from the number of bytes."""
 
 
 def read_answer(content: bytes, endpoint: Endpoint, count: int, prompt_tokens: int) -> Answer:
     """The first ``count`` choices of an answer.
 
     Args:
-        prompt_tokens: The estimate that stands in for the usage where the server does not tell it.
+        prompt_tokens: An estimate, used where the server does not report the usage.
 
     Raises:
-        MalformedAnswerError: if it is not JSON, or lacks what the protocol promises, or has it in another type.
+        MalformedAnswerError: if it is not JSON, or a key of the protocol is missing or has another type.
     """
     try:
         body = parse_json(content, half_surrogates=True)
@@ -94,8 +94,8 @@ def read_answer(content: bytes, endpoint: Endpoint, count: int, prompt_tokens: i
 
 
 def readable(text: str) -> str:
-    """``text`` without keys, and with question marks for what JSON can say and files and databases cannot hold: half a
-    surrogate pair, and the zero character."""
+    """``text`` without keys. A question mark replaces half a surrogate pair and the zero character, which JSON allows
+    but files and databases cannot hold."""
     text = redacted(text)
     return text if text.isascii() and "\0" not in text else text.replace("\0", "?").encode("utf-8", "replace").decode()
 
@@ -105,13 +105,8 @@ def cut(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((index for item in stop if (index := text.find(item)) >= 0), default=len(text))]
 
 
-def most_chars(max_tokens: int) -> int:
-    """The longest text of so many tokens; a longer one is from a server that ignores the limit."""
-    return max_tokens * _LONGEST_TOKEN_CHARS
-
-
 def excerpt(content: bytes) -> str:
-    """The beginning of a malformed answer, in quotes."""
+    """The quoted beginning of a malformed answer."""
     return repr(shown(content[:_LOOKED_AT].decode("utf-8", "replace")))
 
 
@@ -127,7 +122,7 @@ def _choice(choice: Any, endpoint: Endpoint, content: bytes) -> Choice:
 
 
 def _said(message: Any) -> Any:
-    """The message's text; a model that only thought, refused, or called a tool has said nothing."""
+    """The message's text; empty if the model only thought, refused or called a tool."""
     if not isinstance(message, dict):
         return None
     if message.get("content") is None and ("content" in message or _silence(message, None) is not Silence.EMPTY):
@@ -136,7 +131,7 @@ def _said(message: Any) -> Any:
 
 
 def _silence(message: Any, finish_reason: str | None) -> Silence:
-    """The reason, by what the answer has in the place of a text."""
+    """Why there is no text, judged by the answer's other fields."""
     fields = message if isinstance(message, dict) else {}
     if finish_reason in ("content_filter", "refusal") or fields.get("refusal"):
         return Silence.FILTERED

@@ -1,4 +1,4 @@
-"""Asks one model of an OpenAI-compatible server, again where that may help, and reads what it answers."""
+"""A client for one model of an OpenAI-compatible server, with retries, rate limits and a budget."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 _POOL_CONNECTIONS = 32
-"""Of one SDK client: at every request a pool looks at all connections that it has."""
+"""Connections of one SDK client. More would be slow: each request looks at every connection of its pool."""
 _SHOWN_MODELS = 20
 
 
 class Spending(Protocol):
-    """Counts what calls cost, and may make them wait."""
+    """Counts what requests cost, and may make them wait."""
 
     async def reserve(self, estimate: Usage) -> None:
-        """Called before a request, whose cost is at most about ``estimate``."""
+        """Called before a request that will cost about ``estimate`` at most."""
         ...
 
     def settle(self, estimate: Usage, used: Usage) -> None:
-        """Called after each :meth:`reserve`; a request that was not answered has used nothing."""
+        """Called after each :meth:`reserve`; a request without an answer has used nothing."""
         ...
 
     def keep(self) -> None:
@@ -45,32 +45,29 @@ class Spending(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """What belongs to one event loop."""
+    """The connections of one event loop."""
 
     loop: asyncio.AbstractEventLoop
     opened: AsyncGenerator[list[AsyncOpenAI]]
-    """Holds the clients open; they are closed with the loop, which closes its generators."""
+    """Holds the clients open. The event loop closes its generators at its end, and this one closes the clients."""
     clients: list[AsyncOpenAI]
     free: list[AsyncOpenAI]
-    """A client for each further request that may be under way, the one with the latest used connection last."""
+    """A client for each request that may still start; the one whose connection was used last is the last."""
     slots: asyncio.Semaphore
 
 
 class Client:
-    """Asks a model for texts.
+    """Asks a model for texts. Raises the errors of :class:`~retro.wire.request.RequestForm`.
 
     Args:
-        section: Which model of which server, and the form of the requests.
-        words: How errors are told.
-        key: The API's.
-        timeout_seconds: Of one try at a request, to the last byte of its answer.
-        max_retries: Further tries at a request whose failure may pass.
+        section: The server, its model, and the form of the requests.
+        words: The wording of error messages.
+        key: The API key.
+        timeout_seconds: For one try at a request, up to the last byte of its answer.
+        max_retries: How often a request is repeated after a failure that may pass.
         concurrency: Requests under way at once.
         limiter: Keeps rate limits.
         spending: Counts the costs.
-
-    Raises:
-        ConfigError: see :class:`~retro.wire.request.RequestForm`.
     """
 
     def __init__(
@@ -96,14 +93,14 @@ class Client:
         self._answered = False
 
     async def ask(self, prompt: Prompt, sampling: Sampling, count: int = 1, retries: int | None = None) -> Answer:
-        """Up to ``count`` choices, at least one: not every server gives more. Each text ends before the first stop
+        """Ask for ``count`` choices; some servers give fewer, but at least one. Each text ends before the first stop
         string.
 
         Args:
             retries: Instead of ``max_retries``.
 
         Raises:
-            Exception: the one that the words name for the problem; ``ConfigError`` where they name none.
+            Exception: the class that the words name for the problem, by default ``ConfigError``.
             QuotaError: if the server asks every caller to wait for more than two minutes.
         """
         body = self.form.body(prompt, sampling, count)
@@ -129,7 +126,7 @@ class Client:
         return replace(outcome, choices=choices)
 
     async def models(self) -> list[str] | Failure:
-        """The names of the models that the server lists; it costs no tokens, and not every server answers."""
+        """The names of the models that the server lists. This costs no tokens; some servers do not answer it."""
         from openai import APIError, HttpxBinaryResponseContent
 
         connection = await self._connected()
@@ -155,7 +152,7 @@ class Client:
             await connection.opened.aclose()
 
     async def _once(self, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
-        """One request, when it is its turn: within the concurrency, the budget and the rate limits."""
+        """Send one request as soon as the concurrency, the budget and the rate limits allow."""
         connection = await self._connected()
         async with connection.slots:
             client = connection.free.pop()
@@ -180,7 +177,7 @@ class Client:
                 self._spending.settle(estimate, used)
 
     async def _sent(self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
-        """What came back. Nothing is raised from an exception of the SDK's: those hold the key."""
+        """Send the request now. No exception of the SDK's is raised on, since those hold the key."""
         from openai import APIError, HttpxBinaryResponseContent
 
         try:
@@ -195,7 +192,7 @@ class Client:
         return answer
 
     async def _without_model(self, failure: Failure) -> str:
-        """What the server has instead of the model, or that the URL may be wrong."""
+        """A message that lists the server's models, or asks whether the URL is right."""
         models = await self.models()
         if isinstance(models, Failure):
             return f"{failure.text}, and no list of models: does the URL ({self._words.url}) end in /v1?"
@@ -204,7 +201,7 @@ class Client:
         return f"has no model {self.form.model!r}; it has: {names}{more}"
 
     async def _connected(self) -> _Connection:
-        """What belongs to the running event loop: connections die with their loop."""
+        """The connections of the running event loop, opened if there are none."""
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
             opened = self._open()

@@ -1,4 +1,4 @@
-"""The key of an API: read from the environment alone, and kept out of texts and logs from then on."""
+"""Reads the API key, from the environment only, and has it hidden in texts and logs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from retro.wire.redaction import redacted
 
 KEY = "OPENAI_API_KEY"
 NO_KEY = "none"
-"""Sent to a server of one's own when no key is set: the protocol wants one, such servers ignore it."""
+"""Sent when no key is set: the protocol requires one, and servers without keys ignore it."""
 
 
 def read_key() -> str:
     """The key, or :data:`NO_KEY`.
 
     Raises:
-        ConfigError: if what is set cannot be a key.
+        ConfigError: if the variable holds something that cannot be a key.
     """
     key = os.environ.get(KEY, "").strip()
     if not key:
         return NO_KEY
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"the environment variable {KEY} holds spaces or signs that no key has: set it again")
+        raise ConfigError(
+            f"the environment variable {KEY} holds spaces or characters that a key cannot have: set it again"
+        )
     redacted.hide(key)
     return key

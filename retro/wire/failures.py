@@ -1,4 +1,4 @@
-"""What goes wrong with a request, whether asking again may help, and how the caller is told."""
+"""What can go wrong with a request, whether a retry may help, and the error messages."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 _UNPAID = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 _UNKNOWN_PARAMETER = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
 _PASSING = {408, 409, 425, 429}
-"""Statuses below 500 that another try may not meet."""
+"""Statuses below 500 after which a retry may succeed."""
 _ASKED_TO_WAIT = {429, 503}
 _TOO_LONG_CODES = {"context_length_exceeded", "exceed_context_size_error"}
 _TOO_LONG = re.compile(
     r"context[ _-](length|size|window|limit)|maximum (model |sequence )?length|prompt is too long", re.IGNORECASE
 )
-"""OpenAI, vLLM, llama.cpp, SGLang and others: only the first two have a code for it."""
+"""The words of OpenAI, vLLM, llama.cpp, SGLang and others; only the first two have a code for it."""
 _MAX_CHARS = 500
 
 
 class QuotaError(RuntimeError):
-    """The server asks every caller to wait for longer than a run waits, as after a daily quota: the run stops."""
+    """The server asks every caller to wait for too long, for example after a daily quota: the run stops."""
 
 
 class Problem(Enum):
     """What kind of failure it is."""
 
     NOBODY = auto()
-    """Nobody listens at the URL."""
+    """No server listens at the URL."""
     NO_ANSWER = auto()
     """A time-out, a broken connection, or an answer beyond the limits of :mod:`retro.wire.http`."""
     MALFORMED = auto()
-    """An answer that is not one of the protocol's."""
+    """An answer that does not follow the protocol."""
     WEB_PAGE = auto()
-    """A web page, and nothing else ever came from this URL."""
+    """A web page, and this URL has never answered with anything else."""
     REDIRECT = auto()
     KEY = auto()
     """The key was refused."""
@@ -60,36 +60,36 @@ class Problem(Enum):
     TOO_LONG = auto()
     """The prompt does not fit the model."""
     REFUSED = auto()
-    """Another mistake of the request."""
+    """Another mistake in the request."""
     BUSY = auto()
     """An error of the server, or a rate limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One request that was not answered. It holds no exception of the SDK's: those hold the request's headers."""
+    """A request without an answer. It holds no exception of the SDK's, since those hold the request's headers."""
 
     problem: Problem
     text: str
-    """What happened, with the server's words where it has some: redacted, on one line."""
+    """What happened, with the server's own words if there are any: redacted, on one line."""
     again: bool = False
-    """Whether asking again may help."""
+    """Whether a retry may help."""
     wait_seconds: float | None = None
-    """What the server asks to wait, and with ``for_all`` it asks every caller."""
+    """How long the server asks this caller to wait, or with ``for_all`` every caller."""
     for_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How the caller of a server is told what went wrong.
+    """The wording of error messages about a server.
 
     Attributes:
         name: What messages call the server.
         url: What messages call its URL: a config key, or an option.
-        prefix: What stands before the other keys of a ``RequestSection`` in the caller's config.
+        prefix: The prefix of the other keys of a ``RequestSection`` in the caller's config.
         timeout: The config key of the time-out, if there is one.
-        errors: The exception for a problem; ``ConfigError`` for those that are not listed.
-        remedies: What the user can do about a problem.
+        errors: The exception for each problem; ``ConfigError`` for those that are not listed.
+        remedies: What the user can do about each problem.
     """
 
     name: str
@@ -101,12 +101,11 @@ class Words:
 
     def error(self, failure: Failure, more: str = "") -> Exception:
         """The exception to raise; ``more`` follows the text of the failure."""
-        remedy = self.remedies.get(failure.problem)
-        parts = [failure.text, *([more] if more else []), *([remedy] if remedy else [])]
+        parts = filter(None, (failure.text, more, self.remedies.get(failure.problem)))
         return self.errors.get(failure.problem, ConfigError)(f"{self.name}: {'; '.join(parts)}")
 
     def wait_error(self, failure: Failure, seconds: float) -> Exception:
-        """The server asks to wait for too long: the call is given up, and the run if every call has to wait."""
+        """The exception for a wait that is too long: the run stops if it is for every caller, else the call fails."""
         if failure.for_all:
             kept = "what was played is kept: run the same command again then, and it goes on"
             return QuotaError(f"{self.name}: {failure.text}; {described_wait(seconds)}; {kept}")
@@ -114,7 +113,7 @@ class Words:
 
 
 def malformed(error: MalformedAnswerError, words: Words, answered_before: bool) -> Failure:
-    """An answer that is not one; where nothing but web pages ever came, the URL is not an API's."""
+    """The failure of a malformed answer. A web page before any answer suggests that the URL is wrong."""
     said = shown(str(error), _MAX_CHARS)
     if isinstance(error, WebPageError) and not answered_before:
         text = f"answers, but not with completions: {said}; does the URL ({words.url}) end in /v1?"
@@ -123,7 +122,7 @@ def malformed(error: MalformedAnswerError, words: Words, answered_before: bool) 
 
 
 def failure_of(error: APIError) -> Failure:
-    """What the SDK raised."""
+    """The failure behind an exception of the SDK."""
     from openai import APIStatusError
 
     if isinstance(error, APIStatusError):
@@ -160,5 +159,4 @@ def _of_status(error: APIStatusError) -> Failure:
 
 
 def _quoted(error: BaseException) -> str:
-    """The error's class and words."""
     return f"{type(error).__name__}: {shown(str(error), _MAX_CHARS)}"

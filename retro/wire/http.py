@@ -1,4 +1,4 @@
-"""The HTTP client under every server that is asked: answers have a size and a time, and no redirect is followed."""
+"""The HTTP client for all servers: it limits the size and the time of answers, and follows no redirects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from httpx2 import AsyncClient, Request, Response
 
 MAX_ANSWER_BYTES = 2**21
-"""Of one answer, decompressed; an error's body included. Headers are bounded by the HTTP library: 100 KiB."""
+"""For one answer, decompressed, also an error's. The HTTP library limits headers to 100 KiB."""
 _ACCEPTED_ENCODINGS = "gzip, deflate"
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 def http_library() -> ModuleType:
-    """The library that the OpenAI SDK sends its requests with: httpx2, or httpx before openai 3."""
+    """The HTTP library of the OpenAI SDK: httpx2, or httpx before openai 3."""
     from openai import DEFAULT_CONNECTION_LIMITS
 
     return import_module(type(DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
@@ -30,13 +30,13 @@ def http_library() -> ModuleType:
 def open_client(timeout_seconds: float, timeout_key: str = "", **options: Any) -> AsyncClient:
     """An HTTP client for the OpenAI SDK that reads every answer whole, within limits.
 
-    Of an answer's headers the SDK sees ``location``, and ``retry-after`` in plain seconds; no others, so that no server
-    sets cookies, charsets or the number of retries. A request whose answer is longer than ``MAX_ANSWER_BYTES``,
-    compressed in another way than gzip or deflate, or not whole in time fails with an error of the HTTP library, as one
-    whose connection breaks does.
+    The SDK sees only two headers of an answer, ``location`` and ``retry-after`` (in plain seconds), so that a server
+    cannot set cookies, charsets or the number of retries. An answer that is longer than ``MAX_ANSWER_BYTES``,
+    compressed otherwise than by gzip or deflate, or incomplete when the time is up raises an error of the HTTP library,
+    as a broken connection does.
 
     Args:
-        timeout_seconds: Of one request, from the connection to the last byte of its answer.
+        timeout_seconds: For one request, from the connection to the last byte of its answer.
         timeout_key: The config key that raises it, for error messages.
         options: Those of httpx's ``AsyncClient``.
     """
@@ -48,7 +48,9 @@ def open_client(timeout_seconds: float, timeout_key: str = "", **options: Any) -
         async def send(self, request: Request, *, stream: bool = False, **how: Any) -> Response:
             how["follow_redirects"] = False
             try:
-                async with asyncio.timeout(timeout_seconds):  # a slow drip passes every read timeout
+                async with asyncio.timeout(
+                    timeout_seconds
+                ):  # a server that sends a byte at a time never exceeds a read timeout
                     response = await super().send(request, stream=True, **how)
                     try:
                         content = await _read(response, library)
@@ -68,7 +70,7 @@ def open_client(timeout_seconds: float, timeout_key: str = "", **options: Any) -
 
 
 async def _read(response: Response, library: ModuleType) -> bytes:
-    """The decompressed body, never holding more than the limit."""
+    """The decompressed body; memory never holds more of it than the limit."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise library.DecodingError(f"an answer in content-encoding {encoding!r}, which was not asked for")
@@ -76,7 +78,7 @@ async def _read(response: Response, library: ModuleType) -> bytes:
     content = bytearray()
     async for piece in response.aiter_raw():
         if decoder is not None and decoder.eof:
-            raise library.DecodingError(f"an answer that goes on after the end of its {encoding}")
+            raise library.DecodingError(f"an answer that goes on after the end of its {encoding} stream")
         room = MAX_ANSWER_BYTES + 1 - len(content)
         try:
             content += piece[:room] if decoder is None else decoder.decompress(piece, room)
@@ -85,7 +87,7 @@ async def _read(response: Response, library: ModuleType) -> bytes:
         if len(content) > MAX_ANSWER_BYTES:
             raise library.RemoteProtocolError(f"an answer longer than {MAX_ANSWER_BYTES:,} bytes")
     if decoder is not None and content and not decoder.eof:
-        raise library.DecodingError(f"an answer whose {encoding} ends too early")
+        raise library.DecodingError(f"an answer whose {encoding} stream ends too early")
     return bytes(content)
 
 

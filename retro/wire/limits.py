@@ -1,4 +1,4 @@
-"""Rate limits: requests and tokens a minute, and the server's own word to wait."""
+"""Rate limits: requests and tokens per minute, and waits that the server asks for."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ from dataclasses import dataclass
 
 _MINUTE = 60.0
 _BURST_SECONDS = 1.0
-"""What may be started at once after a lull, in seconds of the rate; more would be refused by servers that count shorter
-spans than a minute."""
+"""How much may start at once after a pause, in seconds of the rate. Servers that count in shorter spans than a minute
+would refuse more."""
 _TIMER_SECONDS = 0.001
-"""The shortest sleep: a timer set for less would only spin."""
+"""The shortest sleep; shorter timers would keep the processor busy."""
 
 
 class Bucket:
-    """A token bucket: refilled at a steady rate, emptied by what is taken, below zero by what is larger than itself.
+    """A token bucket: it is refilled at a steady rate; an amount larger than its size takes its level below zero.
 
-    In any 60 seconds (the last instant left out) at most ``per_minute`` is taken, and what the latest call takes beyond
-    the bucket's size; and what was put back in them, if it was taken before.
+    In any 60 seconds (without the last instant) at most ``per_minute`` is taken, plus the part of the latest amount
+    that exceeds the bucket's size, plus what was put back within them.
 
     Args:
-        per_minute: What may be taken in a minute.
-        now: The clock's time, seconds.
+        per_minute: How much may be taken in a minute.
+        now: The clock's time in seconds.
     """
 
     def __init__(self, per_minute: int, now: float) -> None:
         self._size = max(1.0, per_minute * _BURST_SECONDS / _MINUTE)
-        self._rate = (
-            per_minute + 1 - self._size
-        ) / _MINUTE  # a full bucket and a minute's refill: below per_minute + 1
+        self._rate = (per_minute + 1 - self._size) / _MINUTE  # size + a minute's refill stays below per_minute + 1
         self._level = self._size
         self._filled = now
 
     def pause(self, amount: float, now: float) -> float:
-        """Seconds until ``amount`` may be taken; 0 if it may be now."""
+        """Seconds until ``amount`` may be taken, 0 if that is now."""
         self._fill(now)
         return max(0.0, (min(amount, self._size) - self._level) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
-        """Take ``amount``; a negative one is put back, even above the brim: it had been kept from others until now."""
+        """Take ``amount``. A negative one is put back, even above the bucket's size, since others had to do without."""
         self._fill(now)
         self._level -= amount
 
@@ -58,12 +56,12 @@ class _Waiting:
 
 
 class RateLimiter:
-    """Lets requests start in the order in which they ask, as fast as the limits allow; nobody spins.
+    """Lets requests start in the order in which they ask, as fast as the limits allow.
 
     Args:
-        requests_per_minute: None is no limit.
-        tokens_per_minute: Prompt and completion together; None is no limit.
-        clock: Monotonic seconds.
+        requests_per_minute: None means no limit.
+        tokens_per_minute: Prompt and completion together; None means no limit.
+        clock: Monotonic time in seconds.
     """
 
     def __init__(
@@ -91,20 +89,20 @@ class RateLimiter:
         try:
             await waiting.admitted
         except asyncio.CancelledError:
-            if not waiting.admitted.cancelled():  # let in, but it will not start
+            if not waiting.admitted.cancelled():  # it was admitted, but will not start
                 self._take(-1, -tokens, self._clock())
             self._admit_waiting()
             raise
 
     def correct(self, reserved: int, used: int) -> None:
-        """Count ``used`` tokens where ``reserved`` had been."""
+        """Count ``used`` tokens instead of ``reserved``."""
         if self._tokens and reserved != used:
             self._tokens.take(used - reserved, self._clock())
             if self._queue:
                 self._admit_waiting()
 
     def hold(self, seconds: float) -> None:
-        """Start nothing for so long: the server said so to one request, and means all."""
+        """Start no request for so long, since the server asks every caller to wait."""
         self._not_before = max(self._not_before, self._clock() + seconds)
 
     def _pause(self, tokens: int, now: float) -> float:
@@ -122,7 +120,7 @@ class RateLimiter:
             self._tokens.take(tokens, now)
 
     def _admit_waiting(self) -> None:
-        """Let in from the head of the queue what may start, and come back when the next one may."""
+        """Admit requests from the head of the queue that may start now, and set a timer for the next one."""
         if self._timer:
             self._timer.cancel()
             self._timer = None

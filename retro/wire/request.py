@@ -1,4 +1,4 @@
-"""What is sent to an OpenAI-compatible server for one call, and what it may cost."""
+"""The request to an OpenAI-compatible server, and an estimate of its cost."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ Endpoint = Literal["chat", "completions"]
 OPENAI_URL = "https://api.openai.com/v1"
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _MAX_STOPS = 4
-"""What OpenAI takes; an answer is cut at the others here."""
+"""The most that OpenAI accepts; the client cuts answers at the others."""
 _SEED_RANGE = 2**31
-"""Some servers take 32-bit seeds only."""
+"""Some servers accept only 32-bit seeds."""
 _BYTES_PER_TOKEN = 4
-"""Of English text, roughly."""
+"""Roughly, for English text."""
 _KEPT = {"model", "messages", "prompt"}
 _REFUSED = {"stream": "answers are read whole", "n": "it is written for each call"}
 
 
 class RequestSection(Section):
-    """Which server is asked, and in what form."""
+    """A server, its model, and the form of requests."""
 
     model: str
     """What the server calls the model."""
     base_url: str | None = None
-    """By default OpenAI's own. The key is read from the environment variable OPENAI_API_KEY, never from here."""
+    """By default OpenAI's own. The key is read from the environment variable OPENAI_API_KEY, never from a URL."""
     endpoint: Endpoint = "chat"
     """``chat`` puts the server's chat template around the prompt; ``completions`` sends it as it is (base models)."""
     limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls the limit of an answer's tokens; OpenAI's reasoning models take the second name alone."""
+    """What the server calls the limit of an answer's tokens; OpenAI's reasoning models accept only the second name."""
     extra_body: dict[str, Any] = {}
-    """Sent with every request as it is, for what only some servers take; ``null`` leaves out what would be sent. No
-    secrets: it is written to ``config.yaml``."""
+    """Added to every request, for parameters of particular servers; ``null`` leaves a parameter out. It must hold no
+    secrets, since it is written to ``config.yaml``."""
 
 
 class RequestForm:
-    """Writes a section's requests.
+    """Writes the requests of a section.
 
     Args:
-        section: What they say.
+        section: The server, its model and the form.
         url: What messages call ``base_url``: its key in the config, or an option.
-        prefix: What stands before the section's other keys in the config.
+        prefix: The prefix of the section's other keys in the config.
 
     Raises:
-        ConfigError: for a ``base_url`` that is not a URL or that holds a password, or an ``extra_body`` that says again
-            what other keys of the config say.
+        ConfigError: for a ``base_url`` that is not a URL or holds a password, or an ``extra_body`` that repeats other
+            keys of the config.
     """
 
     def __init__(self, section: RequestSection, url: str, prefix: str = "") -> None:
@@ -61,7 +61,7 @@ class RequestForm:
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """The whole URL of requests."""
         return self.base_url.rstrip("/") + self.path
 
     @property
@@ -73,12 +73,9 @@ class RequestForm:
         return self._section.model
 
     def body(self, prompt: Prompt, sampling: Sampling, count: int = 1) -> dict[str, Any]:
-        """The JSON of a request; a plain text is one user message of a chat.
+        """The JSON of a request for ``count`` choices; in a chat, a plain text is one user message.
 
-        At temperature 0 nothing is drawn, so there is no seed: equal prompts are equal requests.
-
-        Args:
-            count: The choices that are asked for.
+        At temperature 0 nothing is drawn, so there is no seed: equal prompts make equal requests.
 
         Raises:
             ConfigError: for messages to the ``completions`` endpoint.
@@ -87,7 +84,7 @@ class RequestForm:
             "model": self._section.model,
             **self._asked(prompt),
             "temperature": sampling.temperature,
-            "top_p": sampling.top_p,  # also 1: left out, some servers take the model's own default
+            "top_p": sampling.top_p,  # even if it is 1: without it, some servers use the model's own default
             self._section.limit_parameter: sampling.max_tokens,
         }
         if sampling.temperature > 0:
@@ -101,7 +98,7 @@ class RequestForm:
         return body | self._extra
 
     def estimate(self, prompt: Prompt, sampling: Sampling, count: int = 1) -> Usage:
-        """What a call will cost at most, by the prompt's bytes."""
+        """The most that a request can cost, estimated from the prompt's bytes."""
         texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
         return Usage(sum(map(estimated_tokens, texts)), count * sampling.max_tokens)
 
@@ -133,12 +130,11 @@ class RequestForm:
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has."""
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
 def _encodable(text: str) -> str:
-    """``text`` with a question mark for half a surrogate pair, which no UTF-8 can say."""
+    """``text`` with a question mark for half a surrogate pair, which UTF-8 cannot express."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

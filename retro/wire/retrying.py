@@ -1,4 +1,4 @@
-"""How long to wait before a request is sent again: growing, jittered pauses, or what the server asks for."""
+"""How long to wait before a retry: growing, jittered pauses, or the time that the server asks for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from retro.types import derive_seed
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 120.0
-"""What a server may ask for; longer, and it is not waited for."""
+"""The longest wait that a server may ask for; after a request for more, the call fails."""
 _LONGEST_HEADER = 100
-"""Characters of a ``Retry-After``: a date has 29."""
+"""In characters, for a ``Retry-After``; a date has 29."""
 _LONGEST_DATED_DAYS = 366
 _SPREAD = 0.25
-"""Those told to wait for the same time come back over a quarter of it more."""
+"""Callers that were asked to wait for the same time retry spread over a quarter of it more."""
 
 
 def backoff_seconds(attempt: int, *key: str | int) -> float:
@@ -37,8 +37,8 @@ def spread_seconds(asked: float, attempt: int, *key: str | int) -> float:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """What ``retry-after-ms`` or ``Retry-After`` (seconds, or an HTTP date; RFC 9110, section 10.2.3) ask for; None if
-    they are not there, or say nothing that can be understood."""
+    """The wait that ``retry-after-ms`` or ``Retry-After`` asks for (seconds or an HTTP date; RFC 9110, section 10.2.3),
+    or None."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         seconds = _number(headers.get(name, "")[:_LONGEST_HEADER])
         if seconds is not None:
@@ -48,7 +48,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def described_wait(seconds: float) -> str:
-    """How long a server asks to wait, for a message: the seconds, and the local time at which they are over."""
+    """A message about the wait that a server asks for: the seconds, and the local time of its end."""
     if seconds > timedelta(days=_LONGEST_DATED_DAYS).total_seconds():
         return "it asks to wait for more than a year"
     end = datetime.now().astimezone() + timedelta(seconds=math.ceil(seconds))
