@@ -1,28 +1,27 @@
-"""What a run will need, from its config alone: episodes at most, and memory by the headers of the checkpoints.
+"""Estimates what a run will need: the most episodes, and memory by the headers of the checkpoints.
 
-No weights are read and nothing is downloaded: a base that is not on this machine is judged by the size in its name.
+No weights are read and nothing is downloaded. For a base that is not on this machine, the size in its name counts.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from retro.config import CheckpointSection, ModelSection, NonNegativeInt, RunConfig
-from retro.reading import DATA_BYTES, UnreadableError, parse_json, problems, read_json
+from retro.reading import UnreadableError, problems, read_json
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _NF4_BYTES = 0.56
 """Four bits and a share of the double-quantised block scales (Dettmers et al. 2023, section 3)."""
 _ADAM_BYTES = 16
-"""A trained parameter, its gradient and two moments, all float32."""
+"""For a trained parameter: itself, its gradient and two moments, all float32."""
 _ACTIVATION_VALUES = 34
 """Values kept for the backward pass, a token, a layer and a hidden unit, without attention scores
 (Korthikanti et al. 2022, equation 2, counts 34 bytes at 16 bits: 17 values and their masks; doubled for LoRA's own)."""
@@ -30,7 +29,7 @@ _ACTIVATION_VALUES = 34
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the headers of a checkpoint tell."""
+    """The facts in the headers of a checkpoint."""
 
     parameters: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -38,29 +37,22 @@ class Checkpoint:
     layers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Episodes:
-    """Episodes at most: as if every attempt but the last failed."""
-
-    collect: int
-    ppo: int
-    evaluate_per_arm: int
-
-
-def episodes(config: RunConfig) -> Episodes:
-    """The most episodes that each stage can play."""
+def most_episodes(config: RunConfig) -> dict[str, int]:
+    """The most episodes that each stage can play (``evaluate``: one arm), as if every attempt but the last failed."""
     counts = config.environment.tasks.model_dump()
     tasks = sum(counts[split] for split in config.collect.splits)
     controls = config.collect.controls if config.actor.temperature > 0 else 0
-    collected = tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls))
     played = config.ppo.steps * config.ppo.contexts * _retries(config)
     guarded = 1 + math.ceil(config.ppo.steps / config.ppo.validate_every)  # before the first step and after the last
-    played += guarded * config.ppo.validation_contexts
-    return Episodes(collected, played, counts["test"] * config.evaluate.attempts)
+    return {
+        "collect": tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls)),
+        "ppo": played + guarded * config.ppo.validation_contexts,
+        "evaluate": counts["test"] * config.evaluate.attempts,
+    }
 
 
 def _retries(config: RunConfig) -> int:
-    """Episodes that the policy's reward needs of each failed one: a retry a response, and controls."""
+    """Episodes that the policy's reward needs for each failed one: a retry for each response, and controls."""
     needs, options = config.ppo.needs, [getattr(term, "options", term) for term in config.ppo.rewards]
     retries = config.ppo.group if "retries" in needs else 0
     if "controls" in needs and config.actor.temperature > 0:
@@ -80,61 +72,35 @@ def read_checkpoint(folder: str | Path) -> Checkpoint | None:
         return None
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        shapes |= _shapes(file)
+        try:
+            with safe_open(file, "numpy") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in sorted(tensors.keys())}
+        except SafetensorError as error:
+            raise UnreadableError(f"{file}: {error}; copy the file again") from None
     path = folder / "config.json"
     try:
         settings = _Settings.model_validate(read_json(path))
     except ValidationError as error:
         raise UnreadableError(f"{path}: {problems(error)}") from None
-    return Checkpoint(
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
-        shapes=shapes,
-        hidden=settings.hidden_size,
-        layers=settings.num_hidden_layers,
-    )
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    return Checkpoint(parameters, shapes, settings.hidden_size, settings.num_hidden_layers)
 
 
 class _Settings(BaseModel):
-    """What the estimate reads of ``config.json``."""
+    """The keys of ``config.json`` that the estimate uses."""
 
     hidden_size: NonNegativeInt = 0
     num_hidden_layers: NonNegativeInt = 0
 
 
-class _Entry(BaseModel):
-    """What a safetensors header says of a tensor."""
-
-    shape: Annotated[tuple[NonNegativeInt, ...], Field(max_length=16)]
-
-
-_HEADER = TypeAdapter(dict[str, _Entry])
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors file's header: 8 bytes of length, then as many bytes of JSON."""
-    with file.open("rb") as stream:
-        start = stream.read(8).ljust(8, b"\xff")
-        (length,) = struct.unpack("<Q", start)
-        content = stream.read(min(length, DATA_BYTES + 1))
-    if len(content) < min(length, DATA_BYTES + 1):
-        raise UnreadableError(f"{file}: its header is cut off: copy the file again")
-    header = parse_json(content, f"{file}: its header")
-    if isinstance(header, dict):
-        header.pop("__metadata__", None)
-    try:
-        return {name: entry.shape for name, entry in _HEADER.validate_python(header).items()}
-    except ValidationError as error:
-        raise UnreadableError(f"{file}: its header: {problems(error)}") from None
-
-
 def parameters_by_name(name: str) -> int | None:
-    """``Qwen/Qwen2.5-7B-Instruct`` → 7,000,000,000; None where the name tells no size."""
+    """``Qwen/Qwen2.5-7B-Instruct`` → 7,000,000,000; None if the name has no size."""
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", Path(name).name.lower().replace("-", " "))
     return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None
 
 
 def memory_lines(config: RunConfig) -> list[str]:
-    """One line for the actor and one for training, in MiB or GiB, or why it cannot be told."""
+    """A line for the actor and one for training, in MiB or GiB, or why they are unknown."""
     lines = []
     if isinstance(config.actor, CheckpointSection):
         weights = _weight_bytes(config.actor.model, config.actor)
@@ -186,7 +152,7 @@ def _lora_parameters(checkpoint: Checkpoint, section: ModelSection) -> int:
 
 
 def _unknown(what: str, model: str) -> str:
-    return f"{what}: {model} is not on this machine and its name tells no size"
+    return f"{what}: {model} is not on this machine, and its name does not give its size"
 
 
 def _size(count: float) -> str:

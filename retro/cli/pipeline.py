@@ -1,4 +1,4 @@
-"""``retro run``: a plan first, then each stage in order in this process, then the last screen."""
+"""``retro run``: prints the plan, runs each stage in this process, and prints the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from retro.agent.records import EXPORT, served_by
 from retro.artifacts import write_atomically
-from retro.cli.estimate import episodes, memory_lines
+from retro.cli.estimate import memory_lines, most_episodes
 from retro.cli.logs import quieten
 from retro.cli.plan import plan_run, plan_table
 from retro.config import ConfigError, RunConfig
@@ -20,7 +20,7 @@ from retro.stage import NothingToLearnError, Stage, run_stage
 
 
 def run_pipeline(config: RunConfig, stages: Sequence[Stage], config_path: str) -> None:
-    """Run ``stages`` in order; those that are up to date return at once, an interrupted one resumes."""
+    """Run ``stages`` in order. A stage that is up to date is skipped; an interrupted one resumes."""
     console = Console()
     quieten()
     config.run_dir.mkdir(parents=True, exist_ok=True)
@@ -43,49 +43,36 @@ def run_pipeline(config: RunConfig, stages: Sequence[Stage], config_path: str) -
 
 
 def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:
-    """Print the resolved config, the plan, what is missing, and the estimates; write and run nothing."""
+    """Print the resolved config, the plan, what is missing, and estimates; write nothing and run nothing."""
     quieten()
     console = Console()
     print(config.dump())
     planned = plan_run(config, stages)
     console.print(plan_table(planned, config))
-    if any(stage.name in ("collect", "evaluate") and stage.action != "up to date" for stage in planned):
-        problem = _environment_problem(config)
-        if problem:
-            console.print(f"\n[bold]still missing[/bold]\n  {escape(problem)}", highlight=False, soft_wrap=True)
-    _print_most_episodes(config, stages, console)
+    if any(name in ("collect", "evaluate") and plan.action != "up to date" for name, plan in planned.items()):
+        from retro.envs import make_taskset
+
+        try:
+            make_taskset(config.environment.name, config.environment.options).close()
+        except ConfigError as error:  # a package, an option or data
+            console.print(f"\n[bold]still missing[/bold]\n  {escape(str(error))}", highlight=False, soft_wrap=True)
+    asked = {stage.name for stage in stages}
+    notes = {"ppo": ", validation included", "evaluate": " an arm"}
+    most = [
+        f"  {name}: {count:,} episodes{notes.get(name, '')}"
+        for name, count in most_episodes(config).items()
+        if name in asked
+    ]
+    if most:
+        console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
+        console.print("\n".join(most))
     console.print("\n[bold]memory[/bold] (from the checkpoints' headers)")
     for line in memory_lines(config):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _print_most_episodes(config: RunConfig, stages: Sequence[Stage], console: Console) -> None:
-    """Of the stages that are asked for and play."""
-    most = episodes(config)
-    lines = {
-        "collect": f"{most.collect:,} episodes",
-        "ppo": f"{most.ppo:,} episodes, validation included",
-        "evaluate": f"{most.evaluate_per_arm:,} episodes an arm",
-    }
-    asked = [f"  {stage.name}: {lines[stage.name]}" for stage in stages if stage.name in lines]
-    if asked:
-        console.print("\n[bold]at most[/bold] (as if every attempt but the last failed)")
-        console.print("\n".join(asked))
-
-
-def _environment_problem(config: RunConfig) -> str:
-    """What a stage that plays would stop at: a package, an option or data; empty if nothing is missing."""
-    from retro.envs import make_taskset
-
-    try:
-        make_taskset(config.environment.name, config.environment.options).close()
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
 def report_run(run_dir: Path) -> None:
-    """``retro report``: tables, plot and page from what the evaluation measured."""
+    """``retro report``: rebuild tables, plot and page from the results of the evaluation."""
     from retro.evaluation.report import rebuild_report
 
     if not RunFolder(run_dir).config.is_file():
@@ -96,7 +83,7 @@ def report_run(run_dir: Path) -> None:
 
 
 def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
-    """The table of arms × attempts, where things are, and how to go on."""
+    """Print the table of arms × attempts, the paths of the results, and commands to go on with."""
     from retro.evaluation.report import Paths, read_results
     from retro.evaluation.table import results_table
 
@@ -121,7 +108,7 @@ def last_screen(run_dir: Path, config_path: str, console: Console) -> None:
 
 
 def next_commands(run_dir: Path, config_path: str) -> list[tuple[str, str]]:
-    """Own actor, own environment, the export behind a server, 7B on a GPU: what the run and the folder allow."""
+    """What a user may do next, with commands, as far as this run and this folder allow it."""
     export = RunFolder(run_dir).export
     exported, example, seven_b = (export / EXPORT).is_file(), "examples/own_environment.py", "configs/hotpotqa.yaml"
     commands = [

@@ -1,9 +1,8 @@
-"""What a run would do now, stage by stage, read from the run folder alone: the stages are imported, no weights read."""
+"""Plans what each stage of a run would do now, from the run folder. Stages are imported; no weights are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -14,43 +13,32 @@ from retro.models.loading import local_context, require_trainable
 from retro.stage import Plan, Stage, plan_stage
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStage:
-    name: str
-    action: str
-    why: str
-
-
-def plan_run(config: RunConfig, stages: Sequence[Stage]) -> list[PlannedStage]:
-    """The plan of each stage in order; a stage behind one that is not up to date runs after it.
+def plan_run(config: RunConfig, stages: Sequence[Stage]) -> dict[str, Plan]:
+    """The plan of each stage by its name, in order; a stage that reads one which is not up to date runs after it.
 
     Raises:
-        ConfigError: if a stage that trains is among them, and the model's dtype does not train; if prompts and answers
-            together exceed what the base holds (of a hub name that is known only once it is loaded).
+        ConfigError: if one of the stages trains, but the model's dtype does not; if prompts and answers together exceed
+            the base's context (which is not known yet for the name of a hub).
     """
     prompt_tokens(config.model, local_context(config.model))
     if any(stage.trains for stage in stages):
         require_trainable(config.model)
-    planned: list[PlannedStage] = []
-    anew: set[str] = set()
+    planned: dict[str, Plan] = {}
     for stage in stages:
-        changed = [upstream for upstream in stage.reads if upstream in anew]
-        plan = Plan("run", f"after {', '.join(changed)}") if changed else plan_stage(stage, config)
-        if plan.action != "up to date":
-            anew.add(stage.name)
-        planned.append(PlannedStage(stage.name, plan.action, plan.why))
+        changed = [name for name in stage.reads if name in planned and planned[name].action != "up to date"]
+        planned[stage.name] = Plan("run", f"after {', '.join(changed)}") if changed else plan_stage(stage, config)
     return planned
 
 
-def plan_table(planned: list[PlannedStage], config: RunConfig) -> Table:
-    """The plan as a table for the terminal; stages that a run of this config does not have are not in it."""
+def plan_table(planned: Mapping[str, Plan], config: RunConfig) -> Table:
+    """The plan as a table for the terminal, without the stages that a run of this config does not have."""
     table = Table(title="plan", title_justify="left")
     for column in ("stage", "what", "why"):
         table.add_column(column)
     colour = {"up to date": "green", "resume": "yellow"}
-    for entry in planned:
-        table.add_row(entry.name, f"[{colour.get(entry.action, 'bold')}]{entry.action}[/]", entry.why)
+    for name, plan in planned.items():
+        table.add_row(name, f"[{colour.get(plan.action, 'bold')}]{plan.action}[/]", plan.why)
     for stage in ordered_stages():
-        if stage.applies(config) and stage.name not in {entry.name for entry in planned}:
+        if stage.applies(config) and stage.name not in planned:
             table.add_row(stage.name, "[dim]left out[/]", "[dim]--from, --until[/]")
     return table

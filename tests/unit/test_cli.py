@@ -17,7 +17,7 @@ from retro.actors.budget import BudgetExceededError
 from retro.cli import main
 from retro.cli.buffer import buffer_url
 from retro.cli.errors import is_for_the_user, one_line_errors
-from retro.cli.estimate import episodes, memory_lines, parameters_by_name, read_checkpoint
+from retro.cli.estimate import memory_lines, most_episodes, parameters_by_name, read_checkpoint
 from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import plan_run, plan_table
 from retro.cli.stages import STAGES, ordered_stages, stage_range
@@ -171,10 +171,10 @@ def test_a_stage_behind_one_that_runs_is_planned_to_run(tmp_path: Path, tiny_mod
         {"runs": str(tmp_path), "actor": {"model": str(tiny_model_dir)}, "model": {"base": str(tiny_model_dir)}}, "here"
     )
     plan = plan_run(config, [stage for stage in ordered_stages() if stage.applies(config)])
-    assert [stage.name for stage in plan] == [name for name in STAGES if name != "memory"]
-    assert {stage.action for stage in plan} == {"run"}
-    assert plan[0].why == "not run yet"
-    assert plan[1].why == "after collect"
+    assert list(plan) == [name for name in STAGES if name != "memory"]
+    assert {stage.action for stage in plan.values()} == {"run"}
+    assert plan["collect"].why == "not run yet"
+    assert plan["sft"].why == "after collect"
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
 
@@ -191,7 +191,7 @@ def test_a_dtype_that_does_not_train_is_refused_before_anything_is_played(
 
 
 def test_the_plan_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=100).print(plan_table([], RunConfig()))
+    Console(width=100).print(plan_table({}, RunConfig()))
     assert capsys.readouterr().out.count("left out") == len(STAGES) - 1  # this run's memory does not learn
 
 
@@ -208,16 +208,16 @@ def test_episodes_at_most_by_hand() -> None:
         "ppo": {"reward": "environment", "steps": 10, "contexts": 3, "group": 2, "validate_every": 5},
         "evaluate": {"attempts": 4},
     }
-    greedy = episodes(parse_config(tree, "here"))
-    assert greedy.collect == 12 * (1 + 2 * 4)  # a deterministic actor's control is not played
-    assert greedy.ppo == 10 * 3 * 2 + 3 * 64  # the guard measures before step 1, after 5 and after 10
-    assert greedy.evaluate_per_arm == 5 * 4
-    sampled = episodes(parse_config({**tree, "actor": {"temperature": 1.0}}, "here"))
-    assert sampled.collect == 12 * (1 + 2 * 5)
-    assert episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here")).ppo == 2 * 64
-    assert episodes(parse_config({"ppo": {"algorithm": "dpo", "steps": 5}}, "here")).ppo == 2 * 64
+    greedy = most_episodes(parse_config(tree, "here"))
+    assert greedy["collect"] == 12 * (1 + 2 * 4)  # a deterministic actor's control is not played
+    assert greedy["ppo"] == 10 * 3 * 2 + 3 * 64  # the guard measures before step 1, after 5 and after 10
+    assert greedy["evaluate"] == 5 * 4
+    sampled = most_episodes(parse_config({**tree, "actor": {"temperature": 1.0}}, "here"))
+    assert sampled["collect"] == 12 * (1 + 2 * 5)
+    assert most_episodes(parse_config({"ppo": {"reward": "model", "steps": 5}}, "here"))["ppo"] == 2 * 64
+    assert most_episodes(parse_config({"ppo": {"algorithm": "dpo", "steps": 5}}, "here"))["ppo"] == 2 * 64
     unguarded = {"reward": "model", "validation_contexts": 0}
-    assert episodes(parse_config({"ppo": unguarded}, "here")).ppo == 0
+    assert most_episodes(parse_config({"ppo": unguarded}, "here"))["ppo"] == 0
 
 
 def test_a_checkpoint_is_measured_by_its_headers(tiny_model_dir: Path) -> None:
@@ -239,7 +239,7 @@ def test_memory_is_told_for_a_folder_a_name_and_the_unknown(tiny_model_dir: Path
         AutoModelForCausalLM.from_pretrained(tiny_model_dir), lora
     ).get_nb_trainable_parameters()
     lines = memory_lines(parse_config({"model": tiny, "actor": {"model": "no/size-in-name"}}, "here"))
-    assert "name tells no size" in lines[0]
+    assert "its name does not give its size" in lines[0]
     assert f"adapters of {trained:,} parameters" in lines[1]
     remote = {"base": "Qwen/Qwen2.5-7B-Instruct", "quantization": "nf4"}
     lines = memory_lines(parse_config({"model": remote, "actor": {"kind": "openai"}}, "here"))

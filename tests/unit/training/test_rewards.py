@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from retro.buffer.views import Context
-from retro.cli.estimate import episodes
+from retro.cli.estimate import most_episodes
 from retro.config import ConfigError, RewardTermSection, RunConfig, build, parse_config
 from retro.rollout.attempts import Attempt
 from retro.training.policy.groups import Group, Response
@@ -164,4 +164,4 @@ def test_transforms_of_the_reward_models_score(tmp_path: Path) -> None:
 def test_the_estimate_follows_from_what_the_terms_need(ppo: dict[str, Any], temperature: float, each: int) -> None:
     tree = {"actor": {"temperature": temperature}, "ppo": {"steps": 5, "contexts": 2, "validation_contexts": 0, **ppo}}
     config: RunConfig = parse_config(tree, "test")
-    assert episodes(config).ppo == 5 * 2 * each
+    assert most_episodes(config)["ppo"] == 5 * 2 * each
