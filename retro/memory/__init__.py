@@ -1,4 +1,4 @@
-"""What carries experience into the actor's prompt: one kind of memory a file."""
+"""Memories, which carry experience into the actor's prompt; each kind has its own file."""
 
 from retro.memory.base import LearningMemory, Memory, Query
 from retro.memory.window import ReflectionWindow

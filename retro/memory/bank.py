@@ -18,31 +18,27 @@ CONTENT = "content"
 
 
 def learns(section: MemorySection) -> bool:
-    """Whether the memory of a config learns across tasks.
-
-    Raises:
-        ConfigError: if there is no such memory.
-    """
+    """Whether the memory of a config learns across tasks. Raises ConfigError if there is no such memory."""
     return hasattr(resolve(section.point, section.chosen), "fold")
 
 
 def bank_of(section: MemorySection, config: RunConfig) -> Path | None:
-    """The folder of the bank that a memory plays with once the stage ``memory`` is done; None if it does not learn.
+    """The folder of a memory's bank, which the stage ``memory`` writes; None if the memory does not learn.
 
     Raises:
-        ConfigError: if it learns, and is not the memory of the run, which alone has a bank.
+        ConfigError: if it learns but is not the run's own memory, which alone has a bank.
     """
     if not learns(section):
         return None
     if deciding(section) != deciding(config.memory):
         raise ConfigError(
-            f"memory {section.chosen!r} learns across tasks and is not the run's own: that one alone has a bank"
+            f"memory {section.chosen!r} learns across tasks but is not the run's own memory, which alone has a bank"
         )
     return RunFolder(config.run_dir).memory
 
 
 def bank_inputs(config: RunConfig) -> dict[str, str]:
-    """What names the run's bank, for stages that play with it; empty where the memory does not learn.
+    """The digest of the run's bank, as an input of stages that play with it; empty if the memory does not learn.
 
     Raises:
         ConfigError: if the stage ``memory`` has not written it yet.
@@ -52,10 +48,10 @@ def bank_inputs(config: RunConfig) -> dict[str, str]:
 
 
 def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
-    """The memory that a config asks for, with the bank of a folder; without one, it has learnt nothing.
+    """The memory of a config section, with the bank in a folder; without a bank, it has learnt nothing.
 
     Raises:
-        ConfigError: if the folder holds no bank, or another one than it says.
+        ConfigError: if the folder has no bank, or the bank does not match its digest.
     """
     memory: Memory = build(section)
     if bank is None or not isinstance(memory, LearningMemory):
@@ -71,15 +67,15 @@ def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
 def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path) -> str:
     """Learn from finished episodes, save the bank into ``folder``, and return its digest.
 
-    The order of learning is fixed: by environment, task, trial and id. So the bank does not depend on the order in
-    which episodes were played or stored.
+    It learns in the order of environment, task, trial and id, so the bank does not depend on the order in which
+    episodes were played or stored.
     """
     memory: LearningMemory = build(section)
     ordered = sorted(episodes, key=lambda e: (e.task.environment, e.task.id, e.trial, e.id))
     for episode in ordered:
         memory = memory.fold(episode)
     content = folder / CONTENT
-    if content.exists():  # of a stage that was interrupted
+    if content.exists():  # left by a stage that was interrupted
         shutil.rmtree(content)
     content.mkdir(parents=True)
     memory.save(content)
@@ -88,19 +84,15 @@ def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path)
 
 
 def copy_bank(source: Path, target: Path) -> None:
-    """Copy a bank's folder, and nothing else that lies in ``source``."""
-    if target.exists():  # of an export that was interrupted
+    """Copy the bank in ``source``, and no other files."""
+    if target.exists():  # left by an export that was interrupted
         shutil.rmtree(target)
     shutil.copytree(source / CONTENT, target / CONTENT)
     shutil.copyfile(source / FACTS, target / FACTS)
 
 
 def bank_digest(folder: Path) -> str:
-    """What names the bank of a folder.
-
-    Raises:
-        ConfigError: if there is none.
-    """
+    """The digest of the bank in a folder. Raises ConfigError if there is none."""
     path = folder / FACTS
     if not path.is_file():
         raise ConfigError(f"{path}: no such file: the memory has learnt nothing yet; run the stage memory first")

@@ -1,4 +1,4 @@
-"""How a failed episode becomes the prompt of the retrospective model, and a reflection its response."""
+"""Encodes a failed episode as the retrospective model's prompt, and a reflection as its response."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Encoder:
-    """Encodes episodes and reflections as a retrospective model reads and writes them, and a reward model reads them.
+    """Encodes episodes and reflections for a retrospective model or a reward model.
 
     Args:
         prompts: The environments' prompts.
-        tokenizer: The base's.
-        section: Its ``max_prompt_tokens`` limits the prompts; :func:`retro.models.limits.with_prompt_limit` fills it in
-            where the base's context is known.
+        tokenizer: The base's tokenizer.
+        section: Its ``max_prompt_tokens`` limits the prompts; :func:`retro.models.limits.with_prompt_limit` sets it
+            from the base's context.
     """
 
     def __init__(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
@@ -33,7 +33,7 @@ class Encoder:
         )
 
     def text(self, episode: Episode) -> str:
-        """The question about ``episode`` and what its actor recalled, before a chat template or a begin token.
+        """The prompt about ``episode`` and what its actor recalled, without a chat template or a begin token.
 
         A prompt that is too long is shortened: observations are left out, the oldest first.
 
@@ -49,7 +49,7 @@ class Encoder:
         return self.encode(self.text(episode))
 
     def response(self, reflection: Reflection) -> list[int]:
-        """The reflection's tokens, with the end token unless it was cut off before it: there is no end to learn."""
+        """The reflection's tokens with the end token, which a reflection that was cut off does not have."""
         ids = encode_response(self.tokenizer, reflection.text)
         return ids[:-1] if reflection.finish_reason == "length" and len(ids) > 1 else ids
 

@@ -1,4 +1,4 @@
-"""What turns prompts and an adapter into sampled tokens; the built-in kind is our own engine on the shared base."""
+"""Generators sample tokens from an adapter; the built-in kind is our own engine on the shared base."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 class Generator(Protocol):
     """Samples from the adapter that :meth:`use` named last.
 
-    A kind of generator is made by ``from_options(options, base)``: the shared base has the adapters by their roles, and
-    ``base.save_role`` writes one as a plain PEFT folder.
+    ``from_options(options, base)`` makes one of a kind. The shared base has the adapters by their roles, and
+    ``base.save_role`` writes an adapter as a plain PEFT folder.
     """
 
     def use(self, role: str | None, version: str) -> None:
         """Sample from an adapter of the shared base from now on.
 
         Args:
-            role: Its name on the base; None is the bare base.
-            version: Names the adapter's weights: a generator that holds a copy of them needs a new copy where the
-                version has changed.
+            role: The adapter's name on the base; None means the bare base.
+            version: Names the adapter's weights. A generator with a copy of them needs a new copy when it changes.
         """
         ...
 
@@ -37,10 +36,11 @@ class Generator(Protocol):
         """Draw ``count`` responses to each prompt.
 
         Args:
-            prompts: Tokens of each. There may be none: where the base lies in pieces, one a process, every process has
-                to call this method.
-            sampling: Of all; its own seed is not used.
-            seeds: ``count`` for each prompt: response ``j`` of prompt ``i`` depends on ``seeds[i][j]`` alone.
+            prompts: The tokens of each prompt. There may be none: if the base is distributed over processes, each
+                process has to call this method.
+            sampling: For all responses; its seed is not used.
+            seeds: ``count`` seeds for each prompt. Response ``j`` to prompt ``i`` depends on no other than
+                ``seeds[i][j]``.
 
         Raises:
             ValueError: for an empty prompt or one that leaves no room in the model's context.
@@ -49,7 +49,7 @@ class Generator(Protocol):
 
 
 class EngineGenerator:
-    """Samples in this process, with the weights that training changes: a version makes no difference."""
+    """Samples in this process. It shares the weights with training, so it ignores the version."""
 
     class Options(GeneratorSection):
         """There is nothing to choose."""
@@ -57,7 +57,9 @@ class EngineGenerator:
         kind: Literal["engine"] = "engine"
 
     def __init__(self, base: SharedBase) -> None:
-        from retro.models.generation import Engine  # here: the registry of kinds reads this file without torch
+        from retro.models.generation import (
+            Engine,
+        )  # here, so that the registry of kinds can import this file without torch
 
         self._base = base
         self._engine = Engine(base.model, base.tokenizer)
@@ -73,5 +75,5 @@ class EngineGenerator:
     def sample(
         self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Generated]]:
-        with self._base.role(self._role):  # entered without prompts, too: a base in pieces needs all processes
+        with self._base.role(self._role):  # entered without prompts, too: a distributed base needs all processes
             return self._engine.sample(prompts, count, sampling, seeds) if prompts else []

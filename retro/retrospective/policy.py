@@ -1,4 +1,4 @@
-"""The retrospective model as a reflector: it reads a failed episode and samples reflections on it."""
+"""The retrospective model as a reflector, which samples reflections on a failed episode."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Policy:
 
     Args:
         encoder: Makes the prompts; its section says how reflections are sampled.
-        generator: Draws the tokens.
-        role: The adapter that writes; None is the bare base.
-        source: What the reflections say of where they come from (``base``, ``sft``, ``ppo`` …).
-        version: Names the adapter's weights to the generator; by default the source does.
+        generator: Samples the tokens.
+        role: The adapter that writes; None means the bare base.
+        source: The ``source`` of the reflections (``base``, ``sft``, ``ppo`` …).
+        version: The version of the adapter's weights, for the generator; by default the source.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class Policy:
         generator: Generator | None = None,
         version: str | None = None,
     ) -> Self:
-        """The policy that ``section`` describes, on a base that is in memory; by default our engine samples."""
+        """The policy of a config section on a base that is loaded; by default our engine samples."""
         encoder = Encoder(prompts, base.tokenizer, with_prompt_limit(section, base.context))
         return cls(encoder, generator or EngineGenerator(base), role, source, version)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
-        """``request.count`` reflections, behind one prefill of the prompt.
+        """Sample ``request.count`` reflections, with one prefill of the prompt.
 
         Raises:
-            PromptTooLongError: if the episode does not fit. Other requests of the batch are answered.
+            PromptTooLongError: if the episode does not fit. Other requests of the batch are still answered.
         """
         prompt = self._encoder.prompt(request.episode)
         return await self._rounds.submit(_Question(prompt, request.count, request.seed))
 
     def _answer(self, questions: list[_Question]) -> list[list[Reflection]]:
-        """One batch for all questions of a count (as a rule one batch: a run asks for groups of one size)."""
+        """Sample a batch for each count. Usually there is one batch, since the groups of a run have one size."""
         answers: dict[int, list[Reflection]] = {}
         self._generator.use(self._role, self._version)
         indices = sorted(range(len(questions)), key=lambda index: questions[index].count)

@@ -14,21 +14,21 @@ _HEAD = "head.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class RewardFiles:
-    """Where the parts of a reward model lie."""
+    """The paths of a reward model's files."""
 
     adapter: Path
     """A plain PEFT folder."""
     head: Path
-    """The scalar head, which no PEFT format has a field for."""
+    """The scalar head, which does not belong to the PEFT format."""
 
     @classmethod
     def of_stage(cls, folder: Path) -> Self:
-        """In the folder of the stage ``reward``, the adapter has a folder of its own."""
+        """The files in the folder of the stage ``reward``, where the adapter has its own folder."""
         return cls(folder / ADAPTER, folder / _HEAD)
 
     @classmethod
     def of_export(cls, folder: Path) -> Self:
-        """In an export, the head lies beside the adapter's files."""
+        """The files in an export, where the head lies beside the adapter's files."""
         return cls(folder, folder / _HEAD)
 
     @property
@@ -42,5 +42,5 @@ class RewardFiles:
 
 
 def facts_file(folder: Path) -> Path:
-    """What the stage ``reward`` measured: losses, accuracies, and the scale of the scores."""
+    """The measurements of the stage ``reward``: losses, accuracies, and the scale of the scores."""
     return folder / "reward.json"

@@ -20,17 +20,17 @@ from retro.types import Reflection, ReflectionRequest
 ROLE = "reward"
 """The name of the adapter on the shared base."""
 SCORED_TOKENS = 16384
-"""Tokens of one scoring pass; one group may be longer."""
+"""Tokens of one scoring pass; a single group may be longer."""
 
 
 class RewardModel:
-    """Scores responses behind their prompts. The scores have no scale (Bradley-Terry) or are logits (cross-entropy).
+    """Scores responses to prompts. The scores have no scale (Bradley-Terry) or are logits (cross-entropy).
 
     Args:
         base: The shared base with the role :data:`ROLE`.
-        head: Reads the hidden state of a response's last token.
-        budget: Tokens of one forward pass; a group that is longer is scored alone. None: no limit.
-        most: Groups of one forward pass.
+        head: Maps the hidden state of a response's last token to its score.
+        budget: Tokens of one forward pass; a longer group is scored alone. None means no limit.
+        most: The most groups in one forward pass.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class RewardModel:
         """Load a frozen reward model onto ``base``.
 
         Args:
-            device: Of the head, where it is not the base's: a base that will be cut in pieces is still on the CPU.
+            device: The head's device, if not the base's: a base that will be distributed is still on the CPU.
 
         Raises:
-            AdapterMismatchError: if it was trained on another base, naming both.
+            AdapterMismatchError: naming both bases, if it was trained on another one.
             UnreadableError: if the head's file is missing or damaged.
         """
         base.load_role(ROLE, files.adapter, trainable=False)
@@ -63,12 +63,12 @@ class RewardModel:
     def scores(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[float]]:
-        """The score of each response, a group a prompt; packed within the budget, each prompt computed once.
+        """The scores of each prompt's responses. They are packed within the budget; each prompt is computed once.
 
         Args:
-            prompts: Tokens of each. There may be none: where the base lies in pieces, one a process, every process has
-                to call this method.
-            responses: To each prompt, tokens of each.
+            prompts: The tokens of each prompt. There may be none: if the base is distributed over processes, each
+                process has to call this method.
+            responses: For each prompt, the tokens of its responses.
         """
         scores: dict[int, list[float]] = {}
         with self._base.role(ROLE):
@@ -79,7 +79,7 @@ class RewardModel:
         return [scores[index] for index in range(len(prompts))]
 
     def forward(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
-        """One packed pass: the scores (K,) of each prompt's responses. The caller has entered the role."""
+        """The scores (K,) of each prompt's responses, from one packed pass. The caller has entered the role."""
         flat = last_token_scores(self._base.model, pack(prompts, responses), self._head)  # (R,)
         return list(torch.split(flat, [len(group) for group in responses]))
 
@@ -96,7 +96,7 @@ class _Group:
 
 
 class RewardScorer:
-    """Asks a reward model, as samplers do; requests that are under way at once become one batch."""
+    """A :data:`~retro.retrospective.samplers.base.Scorer`; requests that are under way at once become one batch."""
 
     def __init__(self, encoder: Encoder, model: RewardModel) -> None:
         self._encoder = encoder

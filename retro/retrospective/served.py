@@ -1,4 +1,4 @@
-"""The policy behind an OpenAI-compatible server: N reflections in one request, everything else as the local one."""
+"""A policy that samples through an OpenAI-compatible server, with N reflections in one request."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TIMEOUT_SECONDS = 600.0
-"""Of one try at a request: a server on a laptop's CPU writes a group of reflections slowly."""
+"""For one try at a request: a server on a laptop's CPU writes a group of reflections slowly."""
 MAX_RETRIES = 5
 _CONCURRENCY = 256
 
 
 class RefusedError(ConfigError):
-    """The server will not answer this request, and said why."""
+    """The server refuses this request, with a reason."""
 
 
 def served_client(section: RequestSection, start: str) -> Client:
     """A client for a server that has a retrospective model loaded.
 
     Args:
-        section: The server and its model. The key is read from ``OPENAI_API_KEY``, if the server wants one.
+        section: The server and its model. The key is read from ``OPENAI_API_KEY``, if there is one.
         start: The command that starts such a server, for error messages.
 
     Raises:
-        ConfigError: for a URL that is not one or holds a password, or a key that cannot be sent.
+        ConfigError: if the URL is not valid or holds a password, or if the key cannot be sent.
     """
     start = f"start it with:\n  {start}"
     another = f"{section.model!r} was asked for; --server-model (server_model) names another"
@@ -50,7 +50,7 @@ def served_client(section: RequestSection, start: str) -> Client:
         remedies={
             Problem.NOBODY: start,
             Problem.NO_ANSWER: start,
-            Problem.REDIRECT: "give the URL that answers by itself",
+            Problem.REDIRECT: "give the URL that it redirects to",
             Problem.MODEL: f"give server_model, the name of one that it has, or serve it: {start}",
             Problem.TOO_LONG: "its context must hold model.max_prompt_tokens and model.max_new_tokens",
             Problem.REFUSED: another,
@@ -63,9 +63,9 @@ class ServedPolicy:
     """Samples reflections with a model behind a server, from the same prompts as the local policy.
 
     Args:
-        client: Asks the model.
+        client: Sends the requests.
         encoder: Makes the prompts, with the base's tokenizer; its section says how reflections are sampled.
-        source: What the reflections say of where they come from.
+        source: The ``source`` of the reflections.
     """
 
     def __init__(self, client: Client, encoder: Encoder, source: str) -> None:
@@ -78,17 +78,17 @@ class ServedPolicy:
         """Ask for one token.
 
         Raises:
-            ConfigError: if the server is not there, does not know the model, or cannot complete prompts of its kind.
+            ConfigError: if the server does not answer, does not have the model, or cannot complete such prompts.
         """
         await self._client.ask("Hello", Sampling(temperature=1.0, max_tokens=1), retries=1)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
-        """``request.count`` reflections from one request; those that the server leaves out are asked for one by one.
+        """``request.count`` reflections from one request; for those that the server leaves out, from single requests.
 
         Raises:
             PromptTooLongError: if the trajectory does not fit, even shortened.
-            ConfigError: if the server cannot be asked, or refuses.
-            QuotaError: if it asks to wait for more than two minutes.
+            ConfigError: if the server does not answer, or refuses.
+            QuotaError: if it asks every caller to wait for more than two minutes.
         """
         text = self._encoder.text(request.episode)
         answers = await self._answers(self._begin + text, request.count, request.seed)
@@ -97,13 +97,13 @@ class ServedPolicy:
         return [replace(reflection, index=index) for index, reflection in enumerate(written)]
 
     async def _answers(self, prompt: str, count: int, seed: int) -> list[Answer]:
-        """Answers with ``count`` choices together: one, or one and a further one for each choice that it lacks."""
+        """Answers with ``count`` choices in total: one answer, and a further one for each choice that it lacks."""
         answers: list[Answer] = []
         try:
             answers.append(await self._client.ask(prompt, self._sampling(seed, 0), count))
         except RefusedError:
             if count == 1:
-                raise  # else it may be n that is refused; if not, one alone is refused as well
+                raise  # for count > 1 the server may only refuse n; otherwise it refuses the single requests, too
         given = sum(len(answer.choices) for answer in answers)
         singles = (self._client.ask(prompt, self._sampling(seed, index)) for index in range(given, count))
         return [*answers, *await all_of(singles)]
@@ -129,13 +129,13 @@ class ServedPolicy:
 def request_section(
     url: str, model: str, section: ModelSection, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> RequestSection:
-    """The requests that make a server do as the local model does.
+    """Requests with which a server samples like the local model.
 
-    Beside the prompt, a server must be told the arguments of the chat template, and where a turn ends if that is not
-    the tokenizer's end token, the only one that the server knows by itself.
+    They name the arguments of the chat template, and the tokens that end a turn besides the tokenizer's end token,
+    which is the only one that a server stops at by itself.
 
     Args:
-        chat: Whether the server puts a chat template around the prompt; else it completes the text.
+        chat: Whether the server puts a chat template around the prompt; otherwise it completes the text.
     """
     ends = sorted(end_tokens(tokenizer) - {tokenizer.eos_token_id})
     extra: dict[str, Any] = {"stop_token_ids": ends} if ends else {}
@@ -146,13 +146,13 @@ def request_section(
 
 
 def missing_begin(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The begin token, if the tokenizer has one that it does not put before a text by itself, as a server lets it."""
+    """The begin token, if the tokenizer has one but does not put it before a text by itself, as on a server."""
     if tokenizer.bos_token_id is None or tokenizer.bos_token_id in tokenizer.encode("a"):
         return ""
     return str(tokenizer.bos_token)
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """``total`` in whole parts that are proportional to ``weights`` (positive), each less than one off."""
+    """``total`` as a sum of integers in proportion to the positive ``weights``, each less than 1 off."""
     bounds = [total * reached // sum(weights) for reached in accumulate(weights, initial=0)]
     return [after - before for before, after in pairwise(bounds)]

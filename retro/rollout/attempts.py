@@ -1,4 +1,4 @@
-"""What is to be played, as data. An attempt has an id before it is played: played anywhere, it counts once."""
+"""Plans of attempts as data. The id of an attempt is known before it is played, so it counts once wherever it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retro.config import ActorSection, CollectSection
 from retro.types import Episode, Reflection, Task, derive_seed
 
 Key = tuple[str | int, ...]
-"""Names a use, for example (run seed, "collect"): attempts of different keys are different ones, and draw anew."""
+"""The purpose of attempts, for example (run seed, "collect"). Other keys give other ids and other random draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Attempt:
     parent: str | None = None
     """The id of the failed episode that this one retries."""
     path: tuple[Reflection, ...] = ()
-    """All reflections on the way to this trial, oldest first. The last one preceded it, unless it is a ``control``."""
+    """All reflections that led to this trial, oldest first. The last one preceded it, unless it is a ``control``."""
     index: int = 0
-    """Its place among the retries (or among the controls) of ``parent``."""
+    """Its index among the retries (or among the controls) of ``parent``."""
     control: bool = False
     """A retry without a reflection of its own."""
 
@@ -34,36 +34,36 @@ class Attempt:
     def retry(
         cls, key: Key, failed: Episode, path: tuple[Reflection, ...], reflection: Reflection | None, index: int = 0
     ) -> Attempt:
-        """Play the task of ``failed`` once more, with one more reflection; without it, a control.
+        """Play the task of ``failed`` once more, with one more reflection or, as a control, without.
 
         Args:
-            path: The reflections on the way to ``failed``, its own included, oldest first.
-            reflection: The one on ``failed``.
-            index: Its place in the group of retries (or of controls).
+            path: The reflections that led to ``failed``, its own included, oldest first.
+            reflection: The reflection on ``failed``.
+            index: The index in the group of retries (or of controls).
         """
         whole = path if reflection is None else (*path, reflection)
         return cls(key, failed.task, failed.trial + 1, failed.id, whole, index, control=reflection is None)
 
     @property
     def id(self) -> str:
-        """The id of its episode: 32 hex digits. What the reflections say does not name it."""
+        """The id of its episode: 32 hex digits, which do not depend on the texts of reflections."""
         task = self.task
         name = json.dumps([self.key, task.environment, task.id, self.trial, self.parent, self.index, self.control])
         return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
     @property
     def reflection(self) -> Reflection | None:
-        """The one that preceded it."""
+        """The reflection that preceded it."""
         return self.path[-1] if self.path and not self.control else None
 
     def seed(self, *further: int) -> int:
-        """Of its whole play, or of its step ``further``."""
+        """The seed of the whole episode, or of the step ``further``."""
         return derive_seed(*self.key, self.task.id, self.trial, self.parent or "", self.index, *further)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is played of each task."""
+    """How each task is played."""
 
     key: Key
     attempts: int
@@ -81,19 +81,19 @@ class Plan:
 
     @classmethod
     def of(cls, key: Key, section: CollectSection, actor: ActorSection) -> Plan:
-        """What a collection plays. An actor at temperature 0 has no controls: they would replay the failed episode."""
+        """The plan of a collection. An actor at temperature 0 has no controls: they would repeat the failed episode."""
         return cls(key, section.attempts, section.group, section.controls if actor.temperature else 0)
 
 
 class Journal(Protocol):
-    """What has been played: the replay buffer, an evaluation's records, a dictionary."""
+    """The episodes that have been played: the replay buffer, the records of an evaluation, a dictionary."""
 
     def get(self, id: str, /) -> Episode | None:
-        """The episode of an id, if it was played before."""
+        """The episode with an id, if it was played before."""
         ...
 
     def add(self, episode: Episode, /) -> None:
-        """Keep an episode the moment it has been played."""
+        """Keep an episode as soon as it has been played."""
         ...
 
 

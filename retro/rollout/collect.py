@@ -1,4 +1,4 @@
-"""Many tasks at once, each through the one loop, resumable at any episode."""
+"""Plays many tasks at once; a collection that was stopped resumes at any episode."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def collect(
 ) -> list[list[Episode]]:
     """Run :func:`~retro.rollout.trials.run_trials` on every task, as many at a time as the runner plays attempts.
 
-    The outcome does not depend on the runner. An error in one task cancels the others and is raised; so does an
-    interrupt (Ctrl-C under ``asyncio.run``). Either way every episode that was played to its end has been added to the
-    journal, and the same call goes on from there.
+    The outcome does not depend on the runner. An error in one task, or an interrupt (Ctrl-C under ``asyncio.run``),
+    cancels the others and is raised. Every episode that was played to its end is in the journal then, and the same call
+    goes on from there.
 
     Args:
         runner, plan, reflector, journal, skip: As in ``run_trials``.
-        tasks: What is played; each task once.
-        progress: Is told of every episode and task; entered and left here.
+        tasks: Each task once.
+        progress: Shows every episode and task; it is entered and left here.
 
     Returns:
         The episodes of each task, in the order of ``tasks``.
@@ -46,11 +46,11 @@ async def collect(
     begun = asyncio.Semaphore(runner.concurrency)
 
     async def one(task: Task) -> list[Episode]:
-        told = _Told(Episodes() if journal is None else journal, progress)
+        watched = _Watched(Episodes() if journal is None else journal, progress)
         async with begun:
-            episodes = await run_trials(runner, task, plan, reflector, told, skip)
+            episodes = await run_trials(runner, task, plan, reflector, watched, skip)
         if progress:
-            progress.task(episodes, recalled=not told.added)
+            progress.task(episodes, recalled=not watched.added)
         return episodes
 
     with progress or nullcontext():
@@ -58,8 +58,8 @@ async def collect(
 
 
 @dataclass
-class _Told:
-    """A journal of one task that tells the progress of what is added."""
+class _Watched:
+    """A journal of one task that reports what is added to the progress."""
 
     journal: Journal
     progress: CollectionProgress | None

@@ -1,4 +1,4 @@
-"""One play of a task: the actor is asked, the environment answers, until it ends."""
+"""Plays one episode: the actor chooses actions and the environment answers, until the end."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """Who plays: a frozen actor with its prompts, its memory and its way of sampling.
+    """A frozen actor with its prompts, its memory and its way of sampling, which plays the tasks of a task set.
 
-    Two players with equal parts play equal episodes, whatever else is under way: every draw is seeded by the attempt
-    and the step.
+    Players with equal parts play equal episodes, whatever else runs at the same time: each draw is seeded by the
+    attempt and the step.
     """
 
     taskset: TaskSet
@@ -44,20 +44,20 @@ class Player:
     prompts: Prompts
     memory: Memory
     sampling: Sampling
-    """Temperature, top_p and max_tokens; seed, session and stop are set for every call."""
+    """Temperature, top_p and max_tokens; seed, session and stop are set for each request."""
 
     async def play(self, attempt: Attempt, threads: Executor) -> Episode:
-        """Play a task once, to its end. Its environment is rebuilt, and is the same for every play of it.
+        """Play a task once, to its end, in a new environment, which is the same for every attempt at the task.
 
         Args:
             attempt: What to play.
-            threads: Where an environment that blocks is stepped, with a thread for each play under way: one that waits
-                for a free engine must not keep another from its next step.
+            threads: Where an environment that blocks is stepped. It has a thread for each attempt under way: one that
+                waits for a free engine must not keep another from its next step.
 
         Returns:
             The episode. If the actor or the environment failed for good, or the actor's prompt no longer fits its
-            context, what was played until then, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT``
-            and the error's text in ``info["error"]``.
+            context, it ends there, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT`` and the
+            error's text in ``info["error"]``.
         """
         task, identity = attempt.task, attempt.id
         prompts = self.prompts.of(task.environment)
@@ -108,7 +108,7 @@ class Player:
 
 
 def _unicode(text: str) -> str:
-    """With a question mark for each half of a surrogate pair, which no file, tokenizer or server takes."""
+    """``text`` with a question mark for half a surrogate pair, which files, tokenizers and servers refuse."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -119,7 +119,7 @@ def _stop_reason(success: bool, terminated: bool) -> StopReason:
 
 
 class _Played:
-    """A task's environment during one play: a blocking one is used in a thread, so that other plays go on."""
+    """A task's environment during one attempt. One that blocks runs in a thread, so that other attempts go on."""
 
     def __init__(self, taskset: TaskSet, task: Task, threads: Executor) -> None:
         self._taskset = taskset
@@ -152,5 +152,5 @@ class _Played:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait([running])  # its thread still uses the environment, which is closed next
+            await asyncio.wait([running])  # the thread still uses the environment, which will be closed next
             raise

@@ -1,4 +1,4 @@
-"""How a collection is going: episodes a second, success so far, time left."""
+"""Shows the progress of a collection: episodes per second, success so far, time left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retro.types import Episode
 
 
 class CollectionProgress:
-    """A bar on a terminal; elsewhere a line every ``every_seconds``. Told of what happened, it never asks."""
+    """A bar on a terminal, or else a line every ``every_seconds``."""
 
     def __init__(
         self, tasks: int, label: str = "collect", console: Console | None = None, every_seconds: float = 30.0
@@ -22,13 +22,13 @@ class CollectionProgress:
         self._label = label
         self._console = console or Console(stderr=True)
         self._every = every_seconds
-        self._begun = self._told = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         self._played = self._errors = self._done = self._recalled = self._solved = 0
         self._bar: Progress | None = None
         self._row: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._begun = self._told = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         if self._console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -50,38 +50,38 @@ class CollectionProgress:
         self._console.print(f"{self._label}: {self._done}/{self._total} tasks · {self.line()}{ending}", highlight=False)
 
     def episode(self) -> None:
-        """An episode has just been played; one that is only recalled is not told."""
+        """Count an episode that has just been played, not one that was read from the journal."""
         self._played += 1
-        self._tell()
+        self._update()
 
     def task(self, episodes: list[Episode], recalled: bool = False) -> None:
-        """A task is over, with all of its episodes; ``recalled`` if none of them was played now."""
+        """Count a task that is over; ``recalled`` if all its episodes were read from the journal."""
         self._done += 1
         self._recalled += recalled
         self._errors += sum(episode.broken for episode in episodes)
         self._solved += any(episode.success for episode in episodes)
-        self._tell()
+        self._update()
 
     def line(self) -> str:
-        """What there is to say now."""
+        """The current state in words."""
         seconds = max(time.monotonic() - self._begun, 1e-9)
         parts = [f"{self._played} episodes ({self._played / seconds:.1f}/s)"]
         if self._done:
             parts.append(f"solved {self._solved / self._done:.0%}")
         if self._errors:
             parts.append(f"[red]actor errors {self._errors}[/red]")
-        timed = self._done - self._recalled  # what was recalled took no time
+        timed = self._done - self._recalled  # reading from the journal took no time
         if timed and self._done < self._total:
             parts.append(f"{_clock(seconds / timed * (self._total - self._done))} left")
         else:
             parts.append(_clock(seconds))
         return " · ".join(parts)
 
-    def _tell(self) -> None:
+    def _update(self) -> None:
         if self._bar and self._row is not None:
             self._bar.update(self._row, completed=self._done, line=self.line())
-        elif time.monotonic() - self._told >= self._every:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed >= self._every:
+            self._printed = time.monotonic()
             self._console.print(f"{self._label}: {self._done}/{self._total} tasks · {self.line()}", highlight=False)
 
 

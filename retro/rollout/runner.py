@@ -1,4 +1,4 @@
-"""What plays attempts: the protocol, and the kind ``local``, which plays them in this process."""
+"""The protocol of runners, which play attempts, and the kind ``local``, which plays them in this process."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from retro.types import Episode
 
 
 class Runner(Protocol):
-    """Plays attempts, wherever that is. It is used from one event loop."""
+    """Plays attempts, in this process or elsewhere. It is used from one event loop."""
 
     @property
     def concurrency(self) -> int:
-        """Attempts that it plays at once; of more, it lets the rest wait."""
+        """How many attempts it plays at once; further ones wait."""
         ...
 
     async def play(self, attempt: Attempt) -> Episode:
-        """Play an attempt once. An error of the actor or the environment ends the episode (``Episode.broken``); any
-        other is raised."""
+        """Play an attempt once. An error of the actor or the environment ends the episode (``Episode.broken``); other
+        errors are raised."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds of its own: threads, processes, connections."""
+        """Close its own threads, processes and connections."""
         ...
 
 
@@ -38,15 +38,7 @@ class LocalRunnerOptions(RunnerSection):
 
 
 class LocalRunner:
-    """Plays in this process.
-
-    Args:
-        player: Who plays.
-        concurrency: Attempts at once.
-
-    Raises:
-        ValueError: if ``concurrency`` is less than 1.
-    """
+    """Plays ``concurrency`` attempts at once in this process."""
 
     Options = LocalRunnerOptions
 

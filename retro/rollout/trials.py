@@ -1,7 +1,7 @@
 """The one loop of the project: play a task, reflect on the failure, retry.
 
-Collection, plain retry, :class:`~retro.agent.RetroAgent`, PPO's environment reward and every arm of the evaluation are
-calls of :func:`run_trials`, or play single attempts that retry what it played.
+Collection, plain retry, :class:`~retro.agent.RetroAgent` and every arm of the evaluation call :func:`run_trials`. PPO's
+environment reward plays single retries of the episodes that it played.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unreflected:
-    """A failed episode that no reflection could be written on, since its prompt is too long: its chain ends there."""
+    """A failed episode that is too long for a reflection, so that its chain of retries ends."""
 
     episode: Episode
     reason: str
 
 
 Skip = Callable[[Unreflected], None]
-"""Is told of every episode that is not reflected on."""
+"""Called with each failed episode that gets no reflection."""
 
 
 def warn(skipped: Unreflected) -> None:
-    """Log it."""
+    """Log a failed episode that gets no reflection."""
     task = skipped.episode.task
     logger.warning("%s, task %s: no reflection, so no further attempt: %s", task.environment, task.id, skipped.reason)
 
@@ -48,18 +48,18 @@ async def run_trials(
     """Play ``task``; while it fails and attempts are left, reflect on the failure and retry.
 
     Each of the group's reflections on a failed episode has its own retry. The chain goes on from one of the failed
-    retries, by a seeded choice; it ends when every retry succeeded. Ids and draws do not depend on what else is under
-    way, so a run that was killed goes on where the ``journal`` has nothing more, to the same tree.
+    retries, by a seeded choice; it ends when every retry succeeded. Ids and draws do not depend on what else runs at
+    the same time, so a run that was killed resumes where the ``journal`` ends, and plays the same tree.
 
     Args:
-        runner: What plays.
-        task: What is played.
-        plan: How much of it.
-        reflector: Who reflects; None is plain retry: each trial is a control of the one before.
-        journal: What it has, with the reflections that were stored with it, is not played again; what is played here is
-            added. An episode that an error ended is not added: it is returned, its chain stops there, and a resumed run
-            plays it again.
-        skip: Told of a failed episode that is too long to be reflected on, which ends the chain.
+        runner: Plays the attempts.
+        task: The task to play.
+        plan: How many attempts, reflections and controls there are.
+        reflector: Writes the reflections. None means plain retry: each trial is a control of the one before.
+        journal: Holds the episodes of earlier calls, with their reflections, which are not played again. New episodes
+            are added. An episode that an error ended is returned but not added: its chain stops there, and a resumed
+            run plays it again.
+        skip: Called with a failed episode that is too long for a reflection, which ends the chain.
 
     Returns:
         All episodes, parents before children; a group's retries in order, then its controls.
@@ -88,7 +88,7 @@ async def run_trials(
             played = await all_of(trials.play(attempt) for attempt in attempts)
             episodes += played
             if any(episode.broken for episode in played):
-                break  # a choice among an incomplete group would be another one after resuming
+                break  # a choice from an incomplete group might differ after resuming
             retries = played[: plan.group]
         failures = [episode for episode in retries if episode.failed]
         if not failures:
@@ -101,7 +101,7 @@ async def run_trials(
 
 @dataclass(frozen=True, slots=True)
 class _Trials:
-    """Plays what was not played before, and keeps what was played."""
+    """Plays attempts that are not in the journal, and adds them."""
 
     runner: Runner
     plan: Plan
@@ -117,7 +117,7 @@ class _Trials:
         return episode
 
     async def reflections(self, failed: Episode, reflector: Reflector) -> list[Reflection]:
-        """The group's reflections: the stored ones of what was played, new ones only if a retry is missing."""
+        """The group's reflections: those of recorded retries, and new ones for the retries that are missing."""
         key, group = self.plan.key, self.plan.group
         retries = [Attempt(key, failed.task, failed.trial + 1, failed.id, index=index) for index in range(group)]
         recorded = [self.journal.get(retry.id) for retry in retries]

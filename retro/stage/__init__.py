@@ -1,9 +1,9 @@
-"""What every stage of a run shares: the value that describes one, whether it is up to date, and how it is run.
+"""What all stages of a run share: the value that describes a stage, its manifest, and the function that runs it.
 
-A stage is up to date when the values of the config's keys that it declared (with the run's seed) and the digests of its
-inputs equal those in its manifest ``stage.json``, and its outputs are still there. An interrupted one with the same
-values and inputs resumes; anything else runs anew in a clean folder, the old one being moved to ``replaced/``, never
-deleted. Rank 0 alone writes.
+A stage is up to date when the values of the keys that it declared (and the run's seed) and the digests of its inputs
+equal those in its manifest ``stage.json``, and its outputs are still there. An interrupted stage with the same values
+and inputs resumes. Any other runs anew in a clean folder; the old folder is moved to ``replaced/``, never deleted. Only
+rank 0 writes.
 """
 
 from retro.stage.manifest import MANIFEST, Plan, read_manifest

@@ -73,11 +73,7 @@ class Stage:
 
 
 def plan_stage(stage: Stage, config: RunConfig) -> Plan:
-    """What :func:`run_stage` would do; no weights are loaded.
-
-    Raises:
-        ConfigError: if an input is missing.
-    """
+    """What :func:`run_stage` would do; no weights are loaded. Raises ConfigError if an input is missing."""
     return compare(config.run_dir / stage.folder, stage.deciding(config), stage.inputs(stage.view(config)))
 
 

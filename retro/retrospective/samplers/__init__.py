@@ -1,1 +1,1 @@
-"""How one reflection is chosen: one file a kind."""
+"""Samplers, which choose one reflection among several; each kind has its own file."""

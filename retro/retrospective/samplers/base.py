@@ -1,4 +1,4 @@
-"""What samplers have in common."""
+"""The type that samplers share."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from collections.abc import Awaitable, Callable, Sequence
 from retro.types import Reflection, ReflectionRequest
 
 Scorer = Callable[[ReflectionRequest, Sequence[Reflection]], Awaitable[list[float]]]
-"""How good each reflection on the request's episode is; higher is better. The scores need no scale."""
+"""Scores each reflection on the request's episode; higher is better. The scores need no scale."""

@@ -13,14 +13,14 @@ from retro.types import Reflection, ReflectionRequest, Reflector, Usage
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """A reflector that keeps, of every ``n`` reflections that ``policy`` writes, the one with the highest score."""
+    """A reflector that keeps the reflection with the highest score among ``n`` that ``policy`` writes."""
 
     class Options(SamplerSection):
         """How many reflections the reward model chooses from."""
 
         kind: Literal["best_of"] = "best_of"
         n: PositiveInt = 8
-        """Reflections that are drawn for each one that is kept."""
+        """How many reflections are drawn for each one that is kept."""
 
     policy: Reflector
     scorer: Scorer
@@ -38,24 +38,24 @@ class BestOf:
         return cls(policy, scorer, options.n)
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
-        """The best ``request.count`` reflections, each of its own ``n`` candidates."""
+        """``request.count`` reflections, each the best of its own ``n`` candidates."""
         candidates = await self.candidates(request)
         groups = [candidates[start : start + self.n] for start in range(0, len(candidates), self.n)]
         return [replace(best(group), index=index, usage=spent(group)) for index, group in enumerate(groups)]
 
     async def candidates(self, request: ReflectionRequest) -> list[Reflection]:
-        """All ``n · count`` reflections, scored: one prefill of the trajectory a model, one batch of scores."""
+        """All ``n · count`` reflections, scored in one batch; the trajectory is prefilled once."""
         drawn = await self.policy.reflect(replace(request, count=self.n * request.count))
         scores = await self.scorer(request, drawn)
         return [replace(reflection, score=score) for reflection, score in zip(drawn, scores, strict=True)]
 
 
 def best(candidates: Sequence[Reflection]) -> Reflection:
-    """The highest score; among equals the first."""
+    """The candidate with the highest score, the first among equals."""
     return max(candidates, key=lambda reflection: float("-inf") if reflection.score is None else reflection.score)
 
 
 def spent(candidates: Sequence[Reflection]) -> Usage:
-    """The tokens of all candidates; their shared prompt is read once."""
+    """The tokens of all candidates; their shared prompt counts once."""
     prompt = max(reflection.usage.prompt_tokens for reflection in candidates)
     return Usage(prompt, sum(reflection.usage.completion_tokens for reflection in candidates))

@@ -1,4 +1,4 @@
-"""``first``: the first reflection that the policy samples, whatever it is worth."""
+"""``first``: the first reflection that the policy samples."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_bank_that_is_not_there_is_an_error_with_its_stage(tmp_path: Path) -> 
 def test_only_the_runs_own_memory_has_a_bank(tmp_path: Path) -> None:
     config = RunConfig.model_validate({"memory": OWN, "runs": str(tmp_path)})
     assert bank_of(section(), config) == tmp_path / "run" / "memory"
-    with pytest.raises(ConfigError, match="is not the run's own"):
+    with pytest.raises(ConfigError, match="is not the run's own memory"):
         bank_of(section(options={"size": 1}), config)
     assert bank_of(MemorySection(), config) is None
     assert bank_inputs(RunConfig()) == {}
