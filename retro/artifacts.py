@@ -1,4 +1,4 @@
-"""The files that a run leaves behind: written whole or not at all, told apart by digest, and by what made them."""
+"""Writes a run's files atomically, computes digests, and records the versions of the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLE_BYTES = 2**20
 def digest_path(path: Path) -> str:
     """SHA-256 of a file, or of a folder's relative names and contents.
 
-    A file above 256 MiB counts by its size and a MiB each of its start, middle and end.
+    For a file above 256 MiB, it covers the size and one MiB each from its start, middle and end.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
@@ -46,17 +46,17 @@ def digest_path(path: Path) -> str:
 
 
 def digest_model(name: str, revision: str | None = None) -> str:
-    """What identifies a base model as a stage's input: a folder's contents, or a hub name and revision."""
+    """Identifies a base model as a stage's input: by a folder's contents, or by hub name and revision."""
     return digest_path(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
 
 
 def digest_actor_parts(section: ActorSection) -> dict[str, str]:
-    """What identifies the folders that an actor uses beside its model: their paths alone do not."""
+    """Identifies the folders that an actor uses besides its model, by their contents."""
     return {role: digest_model(name) for role, name in section.parts.items()}
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a crash, sees the old file or the new one, never half of it."""
+    """Write ``text`` so that a reader always finds the old file or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with temporary.open("w", encoding="utf-8") as file:
@@ -71,7 +71,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def git_revision() -> str | None:
-    """The commit of this package's working tree, ``+`` where it has changes; None outside of git."""
+    """The commit of this package's working tree, with ``+`` if it has changes; None outside of git."""
     try:
         head = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no")
@@ -98,7 +98,7 @@ def versions() -> dict[str, str]:
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None for each NaN and infinity, which JSON has no words for."""
+    """``value`` with None for each NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Text, JSON and YAML from outside: one reader a format, each with limits, used for every file and every answer.
+"""Reads text, JSON and YAML from outside, within limits; every file and every answer of a server is read here.
 
-What these readers return can be walked by recursion, dumped again and stored: text is Unicode that UTF-8 can say,
-numbers are finite and integers fit 64 bits, nesting is shallow, and aliases are counted by what they stand for. Nothing
-here reads more than its limit into memory. Imports nothing of ours.
+The values can be walked by recursion, written again and stored: text can be encoded as UTF-8, numbers are finite,
+integers fit into 64 bits, nesting is shallow, and aliases of YAML cannot multiply the content. No function reads more
+than its limit into memory. This module imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 DOCUMENT_BYTES = 2**20
-"""The longest file of settings: a config, ``retro.json``, a template."""
+"""The largest file of settings: a config, ``retro.json``, a template."""
 DATA_BYTES = 2**24
-"""The longest file, line or answer of data: a trajectory, an episode."""
+"""The largest file, line or answer of data: a trajectory, an episode."""
 MAX_DEPTH = 100
-"""Lists and mappings inside one another."""
+"""Levels of nested lists and mappings."""
 MAX_NODES = 20_000
-"""Values of a YAML document, an alias counted as all that it stands for."""
+"""Values of a YAML document; an alias counts as all that it stands for."""
 MAX_INTEGER = 2**63 - 1
 _SHOWN_PROBLEMS = 10
 _UNKNOWN = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "unknown key")
@@ -35,14 +35,14 @@ _INTEGER_CHARS = 100
 
 
 class UnreadableError(ValueError):
-    """Not what it should be: the message names the file (or whatever it came from), and what is wrong with it."""
+    """A text that cannot be read: the message names its file or other origin, and the problem."""
 
 
 def read_text(path: Path, limit: int = DOCUMENT_BYTES) -> str:
     """A UTF-8 file's text, its line ends as ``\\n``.
 
     Raises:
-        UnreadableError: if it is no regular file, longer than ``limit`` bytes, or not UTF-8.
+        UnreadableError: if it is not a regular file, longer than ``limit`` bytes, or not UTF-8.
         OSError: if it cannot be opened.
     """
     if path.exists() and not path.is_file():
@@ -53,7 +53,7 @@ def read_text(path: Path, limit: int = DOCUMENT_BYTES) -> str:
 
 
 def read_json(path: Path, limit: int = DOCUMENT_BYTES) -> Any:
-    """What a JSON file says.
+    """The value in a JSON file.
 
     Raises:
         UnreadableError: see :func:`read_text` and :func:`parse_json`.
@@ -63,7 +63,7 @@ def read_json(path: Path, limit: int = DOCUMENT_BYTES) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file says; None if it is empty.
+    """The value in a YAML file; None if it is empty.
 
     Raises:
         UnreadableError: see :func:`read_text` and :func:`parse_yaml`.
@@ -73,8 +73,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_lines(path: Path, limit: int = DATA_BYTES) -> Iterator[tuple[int, bytes]]:
-    """A file's lines that are not blank, numbered from 1. Of one beyond ``limit`` bytes, ``limit + 1`` are given: too
-    many for :func:`parse_json`.
+    """The lines of a file that are not blank, with their numbers from 1. A longer line than ``limit`` bytes is cut to
+    ``limit + 1`` bytes, which :func:`parse_json` refuses.
 
     Raises:
         OSError: if it cannot be opened.
@@ -91,11 +91,10 @@ def read_lines(path: Path, limit: int = DATA_BYTES) -> Iterator[tuple[int, bytes
 
 
 def read_array(path: Path, limit: int = DATA_BYTES) -> Iterator[Any]:
-    """The entries of a file that is one JSON array, however long: only a few are in memory at once.
+    """The entries of a file with one JSON array of any length; only a few are in memory at once.
 
     Args:
-        path: the file.
-        limit: the longest entry, in characters.
+        limit: The longest entry, in characters.
 
     Raises:
         UnreadableError: if it is not UTF-8 or not an array, ends too early, or has an entry that :func:`parse_json`
@@ -122,16 +121,16 @@ def read_array(path: Path, limit: int = DATA_BYTES) -> Iterator[Any]:
 
 
 def parse_json(text: str | bytes, origin: str = "", limit: int = DATA_BYTES, half_surrogates: bool = False) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
     Args:
-        text: bytes are UTF-8.
-        origin: what errors call it; may be empty.
-        limit: the longest, in bytes (of a str: in characters).
-        half_surrogates: let strings hold half of a surrogate pair, which JSON can say and UTF-8 cannot.
+        text: Bytes are UTF-8.
+        origin: What errors call it; may be empty.
+        limit: The longest text, in bytes (for a str, in characters).
+        half_surrogates: Allow half of a surrogate pair in strings, which JSON can express and UTF-8 cannot.
 
     Raises:
-        UnreadableError: if it is longer, no JSON, nested deeper than ``MAX_DEPTH``, or holds a number that is not
+        UnreadableError: if it is too long, not JSON, nested deeper than ``MAX_DEPTH``, or holds a number that is not
             finite or an integer beyond 64 bits.
     """
     try:
@@ -150,12 +149,12 @@ def parse_json(text: str | bytes, origin: str = "", limit: int = DATA_BYTES, hal
 
 
 def parse_yaml(text: str, origin: str = "") -> Any:
-    """What a YAML text says, in JSON's types: dates and times are text.
+    """The value of a YAML text, in JSON's types: dates and times are text.
 
     Raises:
-        UnreadableError: if it is no YAML, has a tag or a key of another type, is nested deeper than ``MAX_DEPTH``, has
-            more than ``MAX_NODES`` values (aliases counted as what they stand for), refers to itself, or holds a number
-            that is not finite or an integer beyond 64 bits.
+        UnreadableError: if it is not YAML, has tags or keys that are not text, is nested deeper than ``MAX_DEPTH``, has
+            more than ``MAX_NODES`` values, refers to itself, or holds a number that is not finite or an integer beyond
+            64 bits.
     """
     try:
         _refuse(len(text) > DOCUMENT_BYTES, f"longer than {DOCUMENT_BYTES:,} bytes")
@@ -171,13 +170,13 @@ def parse_yaml(text: str, origin: str = "") -> Any:
         _check(tree)
     except UnreadableError as error:
         raise UnreadableError(_named(origin, str(error))) from None
-    except (yaml.YAMLError, ValueError, LookupError) as error:  # ``!!int word``, ``!!bool word``
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # such as ``!!int word``
         raise UnreadableError(_named(origin, f"not YAML: {' '.join(str(error).split())}")) from None
     return tree
 
 
 def problems(error: ValidationError) -> str:
-    """What pydantic found wrong, on one line: the key and the reason of each, the first ten."""
+    """The first ten problems that pydantic found, on one line: keys and reasons."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     shown = [
         cut(f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {_UNKNOWN.get(item['type'], item['msg'])}")
@@ -188,7 +187,7 @@ def problems(error: ValidationError) -> str:
 
 
 def word(value: str) -> str:
-    """Refuse what would be read as something else where it is printed: on a terminal, or in a command.
+    """Refuse a name that a terminal or a shell command would read as something else.
 
     Raises:
         ValueError: if ``value`` is not printable, or looks like an option.
@@ -199,11 +198,11 @@ def word(value: str) -> str:
 
 
 Word = Annotated[str, Field(max_length=4096), AfterValidator(word)]
-"""A name from outside that is shown, or passed on."""
+"""A name from outside that is printed or passed on."""
 
 
 def cut(text: str, chars: int = _SHOWN_CHARS) -> str:
-    """``text`` for a message: one that is too long ends in an ellipsis, and what is not printable is escaped."""
+    """``text`` for a message: it is cut with an ellipsis, and characters that are not printable are escaped."""
     shown = text if len(text) <= chars else f"{text[:chars]}…"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
@@ -244,28 +243,28 @@ def _number(text: str) -> float:
 
 def _entries(file: TextIO, limit: int) -> Iterator[Any]:
     decode = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_number).raw_decode
-    text, place, ended = file.read(_CHUNK_CHARS), 0, False
+    text, position, ended = file.read(_CHUNK_CHARS), 0, False
     _refuse(not text.lstrip().startswith("["), "not a JSON array")
-    place = text.index("[") + 1
+    position = text.index("[") + 1
     while True:
-        while place < len(text) and (text[place].isspace() or text[place] == ","):
-            place += 1
-        if text[place : place + 1] == "]":
+        while position < len(text) and (text[position].isspace() or text[position] == ","):
+            position += 1
+        if text[position : position + 1] == "]":
             return
         try:
-            entry, end = decode(text, place)
+            entry, end = decode(text, position)
         except json.JSONDecodeError:
-            if ended or len(text) - place > limit:
+            if ended or len(text) - position > limit:
                 raise
             chunk = file.read(_CHUNK_CHARS)
-            text, place, ended = text[place:] + chunk, 0, not chunk
+            text, position, ended = text[position:] + chunk, 0, not chunk
         else:
             yield entry
-            place = end
+            position = end
 
 
 def _check(tree: Any, half_surrogates: bool = False) -> None:
-    """Refuse what is nested too deeply, keys that JSON has not, and text that UTF-8 cannot say."""
+    """Refuse deep nesting, keys that JSON does not have, and text that UTF-8 cannot express."""
     level = [tree]
     for _ in range(MAX_DEPTH + 1):
         deeper: list[Any] = []
@@ -278,7 +277,7 @@ def _check(tree: Any, half_surrogates: bool = False) -> None:
             elif isinstance(value, list):
                 deeper += value
             elif isinstance(value, str) and not half_surrogates and not _is_unicode(value):
-                raise UnreadableError(f"{cut(repr(value), 40)}: half of a surrogate pair, which is no character")
+                raise UnreadableError(f"{cut(repr(value), 40)}: half of a surrogate pair, which is not a character")
         if not deeper:
             return
         level = deeper

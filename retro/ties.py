@@ -1,8 +1,8 @@
-"""When two returns, ratings or scores are equal: the one tolerance of the project, and the comparisons that use it.
+"""The tolerance within which returns, ratings and scores are equal, and comparisons that use it.
 
 Returns are sums of rewards and F1 scores, ratings are differences of returns, and a rating may be an average of
-several. Each of these rounds, so (.2 + .2 + .2) / 3 and .2 are two different floats. All code that compares such
-numbers does it here: otherwise rounding makes a pair to learn from, or a difference to test, out of nothing.
+several. Each of these rounds, so (.2 + .2 + .2) / 3 and .2 are different floats. All code compares such numbers by
+these functions; otherwise rounding would make pairs to learn from, or differences to test, out of equal values.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 EQUAL = 1e-9
-"""Two values closer than this are equal. Returns lie in [0, 1], so this is far above their rounding (about 1e-16 for
-each operation), and far below the smallest difference that a reward makes."""
+"""Values that differ by less are equal. Returns lie in [0, 1], so this is far above their rounding errors (about 1e-16
+for each operation), and far below the smallest difference between rewards."""
 
 
 def minus(left: float, right: float) -> float:
@@ -31,6 +31,6 @@ def sign(value: float) -> int:
 
 
 def highest(values: Sequence[float]) -> list[int]:
-    """The indices of the highest value and of all values that are equal to it, in order; none of nothing."""
+    """The indices of the highest value and of all values that equal it, in order; empty for no values."""
     top = max(values, default=0.0)
     return [index for index, value in enumerate(values) if not exceeds(top, value)]

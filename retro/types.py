@@ -1,6 +1,6 @@
-"""The words of the whole pipeline: tasks, steps, trajectories, episodes, reflections, and who acts and who reflects.
+"""The types of the whole pipeline: tasks, steps, trajectories, episodes, reflections, actors and reflectors.
 
-Everything here is frozen and typed, imports nothing of ours, and turns into plain JSON by ``to_json``.
+The values are frozen and become plain JSON by ``to_json``. This module imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Split(StrEnum):
-    """Which use a task is for. Everything that learns or selects is split by task, never by row."""
+    """The use of a task. Everything that learns or selects is split by task, never by row."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -35,11 +35,11 @@ class StopReason(StrEnum):
     HORIZON = "horizon"
     """The step limit was reached."""
     CONTEXT = "context"
-    """The actor's next prompt did not fit its context, even shortened: played as far as it goes, a failed play."""
+    """The actor's next prompt did not fit its context, even shortened. The episode counts as failed."""
     ACTOR_ERROR = "actor_error"
-    """The actor could not be asked any more (its server failed for good): reported, but not counted as played."""
+    """The actor stopped answering (its server failed for good). The episode is reported, but does not count."""
     ENVIRONMENT_ERROR = "environment_error"
-    """The environment broke (a worker process died): reported, but not counted as played."""
+    """The environment failed (a worker process died). The episode is reported, but does not count."""
 
 
 class Message(TypedDict):
@@ -50,7 +50,7 @@ class Message(TypedDict):
 
 
 Prompt = str | Sequence[Message]
-"""What a language model is asked: plain text for completion models, messages for chat models."""
+"""A prompt of a language model: plain text for completion models, messages for chat models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Task:
     id: str
     split: Split
     kind: str = ""
-    """The type of the task within its environment (``heat``, ``bridge question``): results are also told by kind."""
+    """The type of the task within its environment (``heat``, ``bridge question``). Results are also given by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,12 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     session: str = ""
-    """Calls of one session extend one another's prompt: what a prompt cache may be keyed by. May be empty."""
+    """Requests of one session extend the same prompt, so that a prompt cache may use it as a key. May be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a language model answered."""
+    """The answer of a language model."""
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -103,19 +103,19 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One turn of an episode: what the actor thought and did, and what the environment answered."""
+    """One turn of an episode: the actor's thought and action, and the environment's answer."""
 
     action: str
     observation: str
     reward: float = 0.0
     thought: str = ""
     usage: Usage = Usage()
-    """The tokens of the actor's call behind it."""
+    """The tokens of the actor's request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The ordered steps of one play: ``opening`` is the observation of the reset, which states the task."""
+    """The ordered steps of one attempt; ``opening`` is the observation of the reset, which states the task."""
 
     opening: str
     steps: tuple[Step, ...] = ()
@@ -138,7 +138,7 @@ class Reflection:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What the actor's memory gave it for one episode: the entries as they were rendered into its prompt, in order.
+    """What the actor's memory recalled for one episode: the entries as they stood in its prompt, in order.
 
     Raises:
         ValueError: if there are not as many ids as entries.
@@ -146,7 +146,7 @@ class Recalled:
 
     entries: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
-    """A name for each entry, such as an episode's id (``reflection-2``: the third one on the way to this episode)."""
+    """A name for each entry, such as an episode's id (``reflection-2``: the third one that led to this episode)."""
 
     def __post_init__(self) -> None:
         if len(self.entries) != len(self.ids):
@@ -154,14 +154,14 @@ class Recalled:
 
     @classmethod
     def latest(cls, reflections: Sequence[str], count: int) -> Recalled:
-        """The last ``count`` of ``reflections``, which are all on the way to an episode, oldest first."""
+        """The last ``count`` of the ``reflections`` that led to an episode, oldest first."""
         first = max(0, len(reflections) - count)
         return cls(tuple(reflections[first:]), tuple(f"reflection-{n}" for n in range(first, len(reflections))))
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One play of a task. Episodes form a tree: ``parent`` is the failed episode that this one retries.
+    """One attempt at a task. Episodes form a tree: ``parent`` is the failed episode that this one retries.
 
     ``reflection`` is the one that preceded the retry; a retry without one (``parent`` set, ``reflection`` None) is a
     control.
@@ -178,52 +178,52 @@ class Episode:
     parent: str | None = None
     reflection: Reflection | None = None
     recalled: Recalled = Recalled()
-    """What its actor was shown of earlier trials or of other tasks."""
+    """What its actor was shown from earlier trials or other tasks."""
     seed: int = 0
     usage: Usage = Usage()
-    """The actor's tokens; the reflection's are its own."""
+    """The actor's tokens, without the reflection's."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping, plain JSON: where a log came from, an error's text."""
+    """Any further facts, as plain JSON: the name of a log, the text of an error."""
 
     @property
     def broken(self) -> bool:
-        """An error ended it, the actor's or the environment's: it is reported, and played again when resumed."""
+        """Whether an error of the actor or the environment ended it: it is reported, and played again on resuming."""
         return self.stop in (StopReason.ACTOR_ERROR, StopReason.ENVIRONMENT_ERROR)
 
     @property
     def broken_by(self) -> str:
-        """Whose error ended a broken one, in a word for messages."""
+        """For messages: whose error ended a broken episode."""
         return "environment" if self.stop is StopReason.ENVIRONMENT_ERROR else "actor"
 
     @property
     def failed(self) -> bool:
-        """Worth a reflection: it was played to its end and did not succeed."""
+        """Whether it was played to its end without success, and so deserves a reflection."""
         return not self.success and not self.broken
 
 
 class ActorError(RuntimeError):
-    """The actor cannot answer this call, and asking again would not help: it ends the episode, not the run.
+    """The actor cannot answer this request, and a retry would not help. It ends the episode, not the run.
 
-    Its text is kept with the episode: it names what failed, and holds no secrets.
+    Its text is kept with the episode, so it names the problem and holds no secrets.
     """
 
 
 @dataclass(frozen=True)
 class TokenLimit:
-    """What a prompt may cost: ``count(text)`` tokens of the model that reads it, at most ``max_tokens``."""
+    """The limit of a prompt: ``count(text)``, in tokens of the model that reads it, is at most ``max_tokens``."""
 
     count: Callable[[str], int]
     max_tokens: int
     key: str = "the limit"
-    """What raises it: a config key."""
+    """The config key that raises the limit."""
 
     def fits(self, text: str) -> bool:
-        """Whether ``text`` is within the limit. Of a short one the bytes are proof enough: a token is at least one."""
+        """Whether ``text`` is within the limit. A token is at least one byte, so a text with few bytes always fits."""
         return len(text.encode()) + self._around <= self.max_tokens or self.count(text) <= self.max_tokens
 
     @cached_property
     def _around(self) -> int:
-        """Tokens of a chat template around an empty text."""
+        """The tokens of a chat template around an empty text."""
         return self.count("")
 
 
@@ -231,22 +231,21 @@ class TokenLimit:
 class Actor(Protocol):
     """The frozen language model that acts.
 
-    One that also has ``prompt_limit: TokenLimit | None`` is never sent a longer prompt: older observations are left
-    out of it.
+    An actor may also have ``prompt_limit: TokenLimit | None``: older observations are then left out of longer prompts.
     """
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        """Answer ``prompt``. Many calls may be under way at once.
+        """Answer ``prompt``. Many requests may be under way at once.
 
         Raises:
-            ActorError: if this one call failed for good.
+            ActorError: if this one request failed for good.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReflectionRequest:
-    """What a reflector is asked: ``count`` reflections on ``episode``, each drawn from a seed derived from ``seed``."""
+    """A request for ``count`` reflections on ``episode``, each with a seed that is derived from ``seed``."""
 
     episode: Episode
     count: int = 1
@@ -255,7 +254,7 @@ class ReflectionRequest:
 
 @runtime_checkable
 class Reflector(Protocol):
-    """Whoever writes reflections: a retrospective model, a sampler around one, an oracle."""
+    """Writes reflections: a retrospective model, a sampler around one, an oracle."""
 
     async def reflect(self, request: ReflectionRequest) -> list[Reflection]:
         """Return ``request.count`` reflections, ``index`` 0, 1, … in order."""
@@ -265,7 +264,7 @@ class Reflector(Protocol):
 def derive_seed(*key: str | int) -> int:
     """A 63-bit seed for one draw, named by its key: (run seed, stage, step, task, trial, index …).
 
-    No draw of this project comes from a shared stream, so what is resumed, reordered or run on two processes draws the
+    No draw of this project comes from a shared stream, so resuming, reordering and distributing leave all draws the
     same.
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
@@ -276,7 +275,7 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses of this module as plain JSON values (dicts, lists, strings, numbers)."""
+    """A dataclass of this module as plain JSON values (dicts, lists, strings, numbers)."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):

@@ -116,11 +116,7 @@ class ExportRecord(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord:
-        """Read ``folder/retro.json``.
-
-        Raises:
-            ExportError: naming the file, the key and what is wrong with it.
-        """
+        """Read ``folder/retro.json``. Raises ExportError, naming the file, the key and what is wrong with it."""
         path = folder / EXPORT
         try:
             return cls.model_validate(read_json(path))

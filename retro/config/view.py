@@ -48,11 +48,7 @@ def leaves(section: Section, prefix: str = "", speed: bool = False) -> Iterator[
 
 
 def declared(config: RunConfig, keys: Collection[str]) -> list[Leaf]:
-    """The leaves that ``keys`` declare.
-
-    Raises:
-        ValueError: for a key that the config does not have.
-    """
+    """The leaves that ``keys`` declare. Raises ValueError for a key that the config does not have."""
     everything = list(leaves(config))
     for key in keys:
         if not any(covers(key, leaf.key) for leaf in everything):

@@ -58,11 +58,7 @@ class Prompts(Protocol):
     """Where prompts come from: a library, or one set for everything."""
 
     def of(self, environment: str) -> PromptSet:
-        """The prompts of an environment.
-
-        Raises:
-            ConfigError: if there are none.
-        """
+        """The prompts of an environment. Raises ConfigError if there are none."""
         ...
 
 
@@ -210,11 +206,7 @@ def shipped() -> list[str]:
 
 @cache
 def load_prompts(environment: str) -> PromptSet:
-    """The prompts that ship for ``environment``.
-
-    Raises:
-        ConfigError: if there are none.
-    """
+    """The prompts that ship for ``environment``. Raises ConfigError if there are none."""
     if environment not in shipped():
         raise ConfigError(
             f"no prompts for environment {environment!r}: give environment.prompts, a folder with actor.jinja and "

@@ -13,11 +13,7 @@ NO_KEY = "none"
 
 
 def read_key() -> str:
-    """The key, or :data:`NO_KEY`.
-
-    Raises:
-        ConfigError: if the variable holds something that cannot be a key.
-    """
+    """The key, or :data:`NO_KEY`. Raises ConfigError if the variable holds something that cannot be a key."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         return NO_KEY
