@@ -55,7 +55,7 @@ def test_both_engines_tell_a_made_up_room_alike(room: Room) -> None:
 
 
 @given(choices=st.lists(st.integers(0, 1000), max_size=12), room=st.sampled_from((COOL_MUG, READ_BOOK)))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_both_engines_tell_any_walk_alike(choices: list[int], room: Room) -> None:
     assert_equal_transcripts(room.data(), room.walkthrough, choices)
 
@@ -89,13 +89,9 @@ def test_games_side_by_side_do_not_touch() -> None:
     assert len(seen) == len(alone)
 
 
-def test_a_library_is_used_again() -> None:
-    first = CachedGame(HEAT_POTATO.data())
-    library = first._library
-    told = list(walk(first, HEAT_POTATO.walkthrough, []))
-    second = CachedGame(COOL_MUG.data())
-    assert second._library is library
-    assert [scene.won for scene in walk(second, COOL_MUG.walkthrough, [])].count(True) > 0
+def test_a_game_tells_the_same_after_another_one() -> None:
+    told = list(walk(CachedGame(HEAT_POTATO.data()), HEAT_POTATO.walkthrough, []))
+    assert any(scene.won for scene in walk(CachedGame(COOL_MUG.data()), COOL_MUG.walkthrough, []))
     assert list(walk(CachedGame(HEAT_POTATO.data()), HEAT_POTATO.walkthrough, [])) == told
 
 

@@ -136,7 +136,8 @@ def test_an_engine_is_used_again_and_a_dead_one_is_not(pool: EnginePool) -> None
     assert pool.borrow() is first
     pool.give_back(first)
     os.kill(first.process.pid, 9)
-    first.process._process.wait()
+    while first.process.alive:
+        time.sleep(0.01)
     second = pool.borrow()
     assert second is not first
     assert second.call("length") == 0
@@ -156,10 +157,10 @@ def test_a_play_waits_for_a_free_engine(pool: EnginePool) -> None:
     with ThreadPoolExecutor() as threads:
         second = threads.submit(borrow)
         waiting.wait()
-        time.sleep(0.1)
+        time.sleep(0.1)  # enough on most machines to see one that does not wait; what is right passes on all
         assert not second.done()
         pool.give_back(first)
-        assert second.result(timeout=60) is first
+        assert second.result() is first
 
 
 def test_a_question_between_plays_does_not_wait(pool: EnginePool) -> None:
