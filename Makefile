@@ -1,5 +1,6 @@
 # make quickstart   .venv, install, the whole pipeline on the embedded default
 # make test         .venv, install, all tests, lint, types
+# make coverage     .venv, install, all tests under coverage, which takes nearly twice as long; fails below 85 %
 # make test-lowest  .venv-lowest, install the oldest versions that pyproject.toml allows, all tests
 #
 # PYTHON       the Python 3.11 that makes the environment
@@ -21,8 +22,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install quickstart test test-lowest lint format types unit docs clean
+.PHONY: help install quickstart test coverage test-lowest lint format types unit docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/^$$/p;/^PYTHON/,/^$$/p'
@@ -50,14 +52,17 @@ types: install
 	$(BIN)/mypy --strict retro
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
+
+coverage: install
+	$(BIN)/python -m pytest $(SPREAD) --cov=retro --cov-report=term --cov-fail-under=85 $(ARGS)
 
 test-lowest:
 	mkdir -p $(LOWEST)
 	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/)' constraints-lowest.txt > $(LOWEST)/constraints.txt
 	$(MAKE) install VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip check
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(LOWEST)/bin/python -m pytest $(SPREAD) $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

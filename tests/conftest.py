@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # no test depends on how busy the machine is
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Make the slowest fixture once where tests are distributed by file."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.scheduling import FilesByFixture
+
+    return FilesByFixture(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
