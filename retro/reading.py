@@ -211,6 +211,11 @@ _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _TOO_MANY = f"more than {MAX_NODES:,} values, aliases counted as what they stand for"
 
 
+def encodable(text: str) -> str:
+    """``text`` with a question mark for half a surrogate pair, which UTF-8, files, servers and tokenizers refuse."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _named(origin: str, problem: str) -> str:
     return f"{origin}: {problem}" if origin else problem
 

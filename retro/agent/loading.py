@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from retro.agent.integrity import check_files
 from retro.agent.records import EXPORT, MEMORY, PROMPTS, ExportError, ExportRecord, serve_command, served_by
@@ -41,21 +41,12 @@ logger = logging.getLogger(__name__)
 REWARD = "reward"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where a model is served; ``model`` None means: as the export says."""
-
-    url: str
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedExport:
-    """The parts of a retrospective model."""
+class LoadedExport(NamedTuple):
+    """The parts of a :class:`~retro.agent.model.RetrospectiveModel`."""
 
     reflector: Reflector
-    scorer: Scorer | None
     prompts: Prompts
+    scorer: Scorer | None
     memory: Memory | None
 
 
@@ -64,7 +55,8 @@ def load_export(
     base: str | None,
     device: str,
     prompts: str | PromptSet | None,
-    server: ServerAddress | None = None,
+    server: str | None = None,
+    server_model: str | None = None,
     scores: bool = True,
     trust_remote_code: bool = False,
 ) -> LoadedExport:
@@ -91,13 +83,13 @@ def load_export(
         shared.load_role("policy", path if record is None else path / ADAPTER, trainable=False)
         reflector = Policy.on(shared, "policy", read, section, source=path.name)
     else:
-        reflector = _served(path, record, section, read, server)
+        reflector = _served(path, record, section, read, server, server_model)
         if scored:
             remedy = "give base, where it lies here, or scores=False (--no-scores): the reward model lives on it too"
             shared = _base(path, record, section, device, remedy)
     scorer = _scorer(path, shared, read, section) if shared is not None and scored else None
     memory = None if record is None else _memory(path, record, trust_remote_code)
-    return LoadedExport(reflector, scorer, read, memory)
+    return LoadedExport(reflector, read, scorer, memory)
 
 
 def _section(path: Path, record: ExportRecord | None, base: str | None, trust_remote_code: bool) -> ModelSection:
@@ -160,15 +152,18 @@ def _scorer(path: Path, shared: SharedBase, prompts: Prompts, section: ModelSect
 
 
 def _served(
-    path: Path, record: ExportRecord | None, section: ModelSection, prompts: Prompts, address: ServerAddress
+    path: Path,
+    record: ExportRecord | None,
+    section: ModelSection,
+    prompts: Prompts,
+    url: str,
+    server_model: str | None,
 ) -> ServedPolicy:
     """A policy whose server has answered; only the base's tokenizer is loaded here."""
     if record is None:
-        name = address.model
-        start = serve_command(section, path, name or path.name)
+        name, start = server_model, serve_command(section, path, server_model or path.name)
     else:
-        name = address.model or record.served_name
-        start = served_by(path, section.trust_remote_code)
+        name, start = server_model or record.served_name, served_by(path, section.trust_remote_code)
     if not name:
         raise ExportError(f"{path} does not say what a server calls it: give server_model. Started by\n  {start}")
     try:
@@ -179,7 +174,7 @@ def _served(
             "or hub name that has it"
         ) from None
     chat = bool(tokenizer.chat_template) if record is None or record.chat is None else record.chat
-    client = served_client(request_section(address.url, name, section, tokenizer, chat), start)
+    client = served_client(request_section(url, name, section, tokenizer, chat), start)
     encoder = Encoder(prompts, tokenizer, with_prompt_limit(section, local_context(section)))
     policy = ServedPolicy(client, encoder, path.name)
     run_sync(policy.check())

@@ -81,13 +81,11 @@ class RetrospectiveModel:
             ConfigError: if the server does not answer, or does not have the model.
             AdapterMismatchError: naming both bases, if ``base`` is not the base that it was trained on.
         """
-        from retro.agent.loading import ServerAddress, load_export
+        from retro.agent.loading import load_export
 
         if server is None and server_model is not None:
             raise ValueError("server_model names a model of a server: give server, its URL")
-        address = None if server is None else ServerAddress(server, server_model)
-        parts = load_export(Path(path), base, device, prompts, address, scores, trust_remote_code)
-        return cls(parts.reflector, parts.prompts, parts.scorer, parts.memory)
+        return cls(*load_export(Path(path), base, device, prompts, server, server_model, scores, trust_remote_code))
 
     @property
     def has_reward_model(self) -> bool:

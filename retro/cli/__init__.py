@@ -1,4 +1,4 @@
-"""The command line: ``main`` is the ``retro`` command, ``stage_main`` what scripts under ``accelerate launch`` call."""
+"""The command line: ``main`` is the ``retro`` command, and scripts under ``accelerate launch`` call ``stage_main``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
 def stage_main(stage: str) -> None:
     """One stage as a script: ``--config CONFIG [key.sub=value …]``; every process of a launch calls it.
 
-    The stage is run whatever the state of those before it; it resumes where it was interrupted.
+    The stage runs whatever the state of earlier stages; it resumes where it was interrupted.
     """
 
     def command(

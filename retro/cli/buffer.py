@@ -1,4 +1,4 @@
-"""``retro buffer``: logged trials in, episodes out, and what is in there."""
+"""``retro buffer``: imports logged trials, exports episodes, and shows what a buffer holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retro.layout import RunFolder
 buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT = "runs/imported"
-BufferPlace = Annotated[
+BufferOption = Annotated[
     str, typer.Option("--buffer", help="A run folder, an SQLite file, or a SQLAlchemy database URL.")
 ]
 BufferArgument = Annotated[str, typer.Argument(help="A run folder, an SQLite file, or a SQLAlchemy database URL.")]
@@ -24,11 +24,11 @@ class Format(StrEnum):
     REFLEXION_LOGS = "reflexion-logs"
 
 
-def buffer_url(place: str) -> str:
-    """``runs/NAME`` → its ``buffer.sqlite``; a file → SQLite; what has ``://`` is a database URL already."""
-    if "://" in place:
-        return place
-    path = Path(place)
+def buffer_url(buffer: str) -> str:
+    """The database URL of a run folder, an SQLite file, or a URL."""
+    if "://" in buffer:
+        return buffer
+    path = Path(buffer)
     if path.suffix not in (".sqlite", ".sqlite3", ".db"):
         path = RunFolder(path).buffer
     return f"sqlite:///{path}"
@@ -38,7 +38,7 @@ def buffer_url(place: str) -> str:
 def import_episodes(
     format: Annotated[Format, typer.Argument(help="What the files are.")],
     paths: Annotated[list[Path], typer.Argument(help="The files.")],
-    buffer: BufferPlace = DEFAULT,
+    buffer: BufferOption = DEFAULT,
     on_error: Annotated[
         Literal["refuse", "skip"], typer.Option(help="jsonl: refuse a file with a bad line, or skip the line.")
     ] = "refuse",
@@ -143,7 +143,7 @@ def migrate(
 
 
 def _window_of(run: Path) -> int:
-    """``memory.size`` of the run folder, if it is one and says it."""
+    """``memory.size`` in the config of a run folder, by default 3."""
     from retro.buffer.recalled import WINDOW
     from retro.reading import read_yaml
 

@@ -23,7 +23,7 @@ QUICKSTART = ("data/quickstart/actor", "data/quickstart/retrospective", "configs
 
 
 def examine() -> None:
-    """Print everything; what is missing is said with its remedy, and is no error."""
+    """Print all of it. Missing packages are not errors: a line names the remedy."""
     quieten()
     console = Console()
     table = Table("package", "version", title="versions", title_justify="left")

@@ -1,4 +1,4 @@
-"""``retro env``: what environments there are, and one of them played by hand in the terminal."""
+"""``retro env``: lists the environments, or lets a user play a task in the terminal."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def play(
 
 
 def _options(environment: str, config: str | None, overrides: list[str], given: list[str]) -> dict[str, Any]:
-    """The environment's options: the config's, and on top what ``-o`` gives."""
+    """The environment's options: the config's, with the options of ``-o`` on top."""
     from retro.config import ConfigError, load_config
     from retro.reading import UnreadableError, cut, parse_yaml
 
@@ -144,6 +144,6 @@ def _play(world: Environment, title: str) -> None:
 
 
 def _prompt(world: Environment, step: int) -> str:
-    """The number of the step, with the limit where the environment tells it."""
+    """The number of the step, with the limit if the environment has one."""
     horizon = getattr(world, "horizon", None)
     return f"{step}/{horizon}> " if isinstance(horizon, int) else f"{step}> "

@@ -1,4 +1,4 @@
-"""A user's mistake is one clear line on standard error and exit code 2; a bug of ours keeps its traceback."""
+"""Prints a user's mistake as one clear line, with exit code 2; a bug of ours keeps its traceback."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from retro.wire.failures import QuotaError
 
 USER_ERROR = 2
 _STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError)
-"""What ends a run without being a mistake of the user's."""
+"""Errors that end a run without being a mistake of the user's."""
 _BUGS = (KeyError, IndexError, UnicodeError)
-"""Subclasses of what we raise by hand that Python raises by itself: never meant for a user when bare."""
+"""Classes that Python itself raises, though we raise their base classes: they are not messages for a user."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what our own code raised for the user into its message and ``SystemExit(2)``.
+    """Turn an error that our code raised for the user into its message and ``SystemExit(2)``.
 
-    ``RETRO_TRACEBACK=1`` shows the traceback all the same.
+    With ``RETRO_TRACEBACK=1``, the traceback is shown nevertheless.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_for_the_user(error: BaseException) -> bool:
-    """Whether ``error`` is a message for the user: of a class of ours, about a file, or raised by a line of ours."""
+    """Whether ``error`` is for the user: its class is ours, it is about a file, or a line of ours raised it."""
     if type(error).__module__.startswith("retro."):
         return True
     raised_by_python = type(error) in _BUGS or (isinstance(error, ImportError) and error.name is not None)
@@ -50,7 +50,7 @@ def is_for_the_user(error: BaseException) -> bool:
 
 
 def message(error: BaseException) -> str:
-    """The error's own words; for a file that is not there, its name and why."""
+    """The error's message; for a file that is missing, its name and the reason."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

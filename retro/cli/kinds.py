@@ -8,7 +8,7 @@ from retro.config.points import POINTS, Kind
 
 
 def list_kinds() -> None:
-    """Print each point with its kinds, and what those still need."""
+    """Print each extension point with its kinds, and what these still need."""
     for name, point in POINTS.items():
         print(f"{name}: {point.summary}")
         for kind, built_in in point.kinds.items():
@@ -19,7 +19,7 @@ def list_kinds() -> None:
 
 
 def needs(kind: Kind) -> Iterator[str]:
-    """What has to be installed or downloaded before the kind can be used."""
+    """The installations and downloads without which the kind cannot be used."""
     if kind.missing:
         yield f"not installed ({', '.join(kind.missing)}): pip install 'retro[{kind.extra}]'"
     if kind.data:

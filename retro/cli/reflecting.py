@@ -1,4 +1,4 @@
-"""``retro reflect``: a trajectory in, the Best-of-N reflection out."""
+"""``retro reflect``: prints the Best-of-N reflection on a trajectory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def reflect_on(adapter: str, trajectory: Path | None, n: int, seed: int, as_json
 
 
 def _export(path: str) -> Path:
-    """A run folder means its export."""
+    """The export of a run folder, or the folder itself."""
     inside = RunFolder(Path(path)).export
     return inside if inside.is_dir() else Path(path)
 

@@ -1,4 +1,4 @@
-"""The stages by name. Importing this loads none of them: each is imported when it is planned or runs."""
+"""The stages by name. Each is imported only when it is planned or runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ STAGES = {
 
 
 def stage_named(name: str) -> Stage:
-    """The stage behind a name of ``STAGES``."""
+    """The stage with a name in ``STAGES``."""
     module, _, attribute = STAGES[name].partition(":")
     return cast(Stage, getattr(import_module(module), attribute))
 
 
 @cache
 def ordered_stages() -> tuple[Stage, ...]:
-    """All stages, each behind those that it reads."""
+    """All stages, each after those that it reads."""
     left = {name: stage_named(name) for name in STAGES}
     ordered: list[Stage] = []
     while left:
@@ -41,7 +41,7 @@ def stage_range(first: str | None, last: str | None) -> tuple[Stage, ...]:
     """The stages from ``first`` until ``last``, both included.
 
     Raises:
-        ConfigError: for a name that is no stage, or an empty range.
+        ConfigError: for an unknown name, or an empty range.
     """
     for option, name in (("--from", first), ("--until", last)):
         if name is not None and name not in STAGES:

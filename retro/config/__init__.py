@@ -1,7 +1,7 @@
-"""The config of a run: YAML in, unknown keys refused, dotted overrides on top.
+"""The config of a run: YAML with dotted overrides, in which unknown keys are errors.
 
-Importable without torch. ``load_config(path, overrides)`` is the one way in; ``RunConfig.dump()`` the one way out, and
-what it writes runs again as it is. A section with a ``kind`` is read as that kind's own options (``kinds.py``).
+``load_config(path, overrides)`` reads a config, and ``RunConfig.dump()`` writes one that runs again as it is. A section
+with a ``kind`` holds that kind's own options (``kinds.py``). This package does not import torch.
 """
 
 from retro.config.base import (

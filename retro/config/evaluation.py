@@ -12,7 +12,7 @@ from retro.config.kinds import KindSection, OneOf
 
 
 class SamplerSection(KindSection):
-    """How one reflection is chosen among those that the model could write."""
+    """How one reflection is chosen among several."""
 
     point: ClassVar[str] = "sampler"
     kind: str = "first"
@@ -30,10 +30,10 @@ class ArmSection(Section):
     """Who writes the reflections: ``none``, ``base`` (the untrained model), ``sft``, the run's own policy (``ppo``,
     ``ppo-env`` …), ``shuffled``, ``oracle``, ``vague``, or a path: a run, a stage, a checkpoint or a PEFT adapter."""
     memory: dict[str, Any] = {}
-    """What differs from the run's ``memory``."""
+    """Keys that differ from the run's ``memory``."""
     sampler: OneOf[SamplerSection] = SamplerSection()
     actor: dict[str, Any] = {}
-    """What differs from the run's ``actor``."""
+    """Keys that differ from the run's ``actor``."""
     attempts: PositiveInt | None = None
     """By default ``evaluate.attempts``, which is also the most."""
 

@@ -1,4 +1,4 @@
-"""Reading a config: YAML in, dotted overrides on top, and what is wrong with it in a user's words."""
+"""Reads a config from YAML and dotted overrides, and explains what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML config, apply ``key.sub=value`` overrides (values are YAML), validate.
 
     Raises:
-        ConfigError: naming the file, the key, what is wrong with it and the nearest right key.
+        ConfigError: naming the file, the key, the problem and the nearest valid key.
     """
     tree = read_tree(Path(path))
     given = copy.deepcopy(tree)
@@ -45,7 +45,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The sections of a YAML config as they are written there.
+    """The sections of a YAML config as plain values.
 
     Raises:
         ConfigError: if it cannot be read, or is not a mapping.
@@ -62,7 +62,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
-    """Validate a tree of plain values; ``origin`` is what errors call it."""
+    """Validate a tree of plain values, which errors call ``origin``."""
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -72,7 +72,7 @@ def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
 
 
 def _refuse_passwords(config: RunConfig) -> None:
-    """Before anything is written: the config is, whole, to the run folder, the trackers and the terminal."""
+    """Refuse passwords before the config is written to the run folder, the trackers and the terminal."""
     remedies = {
         "actor.base_url": (getattr(config.actor, "base_url", None), "set the environment variable OPENAI_API_KEY"),
         "buffer.url": (config.buffer.url, "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
@@ -103,7 +103,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _drop_what_other_kinds_read(tree: dict[str, Any], given: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Where an override chooses another kind than the file, leave out the file's keys that only the file's kind reads.
+    """If an override chooses another kind than the file, leave out the keys that only the file's kind reads.
 
     So ``actor.kind=local`` is enough to run a config that was written for an ``openai`` actor.
     """
@@ -137,7 +137,7 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _hint(key: str, section: type[BaseModel] | None, kind: str) -> str:
-    """What to write instead of an unknown key; ``kind`` names the variant whose section it is."""
+    """What to write instead of an unknown key of a section, whose kind is ``kind``."""
     known = [] if section is None else list(section.model_fields)
     if kind and is_kind_section(section):
         kinds = POINTS[section.point].kinds
@@ -151,7 +151,7 @@ def _hint(key: str, section: type[BaseModel] | None, kind: str) -> str:
 
 
 def _section_at(location: Sequence[str | int], tree: Any) -> tuple[type[BaseModel] | None, str]:
-    """The section at ``location`` of a tree of plain values, and its kind where it has one."""
+    """The section at ``location`` in a tree of plain values, and its kind if it has one."""
     section: type[BaseModel] | None = RunConfig
     kind = ""
     for part in location:

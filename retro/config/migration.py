@@ -1,4 +1,4 @@
-"""Configs of earlier releases, whose sections held the keys of every kind, in the words of this one."""
+"""Rewrites configs of earlier releases, whose sections held the keys of every kind."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from retro.config.run import RunConfig
 
 
 class Change(NamedTuple):
-    """One key that is written in another way now, or not read any more."""
+    """One key that is written in another way now, or is no longer read."""
 
     what: str
     sure: bool
-    """Whether only an earlier release writes it; otherwise it may be a user's mistake."""
+    """Whether it certainly comes from an earlier release; otherwise it may be a user's mistake."""
 
 
 def migrated(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Change]]:
-    """``tree`` in the keys of this release, and what was changed.
+    """``tree`` in the keys of this release, and the changes.
 
-    A key is left out only where it was not read before either: its section is of another kind. What cannot be
-    translated stays, and the config's own check names it.
+    A key is left out only if its section is of another kind, so that it was not read before either. Anything that
+    cannot be translated stays, and the validation of the config reports it.
     """
     new = copy.deepcopy(dict(tree))
     changes = list(_with_terms(new.get("ppo")))
@@ -36,14 +36,14 @@ def migrated(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Change]]:
 
 
 def reward_terms(reward: str, mix: float = 0.5, score: str = "standardise") -> list[dict[str, Any]]:
-    """The terms that the former ``ppo.reward``, ``ppo.mix`` and ``ppo.score`` stand for."""
+    """The terms that express the former ``ppo.reward``, ``ppo.mix`` and ``ppo.score``."""
     environment = {"kind": "environment", "weight": {"environment": 1.0, "model": 0.0}.get(reward, mix)}
     model = {"kind": "model", "weight": {"environment": 0.0, "model": 1.0}.get(reward, 1 - mix), "score": score}
     return [term for term in (environment, model) if term["kind"] == reward or reward == "mix"]
 
 
 def _with_terms(ppo: Any) -> Iterator[Change]:
-    """Put the terms of the reward in the place of ``reward``, ``mix`` and ``score``."""
+    """Replace ``reward``, ``mix`` and ``score`` by the terms of the reward."""
     if not isinstance(ppo, dict) or not (ppo.get("reward") == "mix" or {"mix", "score"} & ppo.keys()):
         return
     reward, parts = ppo.get("reward", "environment"), {key: ppo[key] for key in ("mix", "score") if key in ppo}
@@ -57,7 +57,7 @@ def _with_terms(ppo: Any) -> Iterator[Change]:
 
 
 def _without_other_kinds(base: type[KindSection], section: dict[str, Any], name: str) -> Iterator[Change]:
-    """Leave out the keys that only other kinds of the section read, also of a section in it (``ppo.kl``)."""
+    """Leave out the keys that only other kinds of the section read, also in sections within it (``ppo.kl``)."""
     kind = section.get(base.discriminator, base.default_kind())
     kinds = POINTS[base.point].kinds
     if not isinstance(kind, str) or kind not in kinds:

@@ -1,8 +1,8 @@
-"""Prompts: Jinja templates, one folder an environment, rendered to plain text.
+"""Prompts: Jinja templates, one folder for each environment, rendered to plain text.
 
-A folder holds ``actor.jinja``, ``reflection.jinja`` (one of them may be missing) and, if the actor does not simply
-answer with one line, ``prompts.yaml``. A chat model's template is put around the text by whoever calls the model
-(``models/text.py``, or a server).
+A folder holds ``actor.jinja``, ``reflection.jinja`` (one of them may be missing) and, if the actor's answer is more
+than one line, ``prompts.yaml``. The caller of a chat model (``models/text.py``, or a server) puts its template around
+the text.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from retro.types import Step, TokenLimit, Trajectory
 FOLDER = Path(__file__).parent
 FILES = ("actor.jinja", "reflection.jinja", "prompts.yaml")
 LEFT_OUT = "[observation left out]"
-"""What stands in a shortened prompt for an observation that did not fit."""
+"""Replaces an observation that does not fit into a shortened prompt."""
 MAX_ACTION_CHARS = 1_000
 MAX_THOUGHT_CHARS = 4_000
-"""What an actor writes beyond these is cut, and the text says so: it would stand in every later prompt."""
+"""Longer actions and thoughts are cut, and the text says so, since they stand in every later prompt."""
 SHORT_TURN_CHARS = 200
-"""What a shortened prompt keeps of a thought or an action where observations are not enough."""
+"""The length of a thought or an action in a shortened prompt, if leaving out observations is not enough."""
 
 _CUT = re.compile(r" … \[cut: ([\d,]+) characters\]\Z")
 _ACTION = re.compile(r"(?:\A|\s)Action(?: \d+)?:")
@@ -41,7 +41,7 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class PromptTooLongError(ValueError):
-    """A trajectory that does not fit, even without observations and with every long thought and action cut."""
+    """A trajectory does not fit, even without long observations and with every long thought and action cut."""
 
 
 class PromptSettings(BaseModel):
@@ -55,7 +55,7 @@ class PromptSettings(BaseModel):
 
 
 class Prompts(Protocol):
-    """Where prompts come from: a library, or one set for everything."""
+    """A source of prompts: a library, or one set for all environments."""
 
     def of(self, environment: str) -> PromptSet:
         """The prompts of an environment. Raises ConfigError if there are none."""
@@ -66,8 +66,8 @@ class PromptSet:
     """One environment's prompts.
 
     Raises:
-        ConfigError: for a folder without templates, a template that is none or uses what it may not
-            (:mod:`retro.prompts.template`), a ``prompts.yaml`` with unknown keys.
+        ConfigError: for a folder without templates, an invalid template (see :mod:`retro.prompts.template`), or a
+            ``prompts.yaml`` with unknown keys.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -82,12 +82,12 @@ class PromptSet:
         self._reflection = _template(folder / "reflection.jinja")
 
     def of(self, environment: str) -> PromptSet:
-        """Itself: one set is a library that has the same for every environment."""
+        """This set, whatever the environment."""
         return self
 
     @property
     def digest(self) -> str:
-        """Names its files' contents."""
+        """A digest of its files."""
         return " ".join(digest_path(self.folder / file) for file in FILES if (self.folder / file).is_file())
 
     def actor(self, opening: str, steps: Sequence[Step], memory: Sequence[str], limit: TokenLimit | None = None) -> str:
@@ -114,9 +114,8 @@ class PromptSet:
     ) -> str:
         """The retrospective model's prompt about one episode.
 
-        A prompt longer than ``limit`` is shortened, and the text says so in each place: long observations are left out,
-        the oldest first; where that is not enough, thoughts and actions longer than ``SHORT_TURN_CHARS`` are cut, the
-        oldest first.
+        A prompt longer than ``limit`` is shortened, and the text says where: long observations are left out, the oldest
+        first; if that is not enough, thoughts and actions longer than ``SHORT_TURN_CHARS`` are cut, the oldest first.
 
         Raises:
             PromptTooLongError: if it does not fit even then.
@@ -141,9 +140,9 @@ class PromptSet:
     def parse(self, text: str) -> tuple[str, str]:
         """The actor's output as (thought, action).
 
-        ``Thought: … Action: …`` is understood in both formats, a bare action only where the answer is one line: of a
-        reasoning actor it is a thought, and its action is empty. What follows the first ``Action:`` is the action,
-        whatever it holds; environments answer an impossible one with what is allowed.
+        ``Thought: … Action: …`` is understood in both formats. A text without ``Action:`` is an action in the format
+        ``line``, and in the format ``react`` a thought with an empty action. The action is everything that follows the
+        first ``Action:``; environments answer an impossible one with what is allowed.
         """
         found = _ACTION.search(text) if self._reasons or _THOUGHT.match(text) else None
         if found:
@@ -159,8 +158,8 @@ class PromptLibrary:
     """The prompts of several environments.
 
     Args:
-        own: By environment; they come before the shipped ones.
-        default: For environments that have neither.
+        own: Prompts by environment, which replace the shipped ones.
+        default: For environments that have neither own nor shipped ones.
     """
 
     def __init__(self, own: Mapping[str, PromptSet] | None = None, default: PromptSet | None = None) -> None:
@@ -169,8 +168,8 @@ class PromptLibrary:
 
     @classmethod
     def from_section(cls, section: EnvironmentSection) -> PromptLibrary:
-        """What a config plays and trains with: ``environment.prompts`` are those of its own environment, and of any
-        other that has none; the rest are the shipped ones.
+        """The prompts of a config: ``environment.prompts`` for its own environment and for others that ship no prompts;
+        the shipped ones for the rest.
 
         Raises:
             ConfigError: if ``environment.prompts`` is neither shipped nor a folder of templates.
@@ -183,7 +182,7 @@ class PromptLibrary:
             given = PromptSet(section.name, Path(section.prompts))
         else:
             raise ConfigError(
-                f"environment.prompts: {section.prompts!r} is no folder; shipped are: {', '.join(shipped())}"
+                f"environment.prompts: {section.prompts!r} is not a folder; shipped are: {', '.join(shipped())}"
             )
         return cls({section.name: given}, given)
 
@@ -195,7 +194,7 @@ class PromptLibrary:
         return load_prompts(environment)
 
     def digest(self, environments: Sequence[str]) -> str:
-        """Names the contents of these environments' prompts."""
+        """A digest of these environments' prompts."""
         return "\n".join(f"{name} {self.of(name).digest}" for name in sorted(environments))
 
 
@@ -245,7 +244,7 @@ def _shortened(render: Callable[[Sequence[Step]], str], steps: Sequence[Step], l
 
 
 def _changes(steps: Sequence[Step]) -> list[tuple[int, dict[str, Any]]]:
-    """What shortens a prompt, in the order in which it is done: (a step's index, its new texts)."""
+    """The changes that shorten a prompt, in their order, as (a step's index, its new texts)."""
     changes: list[tuple[int, dict[str, Any]]] = [
         (index, {"observation": LEFT_OUT}) for index, step in enumerate(steps) if len(step.observation) > len(LEFT_OUT)
     ]
@@ -259,7 +258,7 @@ def _changes(steps: Sequence[Step]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _cut(text: str, characters: int) -> str:
-    """The beginning of a long text, and how long it was: also of one that was cut before."""
+    """The beginning of a long text, with its original length, also if it has been cut before."""
     if len(text) <= characters:
         return text
     before = _CUT.search(text)

@@ -1,8 +1,8 @@
-"""What a prompt's template may do: the filters, tests, methods and fields listed here, each rendering with a budget.
+"""A sandbox for templates: it allows the filters, tests, methods and fields listed here, within a budget.
 
-A prompt folder may come with somebody else's export, so a template is not trusted. What its generated code calls
-charges the budget: a loop for its items and the size of its body, before it runs, and every other operation for the
-length of its operands and of its result. :mod:`retro.prompts.template` adds the calls that Jinja would not make.
+A prompt folder may come with somebody else's export, so templates are not trusted. The functions that the generated
+code calls charge the budget: a loop for its items and the size of its body, before it runs; every other operation for
+the length of its operands and its result. :mod:`retro.prompts.template` adds the calls that Jinja would not make.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from retro.reading import cut
 from retro.types import Step
 
 BUDGET = 2**25
-"""What one rendering may spend, in characters: of its text, and of every value on the way to it."""
+"""The budget of one rendering, in characters of its text and of all values that are computed for it."""
 NODE_COST = 32
-"""What a node of the template costs each time that a loop runs it, and an item each time that a list is looked at."""
+"""The cost of a template's node in each pass of a loop, and of an item whenever a list is inspected."""
 FILTER_NAMES = (
     "abs capitalize count d default first float indent int join last length list lower map reject rejectattr replace "
     "reverse round select selectattr string title trim truncate upper wordcount"
@@ -36,7 +36,7 @@ TEST_NAMES = (
     "number odd sameas string true undefined upper == != < <= > >="
 )
 METHOD_NAMES = "endswith lower lstrip removeprefix removesuffix replace rstrip split splitlines startswith strip upper"
-"""Of a text."""
+"""Methods of a text."""
 FIELD_NAMES = {
     Step: "action observation reward thought",
     LoopContext: "depth depth0 first index index0 last length nextitem previtem revindex revindex0",
@@ -47,7 +47,7 @@ _MAX_DECIMALS = 20
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """What a template's generated code calls: it reaches no more than the lists above say, and charges for it."""
+    """The environment of a template's generated code: it allows only the names listed above, and charges for them."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -57,7 +57,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.globals = {"range": safe_range, "namespace": Namespace}
         own = _OWN | {name: partial(FILTERS[name], self) for name in ("first", "last", "truncate")}
         self.filters = {name: _counted(own.get(name, FILTERS[name])) for name in FILTER_NAMES.split()}
-        self.filters |= {name: FILTERS[name] for name in ("count", "d", "default", "length")}  # whatever the length
+        self.filters |= {
+            name: FILTERS[name] for name in ("count", "d", "default", "length")
+        }  # their cost does not depend on the length
         self.filters |= {"charged": _charged, "concatenated": _concatenated, "loop items": _loop_items}
         tests: dict[str, Any] = TESTS
         self.tests = {name: _counted(tests[name]) for name in TEST_NAMES.split()}
@@ -81,7 +83,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         raise TypeError(f"a {type(obj).__name__} has no items by {type(argument).__name__}")
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
-        for name in ("_loop_vars", "_block_vars"):  # what the generated code adds for macros, of which there are none
+        for name in ("_loop_vars", "_block_vars"):  # the generated code adds these for macros, which are not allowed
             kwargs.pop(name, None)
         if called is safe_range or called is Namespace or isinstance(called, Undefined):
             return called(*args, **kwargs)
@@ -90,7 +92,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         raise TypeError(f"a {type(called).__name__} cannot be called")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Numbers, with integers that cannot grow, and ``+`` of two texts or two lists."""
+        """Arithmetic of bounded numbers, and ``+`` of two texts or two lists."""
         _charge(context, left, right)
         if isinstance(left, (int, float)) and isinstance(right, (int, float)) and operator != "**":
             if max(abs(left), abs(right)) > MAX_INTEGER:
@@ -102,7 +104,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class BoundedContext(Context):
-    """The variables of one rendering, and what is left of its budget."""
+    """The variables of one rendering, and the rest of its budget."""
 
     left = BUDGET
 
@@ -114,7 +116,7 @@ class BoundedContext(Context):
             )
 
     def charge(self, value: Any) -> None:
-        """Spend what it takes to look at the whole of a value."""
+        """Spend the cost of inspecting a whole value."""
         if isinstance(value, str):
             self.spend(len(value))
         elif isinstance(value, (list, tuple)):
@@ -140,7 +142,7 @@ def _charge(context: Context, *values: Any) -> None:
 
 
 def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` as a filter or test that charges for its operands and its result."""
+    """Make a filter or test of ``function`` that charges for its operands and its result."""
     takes_context = hasattr(function, "jinja_pass_arg")
 
     @pass_context
@@ -213,7 +215,7 @@ def _indent(context: BoundedContext, text: Any, width: int | str = 4, first: boo
 
 
 def _splitting(split: Callable[..., Any]) -> Callable[..., Any]:
-    """``split`` makes many objects of one text."""
+    """Charge for ``split``, which makes many objects of one text."""
 
     @pass_context
     def parts(context: BoundedContext, value: Any, *args: Any) -> Any:

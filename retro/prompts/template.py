@@ -1,4 +1,4 @@
-"""One template file of a prompt folder: read, checked, and rendered in bounded time and memory."""
+"""A template file of a prompt folder, which is checked and rendered in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NAMES = (
     "Getattr Getitem Slice Keyword Concat Compare Operand Not And Or Neg Pos Add Sub Mul Div FloorDiv Mod"
 )
 CONSTRUCTS = frozenset(_NAMES.split())
-"""The nodes of Jinja's syntax that a template may be made of."""
+"""The nodes of Jinja's syntax that a template may contain."""
 MAX_NODES = 10_000
 MAX_DEPTH = 50
 MAX_TEXT = 2**20
 REPETITIONS = 4
-"""A text has at most ``MAX_TEXT`` characters, and the variables ``REPETITIONS`` times: it still has to be tokenized."""
+"""A text has at most ``MAX_TEXT`` characters, or ``REPETITIONS`` times more than the variables have."""
 _INCLUDING = (nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)
 
 
@@ -35,7 +35,8 @@ class PromptTemplate:
     """One template file.
 
     Raises:
-        ConfigError: names the file, if it cannot be read, is not a template, or uses more of Jinja than it may.
+        ConfigError: naming the file, if it cannot be read, is not a template, or uses parts of Jinja that are not
+            allowed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,18 +48,18 @@ class PromptTemplate:
             self._template = environment.from_string(_Charging().visit(tree))
 
     def render(self, **variables: Any) -> str:
-        """The text.
+        """Render the template.
 
         Raises:
-            ConfigError: names the file, if the template fails, spends more than its budget, or writes far more than it
-                was given.
+            ConfigError: naming the file, if the template fails, exceeds its budget, or writes far more than its
+                variables hold.
         """
         with _named(self._path):
             text = self._template.render(variables)
         if len(text) > MAX_TEXT and len(text) > MAX_TEXT + REPETITIONS * _characters(list(variables.values())):
             raise ConfigError(
                 f"{self._path}: it writes {len(text):,} characters, more than {MAX_TEXT:,} and {REPETITIONS} times "
-                "what it was given: show less"
+                "its variables: show less"
             )
         return text
 
@@ -72,11 +73,7 @@ def _characters(value: Any) -> int:
 
 
 def _check(tree: nodes.Template) -> None:
-    """Refuse what is no part of a template: the rest can be walked by recursion and compiled.
-
-    Raises:
-        TemplateSyntaxError: names the line.
-    """
+    """Raise TemplateSyntaxError for nodes that are not allowed, and for trees that are too large or too deep."""
     level: list[nodes.Node] = [tree]
     count = depth = 0
     while level:
@@ -85,11 +82,11 @@ def _check(tree: nodes.Template) -> None:
             name = type(node).__name__
             if isinstance(node, _INCLUDING):
                 raise TemplateSyntaxError(
-                    "it includes another file, which no digest and no export would hold", node.lineno
+                    "it includes another file, which would be missing in digests and exports", node.lineno
                 )
             if name not in CONSTRUCTS or (isinstance(node, nodes.For) and node.recursive):
                 raise TemplateSyntaxError(
-                    f"{name.lower()}: not among what a prompt may use (docs/your-own-environment.md)", node.lineno
+                    f"{name.lower()}: a prompt may not use it (docs/your-own-environment.md)", node.lineno
                 )
             if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value > MAX_INTEGER:
                 raise TemplateSyntaxError(f"a number beyond {MAX_INTEGER:,}", node.lineno)
@@ -101,7 +98,7 @@ def _check(tree: nodes.Template) -> None:
 
 
 class _Charging(NodeTransformer):
-    """Put a charge before every operation of the generated code that the environment is not asked about."""
+    """Adds a charge before operations for which the generated code does not call the environment."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         parts = [part for child in node.iter_child_nodes(exclude=("iter",)) for part in _parts(child)]
@@ -140,7 +137,7 @@ def _filtered(name: str, node: nodes.Node, *args: nodes.Expr) -> nodes.Filter:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever a template does wrong becomes one line that names its file."""
+    """Turn any error of a template into one line that names its file."""
     try:
         yield
     except UnreadableError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -89,10 +88,8 @@ class RewardModel:
         save_head(self._head, files.head)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    prompt: list[int]
-    responses: list[list[int]]
+Group = tuple[list[int], list[list[int]]]
+"""The tokens of a prompt, and of each response to it."""
 
 
 class RewardScorer:
@@ -101,13 +98,13 @@ class RewardScorer:
     def __init__(self, encoder: Encoder, model: RewardModel) -> None:
         self._encoder = encoder
         self._model = model
-        self._rounds: Rounds[_Group, list[float]] = Rounds(self._score)
+        self._rounds: Rounds[Group, list[float]] = Rounds(self._score)
 
     async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
         """A score for each reflection, in their order."""
         prompt = self._encoder.prompt(request.episode)
         responses = [self._encoder.response(reflection) for reflection in reflections]
-        return await self._rounds.submit(_Group(prompt, responses))
+        return await self._rounds.submit((prompt, responses))
 
-    def _score(self, groups: list[_Group]) -> list[list[float]]:
-        return self._model.scores([group.prompt for group in groups], [group.responses for group in groups])
+    def _score(self, groups: list[Group]) -> list[list[float]]:
+        return self._model.scores([prompt for prompt, _ in groups], [responses for _, responses in groups])

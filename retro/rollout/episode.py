@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet
 from retro.memory.base import Memory, Query
 from retro.prompts import Prompts, PromptTooLongError
+from retro.reading import encodable
 from retro.rollout.attempts import Attempt
 from retro.types import (
     Actor,
@@ -68,7 +69,7 @@ class Player:
         info: dict[str, Any] = {}
         environment = _Played(self.taskset, task, threads)
         try:
-            opening = _unicode(await environment.reset(derive_seed(task.environment, task.id)))
+            opening = encodable(await environment.reset(derive_seed(task.environment, task.id)))
             recalled = self.memory.recall(Query(task, opening, attempt.path))
             while stop is None:
                 sampling = replace(
@@ -77,17 +78,18 @@ class Player:
                 prompt = prompts.actor(opening, steps, recalled.entries, limit)
                 completion = await self.actor.complete(prompt, sampling)
                 usage += completion.usage
-                thought, action = prompts.parse(_unicode(completion.text))
+                thought, action = prompts.parse(encodable(completion.text))
                 observation, reward, terminated, truncated, answer = await environment.step(action)
-                steps.append(Step(action, _unicode(observation), reward, thought, completion.usage))
+                steps.append(Step(action, encodable(observation), reward, thought, completion.usage))
                 if terminated or truncated:
-                    stop = _stop_reason(bool(answer["success"]), terminated)
+                    ending = StopReason.FAILURE if terminated else StopReason.HORIZON
+                    stop = StopReason.SUCCESS if answer["success"] else ending
         except PromptTooLongError as error:
-            stop, info = StopReason.CONTEXT, {"error": _unicode(str(error))}
+            stop, info = StopReason.CONTEXT, {"error": encodable(str(error))}
         except ActorError as error:
-            stop, info = StopReason.ACTOR_ERROR, {"error": _unicode(str(error))}
+            stop, info = StopReason.ACTOR_ERROR, {"error": encodable(str(error))}
         except EnvironmentFailedError as error:
-            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": _unicode(str(error))}
+            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": encodable(str(error))}
         finally:
             await environment.close()
         return Episode(
@@ -105,17 +107,6 @@ class Player:
             usage=usage,
             info=info,
         )
-
-
-def _unicode(text: str) -> str:
-    """``text`` with a question mark for half a surrogate pair, which files, tokenizers and servers refuse."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _stop_reason(success: bool, terminated: bool) -> StopReason:
-    if success:
-        return StopReason.SUCCESS
-    return StopReason.FAILURE if terminated else StopReason.HORIZON
 
 
 class _Played:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Literal
 
-from retro.reading import UnreadableError, parse_json
+from retro.reading import UnreadableError, encodable, parse_json
 from retro.types import Usage
 from retro.wire.redaction import redacted, shown
 from retro.wire.request import Endpoint, estimated_tokens
@@ -96,8 +96,7 @@ def read_answer(content: bytes, endpoint: Endpoint, count: int, prompt_tokens: i
 def readable(text: str) -> str:
     """``text`` without keys. A question mark replaces half a surrogate pair and the zero character, which JSON allows
     but files and databases cannot hold."""
-    text = redacted(text)
-    return text if text.isascii() and "\0" not in text else text.replace("\0", "?").encode("utf-8", "replace").decode()
+    return encodable(redacted(text).replace("\0", "?"))
 
 
 def cut(text: str, stop: tuple[str, ...]) -> str:
@@ -113,7 +112,7 @@ def excerpt(content: bytes) -> str:
 def _choice(choice: Any, endpoint: Endpoint, content: bytes) -> Choice:
     fields = choice if isinstance(choice, dict) else {}
     message = fields.get("message") if endpoint == "chat" else None
-    text = _said(message) if endpoint == "chat" else fields.get("text")
+    text = _content(message) if endpoint == "chat" else fields.get("text")
     finish_reason = fields.get("finish_reason")
     if not isinstance(text, str) or not isinstance(finish_reason, str | None):
         raise MalformedAnswerError(f"a choice without a text: {excerpt(content)}")
@@ -121,7 +120,7 @@ def _choice(choice: Any, endpoint: Endpoint, content: bytes) -> Choice:
     return Choice(readable(text), "length" if finish_reason == "length" else "stop", silence)
 
 
-def _said(message: Any) -> Any:
+def _content(message: Any) -> Any:
     """The message's text; empty if the model only thought, refused or called a tool."""
     if not isinstance(message, dict):
         return None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from retro.config import ConfigError, Section
+from retro.reading import encodable
 from retro.types import Prompt, Sampling, Usage
 
 Endpoint = Literal["chat", "completions"]
@@ -104,7 +105,7 @@ class RequestForm:
 
     def _asked(self, prompt: Prompt) -> dict[str, Any]:
         if isinstance(prompt, str):
-            text = _encodable(prompt)
+            text = encodable(prompt)
             if self._section.endpoint == "completions":
                 return {"prompt": text}
             return {"messages": [{"role": "user", "content": text}]}
@@ -112,7 +113,7 @@ class RequestForm:
             raise ConfigError(
                 f"{self._prefix}endpoint completions takes plain text, and the prompt is messages: use chat"
             )
-        return {"messages": [{"role": turn["role"], "content": _encodable(turn["content"])} for turn in prompt]}
+        return {"messages": [{"role": turn["role"], "content": encodable(turn["content"])} for turn in prompt]}
 
     def _check_extra(self) -> None:
         own = {"temperature", "top_p", "seed", "stop", self._section.limit_parameter}
@@ -131,11 +132,6 @@ class RequestForm:
 
 def estimated_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
-
-
-def _encodable(text: str) -> str:
-    """``text`` with a question mark for half a surrogate pair, which UTF-8 cannot express."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _checked_url(url: str, key: str) -> str:

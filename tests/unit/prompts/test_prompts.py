@@ -250,7 +250,7 @@ def test_templates_of_an_export_cannot_reach_into_python(tmp_path: Path) -> None
 def test_a_folder_without_templates_is_no_prompt_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"neither actor\.jinja nor reflection\.jinja"):
         PromptSet("mine", tmp_path)
-    with pytest.raises(ConfigError, match=r"environment\.prompts: 'nowhere' is no folder; shipped are: .*household"):
+    with pytest.raises(ConfigError, match=r"environment\.prompts: 'nowhere' is not a folder; shipped are: .*household"):
         PromptLibrary.from_section(EnvironmentSection(prompts="nowhere"))
 
 
