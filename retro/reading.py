@@ -211,6 +211,12 @@ _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _TOO_MANY = f"more than {MAX_NODES:,} values, aliases counted as what they stand for"
 
 
+def without_user(url: str) -> str:
+    """``url`` for a message: asterisks replace a user and a password in it."""
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('//')[0]}//***@{after}" if at else url
+
+
 def encodable(text: str) -> str:
     """``text`` with a question mark for half a surrogate pair, which UTF-8, files, servers and tokenizers refuse."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
@@ -281,22 +287,12 @@ def _check(tree: Any, half_surrogates: bool = False) -> None:
                 deeper += value.values()
             elif isinstance(value, list):
                 deeper += value
-            elif isinstance(value, str) and not half_surrogates and not _is_unicode(value):
+            elif isinstance(value, str) and not half_surrogates and value != encodable(value):
                 raise UnreadableError(f"{cut(repr(value), 40)}: half of a surrogate pair, which is not a character")
         if not deeper:
             return
         level = deeper
     raise UnreadableError(_TOO_DEEP)
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -91,7 +91,7 @@ class LineForm(EpisodeForm):
 
 
 class DocumentForm(EpisodeForm):
-    """A trajectory that is reflected on: nothing else needs to be known."""
+    """A trajectory to reflect on; all other keys are optional."""
 
     memory: list[str] | None = None
     """Earlier reflections on the same task, oldest first."""

@@ -27,8 +27,8 @@ _REFLECTION_OF = select(reflections.c.id).where(reflections.c.id == bindparam("w
 _INSERT_TASK, _INSERT_REFLECTION, _INSERT_EPISODE = insert(tasks), insert(reflections), insert(episodes)
 
 
-def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[tuple[str, str], Task]) -> bool:
-    """Check an episode, then write it; False if it is there already. ``known_tasks`` caches the tasks' rows.
+def insert_episode(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
+    """Check an episode, then write it; False if it is there already. ``task_cache`` caches the tasks' rows.
 
     Raises:
         EpisodeRefusedError: before anything is written.
@@ -43,7 +43,7 @@ def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[t
         raise EpisodeRefusedError(
             f"episode {episode.id!r}: the buffer holds another one with this id; give each its own"
         )
-    task_is_new = _check_task(connection, episode, known_tasks)
+    task_is_new = _check_task(connection, episode, task_cache)
     if episode.parent is not None:
         _check_parent(connection, episode, episode.parent)
     elif episode.reflection is not None:
@@ -58,22 +58,22 @@ def insert_episode(connection: Connection, episode: Episode, known_tasks: dict[t
         if connection.scalar(_REFLECTION_OF, {"wanted": reflection_id}) is None:
             connection.execute(_INSERT_REFLECTION, row)
     connection.execute(_INSERT_EPISODE, episode_row(tree, reflection_id, digest))
-    known_tasks[episode.task.environment, episode.task.id] = episode.task
+    task_cache[episode.task.environment, episode.task.id] = episode.task
     return True
 
 
-def _check_task(connection: Connection, episode: Episode, known_tasks: dict[tuple[str, str], Task]) -> bool:
+def _check_task(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
     task = episode.task
-    known = known_tasks.get((task.environment, task.id))
-    if known is None:
+    recorded = task_cache.get((task.environment, task.id))
+    if recorded is None:
         row = connection.execute(_TASK_OF, {"environment": task.environment, "wanted": task.id}).mappings().first()
         if row is None:
             return True
-        known = Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
-    if known != task:
+        recorded = Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
+    if recorded != task:
         raise EpisodeRefusedError(
-            f"episode {episode.id!r}: task {task.id!r} of {task.environment} is in the buffer as {known.split.value} "
-            f"(kind {known.kind!r}), not {task.split.value} (kind {task.kind!r}); a task has one split and one kind"
+            f"episode {episode.id!r}: the buffer has task {task.id!r} of {task.environment} as {recorded.split.value} "
+            f"(kind {recorded.kind!r}), not {task.split.value} (kind {task.kind!r}); a task has one split and one kind"
         )
     return False
 

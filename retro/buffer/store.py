@@ -58,7 +58,7 @@ class ReplayBuffer:
     def __init__(self, url: str, create: bool = True) -> None:
         self.url = url
         self._engine = open_engine(url, create)
-        self._known_tasks: dict[tuple[str, str], Task] = {}
+        self._task_cache: dict[tuple[str, str], Task] = {}
         try:
             self._prepare(create)
         except ReplayBufferError:
@@ -88,10 +88,10 @@ class ReplayBuffer:
         ``add`` raises :class:`EpisodeRefusedError` before it writes anything of the episode, so a caller may catch
         that and go on with the next one. Any error that leaves the ``with`` block undoes everything.
         """
-        known = dict(self._known_tasks)
+        cache = dict(self._task_cache)
         with self._engine.execution_options(**WRITING).begin() as connection:
-            yield lambda episode: insert_episode(connection, episode, known)
-        self._known_tasks = known
+            yield lambda episode: insert_episode(connection, episode, cache)
+        self._task_cache = cache
 
     def get(self, id: str) -> Episode | None:
         """The episode with an id, or None. Raises ReplayBufferError if its row is damaged."""

@@ -16,7 +16,7 @@ from retro.config.kinds import is_kind_section, section_class
 from retro.config.migration import migrated
 from retro.config.points import POINTS
 from retro.config.run import RunConfig
-from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
+from retro.reading import UnreadableError, cut, parse_yaml, read_yaml, without_user
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +73,19 @@ def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
 
 def _refuse_passwords(config: RunConfig) -> None:
     """Refuse passwords before the config is written to the run folder, the trackers and the terminal."""
-    remedies = {
-        "actor.base_url": (getattr(config.actor, "base_url", None), "set the environment variable OPENAI_API_KEY"),
-        "buffer.url": (config.buffer.url, "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
-    }
-    for key, (url, remedy) in remedies.items():
-        before, at, after = (url or "").rpartition("@")
-        if at and "//" in before and (":" in before.partition("//")[2] or key == "actor.base_url"):
-            shown = f"{before.partition('//')[0]}//***@{after}"
+    for key, url, remedy in (
+        (
+            "actor.base_url",
+            getattr(config.actor, "base_url", None) or "",
+            "set the environment variable OPENAI_API_KEY",
+        ),
+        ("buffer.url", config.buffer.url or "", "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
+    ):
+        user = url.rpartition("@")[0].partition("//")[2]
+        if user and (":" in user or key == "actor.base_url"):
             raise ConfigError(
-                f"{key} {shown!r}: a password in a URL would be written to config.yaml and logs: take it out, and "
-                f"{remedy}"
+                f"{key} {without_user(url)!r}: a password in a URL would be written to config.yaml and logs: take it out, "
+                f"and {remedy}"
             )
 
 

@@ -27,7 +27,7 @@ class CheckpointSection(Section):
 
     @property
     def longest_tokens(self) -> int | None:
-        """The longest sequence that will be asked of it, where the section says."""
+        """The longest sequence that it will process, if the section limits it."""
         return None
 
 

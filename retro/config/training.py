@@ -132,7 +132,7 @@ class PolicySection(KindSection):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the reward has to be told of a response: ``retries``, ``reward_model`` …"""
+        """What the reward needs for each response: ``retries``, ``reward_model`` …"""
         return frozenset().union(*(resolve("reward", term.kind).needs for term in self.rewards))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 from retro.config import ModelSection
@@ -75,11 +74,10 @@ class Policy:
         """Sample a batch for each count. Usually there is one batch, since the groups of a run have one size."""
         answers: dict[int, list[Reflection]] = {}
         self._generator.use(self._role, self._version)
-        indices = sorted(range(len(questions)), key=lambda index: questions[index].count)
-        for count, same in groupby(indices, key=lambda index: questions[index].count):
-            members = list(same)
-            sampled = self._sample([questions[index] for index in members], count)
-            answers.update(zip(members, sampled, strict=True))
+        for count in sorted({question.count for question in questions}):
+            batch = [index for index, question in enumerate(questions) if question.count == count]
+            sampled = self._sample([questions[index] for index in batch], count)
+            answers.update(zip(batch, sampled, strict=True))
         return [answers[index] for index in range(len(questions))]
 
     def _sample(self, questions: list[_Question], count: int) -> list[list[Reflection]]:

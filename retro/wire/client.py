@@ -108,19 +108,17 @@ class Client:
         most = self._max_retries if retries is None else retries
         attempt = 0
         while isinstance(outcome := await self._once(body, estimate, count), Failure):
-            asked = outcome.wait_seconds
-            if asked is not None and asked > LONGEST_WAIT_SECONDS:
-                raise self._words.wait_error(outcome, asked)
-            if asked is not None and outcome.for_all:
-                self._limiter.hold(asked)
+            wait = outcome.wait_seconds
+            if wait is not None and wait > LONGEST_WAIT_SECONDS:
+                raise self._words.wait_error(outcome, wait)
+            if wait is not None and outcome.for_all:
+                self._limiter.hold(wait)
             if outcome.problem is Problem.MODEL:
                 outcome = replace(outcome, text=await self._without_model(outcome))
             if not outcome.again or attempt == most:
                 raise self._words.error(outcome)
             key = (sampling.session, sampling.seed)
-            await asyncio.sleep(
-                backoff_seconds(attempt, *key) if asked is None else spread_seconds(asked, attempt, *key)
-            )
+            await asyncio.sleep(backoff_seconds(attempt, *key) if wait is None else spread_seconds(wait, attempt, *key))
             attempt += 1
         choices = tuple(choice.within(sampling.stop, sampling.max_tokens) for choice in outcome.choices)
         return replace(outcome, choices=choices)

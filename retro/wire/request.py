@@ -6,7 +6,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from retro.config import ConfigError, Section
-from retro.reading import encodable
+from retro.reading import encodable, without_user
 from retro.types import Prompt, Sampling, Usage
 
 Endpoint = Literal["chat", "completions"]
@@ -141,15 +141,10 @@ def _checked_url(url: str, key: str) -> str:
     except ValueError:
         readable = False
     if not readable:
-        raise ConfigError(f"{key} {_without_user(url)!r}: not a URL; one is http://127.0.0.1:8000/v1")
+        raise ConfigError(f"{key} {without_user(url)!r}: not a URL; one is http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            f"{key} {_without_user(url)!r}: a user or a password in a URL would be written to config.yaml and "
+            f"{key} {without_user(url)!r}: a user or a password in a URL would be written to config.yaml and "
             "logs: take them out, and set the environment variable OPENAI_API_KEY"
         )
     return url
-
-
-def _without_user(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('//')[0]}//***@{after}" if at else url

@@ -31,9 +31,9 @@ def backoff_seconds(attempt: int, *key: str | int) -> float:
     return bound * _uniform(attempt, *key)
 
 
-def spread_seconds(asked: float, attempt: int, *key: str | int) -> float:
+def spread_seconds(requested: float, attempt: int, *key: str | int) -> float:
     """At least the seconds that the server asked for."""
-    return asked * (1 + _SPREAD * _uniform(attempt, *key))
+    return requested * (1 + _SPREAD * _uniform(attempt, *key))
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
