@@ -84,8 +84,8 @@ def _refuse_passwords(config: RunConfig) -> None:
         user = url.rpartition("@")[0].partition("//")[2]
         if user and (":" in user or key == "actor.base_url"):
             raise ConfigError(
-                f"{key} {without_user(url)!r}: a password in a URL would be written to config.yaml and logs: take it out, "
-                f"and {remedy}"
+                f"{key} {without_user(url)!r}: a password in a URL would be written to config.yaml and logs: take it "
+                f"out, and {remedy}"
             )
 
 

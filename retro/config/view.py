@@ -135,18 +135,13 @@ def _restricted(section: Section, stage: str, allowed: set[str], prefix: str) ->
 
 
 def _view(cls: type[Section], values: dict[str, Any], stage: str, prefix: str) -> Section:
-    view_class = _view_class(cls)
-    view = view_class.__new__(view_class)  # not validated: the values have been, and some are missing on purpose
-    for slot, content in (
-        ("__dict__", values),
-        ("__pydantic_fields_set__", set(values)),
-        ("__pydantic_extra__", None),
-        ("__pydantic_private__", {"_stage": stage, "_prefix": prefix}),
-    ):
-        object.__setattr__(view, slot, content)
+    view = _view_class(cls).model_construct(**values)
+    for name in type(view).model_fields.keys() - values.keys():
+        view.__dict__.pop(name, None)  # the default of a key that may not be read
+    view._stage, view._prefix = stage, prefix
     return view
 
 
 @cache
-def _view_class(cls: type[Section]) -> type[Section]:
+def _view_class(cls: type[Section]) -> type[ConfigView]:
     return type(cls.__name__, (ConfigView, cls), {"__module__": cls.__module__})

@@ -1,7 +1,7 @@
 """The one loop of the project: play a task, reflect on the failure, retry.
 
 Collection, plain retry, :class:`~retro.agent.RetroAgent` and every arm of the evaluation call :func:`run_trials`. PPO's
-environment reward plays single retries of the episodes that it played.
+environment reward plays single retries of episodes in the buffer.
 """
 
 from __future__ import annotations
