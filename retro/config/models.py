@@ -18,7 +18,7 @@ class CheckpointSection(Section):
     quantization: Literal["none", "nf4"] = "none"
     trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = {}
-    """What the tokenizer's chat template is rendered with beside the messages, such as ``{enable_thinking: false}``."""
+    """Arguments of the tokenizer's chat template besides the messages, such as ``{enable_thinking: false}``."""
 
     @property
     def checkpoint(self) -> str:
@@ -35,22 +35,22 @@ class LoraSection(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """While ``sft`` and ``reward`` train; every algorithm of ``ppo`` trains without."""
+    """Dropout in ``sft`` and ``reward``; the algorithms of ``ppo`` train without it."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
 
 
 class ModelSection(CheckpointSection):
-    """The retrospective model as an export keeps it: it names no code of anyone's own."""
+    """The retrospective model as an export records it, without kinds of somebody's own."""
 
     base: str = "data/quickstart/retrospective"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """``float16`` writes and scores, but does not train: small gradients would become zero."""
+    """``float16`` can write and score, but not train: small gradients would become zero."""
     rope_scaling: dict[str, Any] | None = None
     """Overrides the base's rotary scaling (longchat-7b-16k: ``{rope_type: linear, factor: 8.0}``)."""
     gradient_checkpointing: Annotated[bool, Speed] = False
     max_prompt_tokens: PositiveInt | None = None
-    """Longer prompts are shortened by rule: observations first, the oldest first, and the text says so. By default what
-    the base holds beside an answer of ``max_new_tokens``, at most 2,048."""
+    """Longer prompts are shortened: observations are left out, the oldest first, and the text says so. The default is
+    the base's context without ``max_new_tokens``, at most 2,048."""
     max_new_tokens: PositiveInt = 128
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -69,6 +69,6 @@ class GeneratorSection(KindSection):
 
 
 class TrainedModelSection(ModelSection):
-    """The retrospective model: one base, on which all adapters live, and how it writes."""
+    """The retrospective model: the base of all adapters, and how it is sampled."""
 
     generator: OneOf[GeneratorSection] = GeneratorSection()

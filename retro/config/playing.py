@@ -11,7 +11,7 @@ from retro.config.kinds import KindSection
 
 
 class TaskCounts(Section):
-    """How many tasks of each split are played: the first ones in the environment's order."""
+    """How many tasks of each split are played, from the first in the environment's order."""
 
     train: NonNegativeInt = 600
     validation: NonNegativeInt = 100
@@ -24,7 +24,7 @@ class EnvironmentSection(Section):
     name: str = "household"
     """One of ``retro env list``, or ``module:ClassName`` of a task set of your own."""
     options: dict[str, Any] = {}
-    """What its task set is made with."""
+    """The options of its task set."""
     prompts: str | None = None
     """A folder with ``actor.jinja`` and ``reflection.jinja``, or the name of an environment whose prompts are shipped;
     by default the environment's own."""
@@ -32,17 +32,17 @@ class EnvironmentSection(Section):
 
 
 class BudgetSection(Section):
-    """What an actor behind an API may cost in a run, all stages together: at the limit it stops cleanly, and goes on
-    when the limit is raised."""
+    """The most that an actor behind an API may cost in all stages of a run. At the limit the run stops cleanly; it goes
+    on when the limit is raised."""
 
     tokens: PositiveInt | None = None
     """Prompt and completion tokens together."""
     money: PositiveFloat | None = None
-    """In the currency of the two prices."""
+    """The limit in the currency of the two prices."""
     prompt_price: NonNegativeFloat = 0.0
-    """Of a million prompt tokens."""
+    """The price of a million prompt tokens."""
     completion_price: NonNegativeFloat = 0.0
-    """Of a million completion tokens."""
+    """The price of a million completion tokens."""
 
     @model_validator(mode="after")
     def _priced(self) -> BudgetSection:
@@ -52,7 +52,7 @@ class BudgetSection(Section):
 
 
 class ActorSection(KindSection):
-    """The frozen actor: what every kind of it reads, and the loop with it."""
+    """The frozen actor: the keys that every kind has, and that the loop reads."""
 
     point: ClassVar[str] = "actor"
     kind: str = "local"
@@ -61,14 +61,15 @@ class ActorSection(KindSection):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 128
     concurrency: Annotated[PositiveInt, Speed] = 256
-    """Episodes under way at once, and with them requests."""
+    """How many episodes are played at once, each with one request at a time."""
     context_tokens: PositiveInt | None = None
-    """The longest prompt and answer together: older observations are left out of a longer prompt, and the text says so.
-    By default a local model's own limit; an ``openai`` one has no limit unless it is given here, with ``tokenizer``."""
+    """The most tokens of a prompt and its answer together. Older observations are left out of a longer prompt, and the
+    text says so. The default is a local model's own limit; an ``openai`` actor has a limit only if it is given here,
+    with ``tokenizer``."""
 
     @property
     def parts(self) -> dict[str, str]:
-        """What it reads beside ``model``, by role: folders (or hub names) whose contents decide its answers."""
+        """Folders (or hub names) that it uses besides ``model``, by role: their contents decide its answers."""
         return {}
 
 
@@ -90,15 +91,15 @@ class BufferSection(Section):
     url: str | None = None
     """A SQLAlchemy database URL; by default ``buffer.sqlite`` in the run folder."""
     environments: list[str] = []
-    """What training reads of a buffer that holds several environments; empty: all."""
+    """The environments in the buffer from which training reads; empty means all."""
 
 
 class CollectSection(Section):
     attempts: Annotated[int, Field(ge=2)] = 4
-    """Attempts at a task, the first one included."""
+    """Attempts at a task, including the first one."""
     group: PositiveInt = 4
     """Reflections sampled for a failed episode, each with its own retry."""
     controls: NonNegativeInt = 1
-    """Retries without a reflection beside each group; not played for an actor at temperature 0."""
+    """Retries without a reflection beside each group. An actor at temperature 0 plays none."""
     source: Literal["base", "sft"] = "base"
     splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]

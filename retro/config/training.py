@@ -22,14 +22,14 @@ Rating = Literal["delta_return", "over_control", "group"]
 
 
 class AdamSection(Section):
-    """What AdamW remembers of earlier gradients (Kingma and Ba 2015, algorithm 1). The defaults are PyTorch's."""
+    """The averages of gradients in AdamW (Kingma and Ba 2015, algorithm 1). The defaults are PyTorch's."""
 
     beta1: Decay = 0.9
     """Decay of the mean of gradients."""
     beta2: Decay = 0.999
-    """Decay of the mean of squared gradients; .95 to .98 follow a change of their size faster."""
+    """Decay of the mean of squared gradients; with .95 to .98, it follows changes of their size faster."""
     epsilon: PositiveFloat = 1e-8
-    """Added to the root of the squared gradients' mean, which it keeps from 0."""
+    """Added to the root of the squared gradients' mean, so that it is never 0."""
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -51,7 +51,7 @@ class OptimiserSection(Section):
 class SftSection(OptimiserSection):
     rating: Rating = "delta_return"
     threshold: float = 0.0
-    """Reflections rated above it are imitated."""
+    """Reflections with a rating above it are imitated."""
     epochs: PositiveInt = 2
     max_steps: PositiveInt | None = None
     checkpoint_every: PositiveInt = 50
@@ -66,7 +66,7 @@ class RewardSection(OptimiserSection):
     """Pairs from one group, or the paper's accepted / rejected classifier."""
     rating: Rating = "delta_return"
     threshold: float = 0.0
-    """``bce``: accepted above it. ``bradley_terry``: the least difference of ratings that makes a pair."""
+    """``bce``: reflections above it are accepted. ``bradley_terry``: the least difference of ratings in a pair."""
     epochs: PositiveInt = 2
     max_steps: PositiveInt | None = None
     eval_every: PositiveInt = 50
@@ -84,17 +84,17 @@ class RewardTermSection(KindSection):
 
 
 def _as_terms(value: Any) -> Any:
-    """One term may stand for a list of one."""
+    """Read one term as a list of one."""
     return [value] if isinstance(value, (str, Mapping, RewardTermSection)) else value
 
 
 class FixedKlSection(Section):
     coefficient: PositiveFloat = 0.05
-    """β: what one nat of log π/π_ref costs, in units of the reward."""
+    """β: the cost of one nat of log π/π_ref, in units of the reward."""
 
 
 class PolicySection(KindSection):
-    """The stage ``ppo``: what every algorithm reads, and the stage with it."""
+    """The stage ``ppo``: the keys that every algorithm has, and that the stage reads."""
 
     point: ClassVar[str] = "algorithm"
     discriminator: ClassVar[str] = "algorithm"
@@ -103,10 +103,10 @@ class PolicySection(KindSection):
     contexts: PositiveInt = 24
     """Failed episodes in one step, over all processes."""
     group: PositiveInt = 4
-    """Responses a context."""
+    """Responses to each context."""
     epochs: PositiveInt = 4
     minibatches: PositiveInt = 1
-    """Optimiser steps an epoch."""
+    """Optimiser steps in an epoch."""
     token_budget: PositiveInt = 16384
     """Tokens in one forward pass: packed sequences are accumulated up to it."""
     learning_rate: PositiveFloat = 1e-4
@@ -127,7 +127,7 @@ class PolicySection(KindSection):
 
     @property
     def rewards(self) -> tuple[RewardTermSection, ...]:
-        """The terms of the reward; none for an algorithm that learns from what the buffer holds."""
+        """The terms of the reward; an algorithm that learns from the buffer has none."""
         return ()
 
     @property
@@ -137,14 +137,14 @@ class PolicySection(KindSection):
 
 
 class SampledPolicySection(PolicySection):
-    """What an algorithm reads that samples reflections and learns from their rewards."""
+    """The keys of an algorithm that samples reflections and learns from their rewards."""
 
     reward: Annotated[tuple[OneOf[RewardTermSection], ...], BeforeValidator(_as_terms), Field(min_length=1)] = (
         RewardTermSection(),
     )
     """The name of a kind, or a list of terms: ``[{kind: environment, weight: 0.5}, {kind: model, weight: 0.5}]``."""
     missing_end_penalty: NonNegativeFloat = 1.0
-    """Taken from the reward of a response that was cut at ``max_new_tokens`` without its end token."""
+    """Subtracted from the reward of a response that was cut at ``max_new_tokens``, before its end token."""
 
     @property
     def rewards(self) -> tuple[RewardTermSection, ...]:

@@ -137,7 +137,7 @@ def test_a_redirect_is_told_and_not_followed(served_export, server):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         target = f"http://127.0.0.1:{closed.server_address[1]}/v1"
     server.reply, server.headers = (307, b""), {"location": target}
-    with pytest.raises(ConfigError, match=rf"redirects to '{target}' \(HTTP 307\).*give the URL that answers"):
+    with pytest.raises(ConfigError, match=rf"redirects to '{target}' \(HTTP 307\).*give the URL that it redirects to"):
         served(served_export, server)
     assert len(server.requests) == 1
 
