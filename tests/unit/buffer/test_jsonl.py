@@ -180,9 +180,9 @@ _REFLECTIONS = st.builds(
 )
 
 
-@pytest.mark.no_cover  # the same lines three hundred times; the tests above cover them, and tracing doubles its time
+@pytest.mark.no_cover  # the same lines a hundred times; the tests above cover them, and tracing doubles its time
 @given(_ANY_EPISODE, _REFLECTIONS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_the_buffer_takes_is_exported_and_imported_equal_and_the_rest_is_refused_by_id(
     episode: Episode, reflection: Reflection
 ) -> None:

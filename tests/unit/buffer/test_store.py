@@ -237,10 +237,8 @@ def test_a_buffer_opens_while_another_process_writes(tmp_path: Path, make: Make)
     url = f"sqlite:///{tmp_path / 'buffer.sqlite'}"
     with ReplayBuffer(url) as writer, writer.transaction() as add:
         add(make("root"))
-        begun = time.monotonic()
-        with ReplayBuffer(url) as reader:  # it would wait for the writer's lock if it created anything
+        with ReplayBuffer(url) as reader:  # if it created anything, it would wait in vain for the writer's lock
             assert reader.count() == 0
-        assert time.monotonic() - begun < 10
 
 
 def test_a_damaged_database_is_one_error(tmp_path: Path, make: Make) -> None:

@@ -260,7 +260,7 @@ def test_it_keeps_the_contract(tasks: AlfworldTasks, room: Room) -> None:
 
 @needs_engine
 def test_it_keeps_the_contract_graded_and_listed(make: MakeTasks) -> None:
-    tasks = make(graded=True, admissible=True, steps=12, games_per_worker=3)
+    tasks = make(graded=True, admissible=True, steps=12, games_per_worker=10)
     check_environment(tasks, task_of(TWO_MUGS), TWO_MUGS.walkthrough)
 
 

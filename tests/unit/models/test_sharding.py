@@ -85,8 +85,8 @@ def work(base: SharedBase, rank: int | None) -> dict[str, Any]:
     return {"written": [[(one.ids, one.log_probs) for one in group] for group in written], "sum": summed, "read": read}
 
 
-def process(rank: int, model: Path, folder: Path, checkpointing: bool) -> None:
-    """A process's life: join, cut, work, and leave what it found."""
+def process(rank: int, model: Path, folder: Path) -> None:
+    """A process's life: join, work without and with checkpointing, and leave what it found in a folder for each."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo",
@@ -95,7 +95,14 @@ def process(rank: int, model: Path, folder: Path, checkpointing: bool) -> None:
         world_size=PROCESSES,
         timeout=timedelta(minutes=10),
     )
-    base = make_base(model, checkpointing)
+    for checkpointing in (False, True):
+        in_pieces(rank, make_base(model, checkpointing), folder / str(checkpointing))
+    distributed.destroy_process_group()
+
+
+def in_pieces(rank: int, base: SharedBase, folder: Path) -> None:
+    """Cut a base, work with it, and leave what was found in ``folder``."""
+    folder.mkdir(exist_ok=True)
     base.shard(CPU)
     found = work(base, rank)
     layers = cast(Any, base.model.get_base_model()).model.layers
@@ -112,13 +119,22 @@ def process(rank: int, model: Path, folder: Path, checkpointing: bool) -> None:
         with pytest.raises(RuntimeError, match="launch with whole bases"):
             hidden_states(base.model, input_ids=sequence(3), use_cache=False)
     torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pieces(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left, which are slow to start."""
+    folder = tmp_path_factory.mktemp("pieces")
+    multiprocessing.spawn(process, (tiny_model_dir, folder), nprocs=PROCESSES)
+    return folder
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_pieces_compute_what_the_whole_computes(tiny_model_dir: Path, tmp_path: Path, checkpointing: bool) -> None:
-    multiprocessing.spawn(process, (tiny_model_dir, tmp_path, checkpointing), nprocs=PROCESSES)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(PROCESSES))
+def test_pieces_compute_what_the_whole_computes(
+    pieces: Path, tiny_model_dir: Path, tmp_path: Path, checkpointing: bool
+) -> None:
+    left = pieces / str(checkpointing)
+    first, second = (torch.load(left / f"{rank}.pt", weights_only=False) for rank in range(PROCESSES))
     base = make_base(tiny_model_dir, checkpointing)
     whole = work(base, None)
 
@@ -142,7 +158,7 @@ def test_pieces_compute_what_the_whole_computes(tiny_model_dir: Path, tmp_path: 
     base.save_role("policy", tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     for name in names:
-        assert (tmp_path / "adapter-0" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
+        assert (left / "adapter-0" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
 
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
