@@ -63,8 +63,7 @@ def reflections(run: Run, step: int) -> list[str]:
         ("sft", "cpu-2"),
         ("reward", "cpu-2"),
         ("ppo", "cpu-2"),
-        ("reward", "fsdp2-cpu-2"),
-        ("ppo", "fsdp2-cpu-2"),
+        ("reward", "fsdp2-cpu-2"),  # the policy stage in pieces: below, killed on the way
     ],
 )
 def test_a_launched_stage_learns_what_the_command_learns(
@@ -101,6 +100,7 @@ def test_a_killed_stage_in_pieces_goes_on_in_another_layout(whole_run: Run, tmp_
     for resumed in (run, again):
         assert resumed.manifest("ppo")["status"] == "complete"
         require_same("ppo", resumed, whole_run)
+    assert [resumed.manifest("ppo")["processes"] for resumed in (run, again)] == [2, 1]
 
 
 @pytest.mark.parametrize(
