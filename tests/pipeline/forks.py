@@ -1,9 +1,9 @@
 """Python commands, each in a fork of one process that has imported what they need: ten seconds of imports less.
 
-A command is told what an interpreter is told (``-m module …``, ``script.py …``). It is a process of its own: with its
-arguments, environment, folder and standard streams, with an exit code or the signal that ended it, and it can be
-killed. What forks share beyond imports is the seed of hashes; what is unbroken in the tests (``whole_run``) runs in an
-interpreter that was started for it, so that one thing is still compared under two seeds.
+A command is told what an interpreter is told (``-m module …``, ``-c program …``, ``script.py …``). It is a process of
+its own: with its arguments, environment, folder and standard streams, with an exit code or the signal that ended it,
+and it can be killed. What forks share beyond imports is the seed of hashes; what is unbroken in the tests
+(``whole_run``) runs in an interpreter that was started for it, so that one thing is still compared under two seeds.
 
 :func:`run` is ``subprocess.run`` for such a command; :func:`stand_in` is an executable in the place of the interpreter,
 for launchers that start processes themselves.
@@ -193,6 +193,9 @@ def _execute(arguments: Sequence[str], folder: str) -> None:
     if told[0] == "-m":
         sys.argv, sys.path[0] = told[1:], folder
         runpy.run_module(told[1], run_name="__main__", alter_sys=True)
+    elif told[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *told[2:]], ""
+        exec(told[1], {"__name__": "__main__"})
     else:
         sys.argv, sys.path[0] = told, os.path.dirname(os.path.join(folder, told[0]))
         runpy.run_path(told[0], run_name="__main__")

@@ -36,6 +36,7 @@ def test_it_is_told_what_an_interpreter_is_told(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == [argv, str(tmp_path), str(ROOT), "given", "yes", "__main__"]
     assert (done.returncode, done.stderr) == (3, "beside\n")
     assert json.loads(forks.run([str(script)], environment()).stdout)[3:5] == ["", None]
+    assert forks.run(["-c", "import sys; print(sys.argv)", "one"], environment()).stdout == "['-c', 'one']\n"
 
 
 @pytest.mark.parametrize("end", ENDS)

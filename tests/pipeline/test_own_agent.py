@@ -1,6 +1,7 @@
 """``docs/your-own-agent.md``: its commands run in order, as they stand there, in a copy of what they name.
 
-Two things differ: the packages are installed already, and the server's port is a free one.
+Three things differ: the packages are installed already, the server's port is a free one, and commands other than the
+server run in forks (:mod:`tests.pipeline.forks`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline import forks
 from tests.pipeline.running import ROOT, environment
 from tests.servers.processes import free_port, wait_until_healthy
 from tests.servers.transformers_serve import missing_packages
@@ -25,10 +27,26 @@ PAGE = (ROOT / "docs" / "your-own-agent.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh(?: background)?)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def run(command: str, folder: Path) -> str:
-    tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``python`` and ``retro``, each of which runs in a fork."""
+    folder, python = tmp_path_factory.mktemp("tools"), forks.stand_in()
+    (folder / "python").symlink_to(python)
+    (folder / "retro").write_text(f'#!/bin/sh\nexec {python} {BIN / "retro"} "$@"\n', encoding="utf-8")
+    (folder / "retro").chmod(0o700)
+    return folder
+
+
+def on_path(*folders: Path) -> dict[str, str]:
+    return environment(PATH=os.pathsep.join([*map(str, folders), os.environ["PATH"]]))
+
+
+def run(command: str, folder: Path, tools: Path) -> str:
     done = subprocess.run(
-        command, shell=True, cwd=folder, env=environment(**tools), capture_output=True, text=True, check=False
+        command, shell=True, cwd=folder, env=on_path(tools, BIN), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -36,11 +54,10 @@ def run(command: str, folder: Path) -> str:
 
 @contextmanager
 def serve(command: str, folder: Path, port: int) -> Iterator[None]:
-    tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            f"exec {command}", shell=True, cwd=folder, env=environment(**tools), stdout=output, stderr=output
+            f"exec {command}", shell=True, cwd=folder, env=on_path(BIN), stdout=output, stderr=output
         )
     try:
         wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
@@ -51,7 +68,7 @@ def serve(command: str, folder: Path, port: int) -> Iterator[None]:
 
 
 @pytest.mark.skipif(bool(missing_packages()), reason="pip install 'retro[serving]'")
-def test_the_pages_commands_run_as_written(tmp_path: Path) -> None:
+def test_the_pages_commands_run_as_written(tmp_path: Path, tools: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("scripts", "docs", "retro"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -62,7 +79,7 @@ def test_the_pages_commands_run_as_written(tmp_path: Path) -> None:
     after = [block for _, block in BLOCKS[kinds.index("sh background") + 1 :]]
 
     for block in before:
-        run(block.replace("pip install 'retro[serving]'\n", ""), tmp_path)
+        run(block.replace("pip install 'retro[serving]'\n", ""), tmp_path, tools)
     assert serving.split()[:3] == ["transformers", "serve", "runs/random-model"]
     port = free_port()
     rehearsal = tmp_path / "examples" / "own_agent" / "rehearsal.yaml"
@@ -71,7 +88,7 @@ def test_the_pages_commands_run_as_written(tmp_path: Path) -> None:
         assert "http://localhost:8000/v1" in text
         file.write_text(text.replace(":8000", f":{port}"), encoding="utf-8")
     with serve(serving.replace("8000", str(port)), tmp_path, port):
-        screens = [run(block, tmp_path) for block in after]
+        screens = [run(block, tmp_path, tools) for block in after]
 
     results = json.loads((tmp_path / "runs/notices-rehearsal/evaluation/results.json").read_text(encoding="utf-8"))
     assert results["tasks"] == 6
