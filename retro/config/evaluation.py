@@ -34,6 +34,8 @@ class ArmSection(Section):
     sampler: OneOf[SamplerSection] = SamplerSection()
     actor: dict[str, Any] = {}
     """Keys that differ from the run's ``actor``."""
+    retries: dict[str, Any] = {}
+    """Keys that differ from the arm's ``actor`` in the second and all later attempts."""
     attempts: PositiveInt | None = None
     """By default ``evaluate.attempts``, which is also the most."""
 
@@ -57,7 +59,7 @@ class EvaluateSection(Section):
     best_of: list[PositiveInt] = [4, 8]
     """The N of the policy's Best-of-N arms, ``…-bonN``, where ``arms`` is empty."""
     sampled_temperature: PositiveFloat = 1.0
-    """The actor's temperature in ``retry-sampled``."""
+    """The actor's temperature in the later attempts of ``retry-sampled``, and in all of ``retry-all-sampled``."""
     bootstrap: PositiveInt = 10_000
     permutations: PositiveInt = 100_000
     checkpoints: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Arms: ways of playing that are evaluated. An arm = policy + memory + sampler + actor + attempts.
+"""Arms: ways of playing that are evaluated. An arm = policy + memory + sampler + actor + retries + attempts.
 
 Nothing here loads a model, so ``retro run --dry-run`` can check and describe the arms of a config.
 """
@@ -53,6 +53,8 @@ class Arm:
     memory: MemorySection
     sampler: SamplerSection
     actor: ActorSection
+    retries: ActorSection
+    """The actor of the second and all later attempts."""
     attempts: int
 
     @property
@@ -70,6 +72,8 @@ def describe(arm: Arm, config: RunConfig) -> Description:
         actor=deciding(arm.actor),
         attempts=arm.attempts,
     )
+    if arm.retries != arm.actor:
+        parts["retries"] = deciding(arm.retries)
     return Description(role=str(_role(arm, config.evaluate.attempts)), parts=parts)
 
 
@@ -114,6 +118,11 @@ def prompts_digest(config: RunConfig) -> str:
     return PromptLibrary.from_section(config.environment).digest(played_environments(config.environment))
 
 
+def actor_digests(section: ActorSection) -> dict[str, str]:
+    """Digests of an actor's model and of what is loaded beside it."""
+    return {"actor": digest_model(section.model), **digest_actor_parts(section)}
+
+
 def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
     """Digest of everything that decides the arm's episodes, except which tasks are played and how often."""
     environment = config.environment
@@ -129,6 +138,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "actor": deciding(arm.actor),
         "actor_model": digest_model(arm.actor.model),
         **digest_actor_parts(arm.actor),
+        **({} if arm.retries == arm.actor else {"retries": [deciding(arm.retries), actor_digests(arm.retries)]}),
         "memory": deciding(arm.memory),
         **({} if bank is None else {"bank": bank_digest(bank)}),
         "sampler": deciding(arm.sampler),
@@ -148,7 +158,7 @@ def _role(arm: Arm, most: int) -> Role:
         case Writer.NONE if arm.attempts < most:
             return Role.SINGLE
         case Writer.NONE:
-            return Role.RETRY if arm.actor.temperature == 0 else Role.CONTROL
+            return Role.RETRY if arm.actor.temperature == arm.retries.temperature == 0 else Role.CONTROL
         case Writer.BASE:
             return Role.UNTRAINED
         case Writer.ADAPTER:

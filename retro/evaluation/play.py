@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from retro.config import ConfigError
+from retro.config import ActorSection, ConfigError, MemorySection
 from retro.envs.base import EnvironmentFailedError, TaskSet
 from retro.evaluation.arms import Arm
 from retro.evaluation.records import EpisodeRecords, Record, chains
@@ -32,7 +32,7 @@ class Candidates:
     async def __call__(self, request: ReflectionRequest, reflections: Sequence[Reflection]) -> list[float]:
         scores = await self.scorer(request, reflections)
         scored = (replace(r, score=score) for r, score in zip(reflections, scores, strict=True))
-        self.by_episode[request.episode.id] = tuple(scored)
+        self.by_episode[request.episode.id] = (*self.by_episode.get(request.episode.id, ()), *scored)
         return scores
 
 
@@ -51,6 +51,25 @@ class ArmJournal:
         self._records.add(Record(self._arm, self._mark, episode, kept))
 
 
+@dataclass(frozen=True, slots=True)
+class RetriesApart:
+    """A runner that has one runner play the first attempts and another the retries."""
+
+    first: Runner
+    retries: Runner
+
+    @property
+    def concurrency(self) -> int:
+        return self.first.concurrency
+
+    async def play(self, attempt: Attempt) -> Episode:
+        return await (self.retries if attempt.trial else self.first).play(attempt)
+
+    def close(self) -> None:
+        self.first.close()
+        self.retries.close()
+
+
 @dataclass
 class ArmPlayer:
     """Plays arms on the same tasks. Recorded episodes are not played again; arms share first plays that are equal."""
@@ -59,8 +78,8 @@ class ArmPlayer:
     tasks: Sequence[Task]
     seed: int
     records: EpisodeRecords
-    runner: Callable[[Arm], Runner]
-    """Makes what plays an arm."""
+    runner: Callable[[ActorSection, MemorySection], Runner]
+    """Makes what plays with an actor and a memory."""
     models: Callable[[Arm], tuple[Reflector, Candidates | None]]
     """Makes the reflector of an arm whose reflections a model writes."""
     earlier: Sequence[Record] = ()
@@ -105,7 +124,7 @@ class ArmPlayer:
         reflector, candidates = self._reflector(arm, best)
         journal = ArmJournal(self.records, arm.name, mark, candidates)
         unreflected: list[Unreflected] = []
-        with closing(self.runner(arm)) as runner:
+        with closing(self._runner(arm)) as runner:
             progress = CollectionProgress(len(tasks), arm.name)
             played = await collect(runner, tasks, plan, reflector, journal, progress, unreflected.append)
         last = {record.episode.id: record for record in self.records.of(arm.name, mark)}
@@ -120,6 +139,10 @@ class ArmPlayer:
                 f"arm {arm.name}: the {first.broken_by} failed in {alike} episodes "
                 f"({first.info.get('error', 'no message')}); what was played is kept: the same command goes on"
             )
+
+    def _runner(self, arm: Arm) -> Runner:
+        first = self.runner(arm.actor, arm.memory)
+        return first if arm.retries == arm.actor else RetriesApart(first, self.runner(arm.retries, arm.memory))
 
     def _take_over(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task], first: dict[str, Episode]) -> None:
         """Give ``arm`` the episodes of an arm with equal parts, played now or in an earlier evaluation under any name,

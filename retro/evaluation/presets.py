@@ -28,10 +28,12 @@ _BEST_OF = "-bon"
 
 def presets(config: RunConfig) -> dict[str, ArmSection]:
     """What the short names stand for, in the order of the results."""
+    sampled = {"temperature": config.evaluate.sampled_temperature}
     parts: dict[str, dict[str, Any]] = {
         "one-shot": {"policy": "none", "attempts": 1},
         "retry": {"policy": "none", "actor": {"temperature": 0.0}},
-        "retry-sampled": {"policy": "none", "actor": {"temperature": config.evaluate.sampled_temperature}},
+        "retry-sampled": {"policy": "none", "retries": sampled},
+        "retry-all-sampled": {"policy": "none", "actor": sampled},
         "shuffled": {"policy": "shuffled"},
         "reflexion": {"policy": "base"},
         "sft": {"policy": "sft"},
@@ -157,15 +159,16 @@ def _arm(config: RunConfig, section: ArmSection) -> Arm:
         raise ConfigError(
             f"evaluate.arms: {name!r}: attempts: {section.attempts} is more than evaluate.attempts, {most}"
         )
-    memory, actor = (_changed(config, key, section) for key in ("memory", "actor"))
-    return Arm(name, policy, memory, section.sampler, actor, section.attempts or most)
+    memory = _changed("memory", config.memory, section.memory, name)
+    actor = _changed("actor", config.actor, section.actor, name)
+    retries = _changed("actor", actor, section.retries, f"{name}: retries")
+    return Arm(name, policy, memory, section.sampler, actor, retries, section.attempts or most)
 
 
-def _changed(config: RunConfig, key: str, section: ArmSection) -> Any:
-    """The run's section ``key`` with the keys that the arm changes; another kind starts from its own defaults."""
-    own, changes = getattr(config, key), getattr(section, key)
+def _changed(key: str, own: Any, changes: dict[str, Any], name: str) -> Any:
+    """The section ``own`` with the keys that an arm changes; another kind starts from its own defaults."""
     kept = own.model_dump(mode="json") if changes.get("kind", own.kind) == own.kind else {}
-    return getattr(parse_config({key: kept | changes}, f"evaluate.arms, {section.name!r}"), key) if changes else own
+    return getattr(parse_config({key: kept | changes}, f"evaluate.arms, {name!r}"), key) if changes else own
 
 
 def _policy(config: RunConfig, section: ArmSection) -> Policy:

@@ -121,11 +121,9 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
 
     Seeds and tasks that only one of the arms has are left out. Without a common one there is no comparison.
     """
-    seeds = sorted(outcomes[a].keys() & outcomes[b].keys())
-    ids = sorted(set.intersection(*({*outcomes[arm][seed]} for arm in (a, b) for seed in seeds))) if seeds else []
+    seeds, ids, (solved_a, solved_b) = paired_success(outcomes, a, b, trial)
     if not ids:
         return []
-    solved_a, solved_b = (_stacked(outcomes[arm], "success", seeds, ids)[:, :, trial] for arm in (a, b))  # (S, T)
     by_task = (solved_a - solved_b).mean(axis=0)  # (T,)
     by_seed = (solved_a - solved_b).mean(axis=1)  # (S,)
     difference = minus(float(by_task.mean()), 0.0)
@@ -145,6 +143,19 @@ def compare(outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int, draws:
         return [shared]
     exact = mcnemar_exact([bool(x) for x in solved_a[0]], [bool(x) for x in solved_b[0]])
     return [shared, {**shared, "p_value": exact, "test": "mcnemar-exact"}]
+
+
+def paired_success(
+    outcomes: Mapping[str, Outcomes], a: str, b: str, trial: int
+) -> tuple[list[int], list[str], tuple[Floats, Floats]]:
+    """The seeds and the tasks that two arms share, and the success (S, T) of each arm at one trial."""
+    seeds = sorted(outcomes[a].keys() & outcomes[b].keys())
+    ids = sorted(set.intersection(*({*outcomes[arm][seed]} for arm in (a, b) for seed in seeds))) if seeds else []
+    of_a, of_b = (
+        np.array([[outcomes[arm][seed][task].success[trial] for task in ids] for seed in seeds], dtype=np.float64)
+        for arm in (a, b)
+    )
+    return seeds, ids, (of_a, of_b)
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
@@ -180,7 +191,10 @@ def _arm(
     for seed in seeds:
         if sorted(outcomes[seed]) != ids:
             raise ValueError(f"arm {name}: seed {seed} played other tasks than seed {seeds[0]}; evaluate it anew")
-    success, returns = (_stacked(outcomes, figure, seeds, ids) for figure in ("success", "returns"))  # (S, T, K)
+    success, returns = (
+        np.array([[getattr(outcomes[seed][task], figure) for task in ids] for seed in seeds], dtype=np.float64)
+        for figure in ("success", "returns")
+    )  # (S, T, K)
     rows = [tasks[task] for task in ids]
 
     def bootstrapped(values: Floats, what: str) -> list[Interval]:
@@ -215,13 +229,6 @@ def _breakdown(success: Floats, returns: Floats, groups: Sequence[str]) -> dict[
         )
         for group, where in sorted(columns.items())
     }
-
-
-def _stacked(
-    outcomes: Outcomes, figure: Literal["success", "returns"], seeds: Sequence[int], ids: Sequence[str]
-) -> Floats:
-    """``figure`` of each seed, task and trial (S, T, K)."""
-    return np.array([[getattr(outcomes[seed][task], figure) for task in ids] for seed in seeds], dtype=np.float64)
 
 
 def _curve(values: Floats) -> list[float]:

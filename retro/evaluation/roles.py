@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import combinations
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Writer(StrEnum):
@@ -35,7 +35,7 @@ class Role(StrEnum):
     RETRY = "retry"
     """No reflections; the actor at temperature 0."""
     CONTROL = "control"
-    """No reflections; a sampling actor. An arm that is not above it gains nothing by its reflections."""
+    """No reflections; the actor samples its retries. An arm that is not above it gains nothing by its reflections."""
     SHUFFLED = "shuffled"
     VAGUE = "vague"
     UNTRAINED = "untrained"
@@ -58,6 +58,8 @@ class Parts(TypedDict):
     memory: dict[str, Any]
     sampler: dict[str, Any]
     actor: dict[str, Any]
+    retries: NotRequired[dict[str, Any]]
+    """Absent if it equals ``actor``."""
     attempts: int
 
 

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
-from retro.config import ArmSection, ConfigError, RunConfig, build
+from retro.artifacts import digest_model, digest_path, write_json
+from retro.config import ActorSection, ArmSection, ConfigError, MemorySection, RunConfig, build
 from retro.evaluation import presets
-from retro.evaluation.arms import Arm, adapter_of, describe, fingerprint, prompts_digest
+from retro.evaluation.arms import Arm, actor_digests, adapter_of, describe, fingerprint, prompts_digest
 from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
 from retro.evaluation.models import RetrospectiveArms
 from retro.evaluation.play import ArmPlayer
@@ -45,17 +45,17 @@ def evaluation_inputs(config: RunConfig) -> dict[str, str]:
     """A digest of every model that the arms play with, and the format of the results."""
     inputs = {
         "format": str(FORMAT),
-        "actor": digest_model(config.actor.model),
         "base": digest_model(config.model.base, config.model.revision),
+        "prompts": prompts_digest(config),
     }
-    inputs |= digest_actor_parts(config.actor) | {"prompts": prompts_digest(config)} | bank_inputs(config)
+    inputs |= actor_digests(config.actor) | bank_inputs(config)
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
     for arm in presets.planned_arms(config):
         if arm.policy.path is not None:
             adapters[f"policy of {arm.name}"] = adapter_of(arm.policy, config)
-        if arm.actor.model_copy(update={"temperature": config.actor.temperature}) != config.actor:
-            actor = {"actor": digest_model(arm.actor.model), **digest_actor_parts(arm.actor)}
-            inputs |= {f"{part} of {arm.name}": digest for part, digest in actor.items()}
+        for actor, what in ((arm.actor, arm.name), (arm.retries, f"{arm.name}'s retries")):
+            if actor.model_copy(update={"temperature": config.actor.temperature}) != config.actor:
+                inputs |= {f"{part} of {what}": digest for part, digest in actor_digests(actor).items()}
     inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
     reward = reward_model(config)
     return inputs | ({"reward": reward.digest} if reward else {})
@@ -103,8 +103,8 @@ def evaluate_into(
 
     with PlayerParts(config.device, config.actor_ledger) as parts, EpisodeRecords(paths.episodes) as records:
 
-        def runner(arm: Arm) -> Runner:
-            spec = PlayerSpec(config.environment, arm.actor, arm.memory, bank_of(arm.memory, config))
+        def runner(actor: ActorSection, memory: MemorySection) -> Runner:
+            spec = PlayerSpec(config.environment, actor, memory, bank_of(memory, config))
             made: Runner = build(config.runner, spec=spec, parts=parts)
             return made
 
@@ -221,9 +221,7 @@ async def play_all(
                 f"{arm.name}: {len(unreflected)} failed episodes could not be reflected on and were not retried, which "
                 f"counts as failure; first of task {unreflected[0].episode.task.id}: {unreflected[0].unreflected}."
             )
-        outcomes[arm.name] = {
-            task: outcome([record.episode for record in chain], attempts) for task, chain in chains(records).items()
-        }
+        outcomes[arm.name] = {task: outcome(chain, attempts) for task, chain in chains(records).items()}
         if log:
             success = [o.success for o in outcomes[arm.name].values()]
             first, last = (sum(of_task[trial] for of_task in success) / len(success) for trial in (0, -1))

@@ -15,8 +15,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from retro.evaluation.records import Record
+from retro.retrospective.samplers.best_of import spent
 from retro.ties import EQUAL, sign
-from retro.types import Episode
 
 Floats = NDArray[np.float64]
 _CHUNK_CELLS = 8_000_000
@@ -32,11 +33,22 @@ class Outcome:
     returns: tuple[float, ...]
     """The best return among attempts 0 … t."""
     tokens: int
-    """Prompt and completion tokens of the actor and of the reflections, over all attempts."""
+    """See :func:`tokens_of`; over all attempts."""
 
 
-def outcome(episodes: Sequence[Episode], attempts: int) -> Outcome:
-    """The cumulative outcome of one task's chain of episodes.
+def tokens_of(record: Record) -> int:
+    """Every token that an episode cost: the actor's, those of its reflection, and those that the reward model read.
+
+    Prompts and completions count alike. A prompt that a group of reflections shares is computed once and counts once:
+    for the model that writes them, and again for the reward model that reads all of them.
+    """
+    reflection, candidates = record.episode.reflection, record.candidates
+    written = reflection.usage.total if reflection else 0  # in Best-of-N, of all candidates
+    return record.episode.usage.total + written + (spent(candidates).total if candidates else 0)
+
+
+def outcome(chain: Sequence[Record], attempts: int) -> Outcome:
+    """The cumulative outcome of the records of one task.
 
     A chain ends early when the task is solved, when the arm has fewer attempts (``one-shot``), or when an episode was
     too long to be reflected on. What was reached until then also counts for the later attempts.
@@ -44,19 +56,18 @@ def outcome(episodes: Sequence[Episode], attempts: int) -> Outcome:
     Raises:
         ValueError: if there is no episode, or if a trial is outside ``0 … attempts − 1``.
     """
-    if not episodes:
+    if not chain:
         raise ValueError("an outcome needs at least one episode")
     solved, best = [False] * attempts, [0.0] * attempts
-    for episode in episodes:
+    for episode in (record.episode for record in chain):
         if not 0 <= episode.trial < attempts:
             raise ValueError(f"episode {episode.id}: trial {episode.trial} is not one of {attempts} attempts")
         solved[episode.trial] |= episode.success
         best[episode.trial] = max(best[episode.trial], episode.return_)
-    tokens = sum(e.usage.total + (e.reflection.usage.total if e.reflection else 0) for e in episodes)
     return Outcome(
         tuple(bool(flag) for flag in np.maximum.accumulate(solved)),
         tuple(float(value) for value in np.maximum.accumulate(best)),
-        tokens,
+        sum(map(tokens_of, chain)),
     )
 
 
@@ -88,7 +99,7 @@ def bootstrap_mean(values: ArrayLike, resamples: int, seed: int, confidence: flo
     means = np.concatenate(
         [
             tasks[rng.integers(tasks.size, size=(rows, tasks.size))].mean(axis=1)
-            for rows in _chunks(resamples, tasks.size)
+            for rows in chunks(resamples, tasks.size)
         ]
     )  # (resamples,)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -112,7 +123,7 @@ def sign_flip(differences: ArrayLike, flips: int, seed: int) -> float:
     tolerance = EQUAL * float(np.abs(moving).sum())  # ties are ties, whatever the order of summation
     rng = np.random.default_rng(seed)
     extreme = 0
-    for rows in _chunks(flips, moving.size):
+    for rows in chunks(flips, moving.size):
         signs = rng.integers(0, 2, size=(rows, moving.size), dtype=np.int8).astype(np.float64) * 2 - 1
         extreme += int(np.count_nonzero(np.abs(signs @ moving) >= observed - tolerance))
     return (extreme + 1) / (flips + 1)
@@ -140,6 +151,7 @@ def _vector(values: ArrayLike, name: str) -> Floats:
     return vector
 
 
-def _chunks(total: int, width: int) -> list[int]:
+def chunks(total: int, width: int) -> list[int]:
+    """``total`` rows of ``width`` random numbers each, cut into so many rows at once that memory is bounded."""
     size = max(1, _CHUNK_CELLS // width)
     return [min(size, total - start) for start in range(0, total, size)]

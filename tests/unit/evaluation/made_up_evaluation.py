@@ -86,7 +86,7 @@ def made_up(arms: list[str], count: int, seeds: int = 1) -> tuple[Results, list[
     played = {arm: {seed: {t.id: chain(arm, t, seed) for t in tasks(count)} for seed in range(seeds)} for arm in arms}
     outcomes = {
         arm: {
-            seed: {task: outcome([r.episode for r in records], ATTEMPTS) for task, records in by_task.items()}
+            seed: {task: outcome(records, ATTEMPTS) for task, records in by_task.items()}
             for seed, by_task in of_arm.items()
         }
         for arm, of_arm in played.items()

@@ -91,7 +91,14 @@ def test_a_whole_run_has_every_arm(whole: RunConfig) -> None:
         *("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon8", "oracle")
     ]
     assert arms["one-shot"].attempts == 1 and arms["retry"].attempts == 4
-    assert arms["retry-sampled"].actor.temperature == 1.0 and arms["retry"].actor.temperature == 0.0
+    assert arms["retry"].actor.temperature == 0.0
+    sampled, all_sampled = arms["retry-sampled"], arm_of(whole, "retry-all-sampled")
+    assert (sampled.actor, sampled.retries.temperature) == (whole.actor, 1.0)
+    assert all_sampled.actor == all_sampled.retries == sampled.retries
+    described = [describe(arm, whole) for arm in (sampled, all_sampled)]
+    assert [arm["role"] for arm in described] == [Role.CONTROL, Role.CONTROL]
+    assert ["retries" in arm["parts"] for arm in described] == [True, False]
+    assert len({fingerprint(arm, whole) for arm in (sampled, all_sampled, arms["retry"])}) == 3
     assert arms["reflexion"].policy.writer is Writer.BASE and adapter_of(arms["reflexion"].policy, whole) is None
     assert adapter_of(arms["sft"].policy, whole) == whole.run_dir / "sft" / "adapter"
     assert arms["ppo-env-bon8"].sampler == BestOf.Options(n=8)
@@ -297,6 +304,7 @@ def test_the_stage_reads_every_model(whole: RunConfig) -> None:
     assert set(evaluation_inputs(with_arms(whole, other, ten=ten))) == own | {
         "policy of mine",
         "actor of mine",
+        "actor of mine's retries",
         "policy of ten",
     }
 

@@ -20,10 +20,7 @@ DRAWS = Draws(bootstrap=200, permutations=2_000)
 
 
 def one_seed(seed: int, count: int = 60) -> Results:
-    outcomes = {
-        arm: {seed: {t.id: outcome([r.episode for r in chain(arm, t, seed)], ATTEMPTS) for t in tasks(count)}}
-        for arm in RATES
-    }
+    outcomes = {arm: {seed: {t.id: outcome(chain(arm, t, seed), ATTEMPTS) for t in tasks(count)}} for arm in RATES}
     return summarise(described(RATES), outcomes, tasks(count), ATTEMPTS, DRAWS)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_world import Excluder, Guesser, Vault, Vaults, vault_prompts
 
-from retro.config import RunConfig, build
+from retro.config import ActorSection, MemorySection, RunConfig, build
 from retro.envs.base import EnvironmentFailedError
 from retro.evaluation.arms import Arm
 from retro.evaluation.play import ArmPlayer, Candidates
@@ -63,10 +63,10 @@ class World:
             models=self.reflector,
         )
 
-    def runner(self, arm: Arm) -> LocalRunner:
-        sampling = Sampling(arm.actor.temperature, arm.actor.top_p, arm.actor.max_tokens)
-        player = Player(self.player.taskset, self.guesser, self.prompts, build(arm.memory), sampling)
-        return LocalRunner(player, arm.actor.concurrency)
+    def runner(self, actor: ActorSection, memory: MemorySection) -> LocalRunner:
+        sampling = Sampling(actor.temperature, actor.top_p, actor.max_tokens)
+        player = Player(self.player.taskset, self.guesser, self.prompts, build(memory), sampling)
+        return LocalRunner(player, actor.concurrency)
 
     def reflector(self, arm: Arm) -> tuple[Reflector, Candidates | None]:
         if arm.takes_the_first:
@@ -91,7 +91,8 @@ def test_arms_do_what_they_say(tmp_path: Path, config: RunConfig) -> None:
     names = ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "oracle")
     outcomes, notes = evaluate(World(tmp_path / "w"), config, *names)
     assert list(outcomes) == list(names)  # as asked for, though shuffled is played last
-    assert len({solved(outcomes[name], 0) for name in names if name != "retry-sampled"}) == 1
+    assert len({solved(outcomes[name], 0) for name in names}) == 1
+    assert solved(outcomes["retry-sampled"], 2) > solved(outcomes["retry"], 2)
     assert solved(outcomes["retry"], 2) == solved(outcomes["one-shot"], 2) == solved(outcomes["one-shot"], 0)
     assert solved(outcomes["reflexion"], 2) > solved(outcomes["retry"], 2)
     assert notes == ["shuffled: reflections that reflexion wrote for other tasks of the same kind and attempt."]
@@ -110,6 +111,21 @@ def test_first_plays_are_shared_and_exact(tmp_path: Path, config: RunConfig) -> 
     evaluate(again, config, "one-shot", "retry")
     played = {r.episode.trial for r in again.records.of("retry", mark(again, "retry"))}
     assert played == {0, 1, 2} and again.guesser.calls < 3 * calls
+
+
+def test_only_the_retries_of_retry_sampled_are_sampled(tmp_path: Path, config: RunConfig) -> None:
+    world = World(tmp_path / "w")
+    names = ("one-shot", "retry-sampled", "retry-all-sampled")
+    evaluate(world, config, names[0])
+    calls = world.guesser.calls
+    evaluate(world, config, *names)
+    played = {
+        name: [r.episode for r in world.records.all() if r.arm == name and r.episode.trial == 0] for name in names
+    }
+    assert played["retry-sampled"] == played["one-shot"]  # the same episodes, not played again
+    assert {e.id for e in played["retry-all-sampled"]}.isdisjoint(e.id for e in played["one-shot"])
+    assert {sampling.temperature for sampling in world.guesser.samplings[:calls]} == {0.0}
+    assert {sampling.temperature for sampling in world.guesser.samplings[calls:]} == {1.0}
 
 
 def mark(world: World, arm: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,28 +11,21 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.evaluation.statistics import bootstrap_mean, mcnemar_exact, outcome, sign_flip, wilson
+from retro.evaluation.records import Record
+from retro.evaluation.statistics import bootstrap_mean, mcnemar_exact, outcome, sign_flip, tokens_of, wilson
 from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory, Usage
 
 TASK = Task("household", "test-1", Split.TEST, "pick")
 
 
-def episode(trial: int, return_: float, success: bool = False, reflection_tokens: int | None = None) -> Episode:
+def episode(trial: int, return_: float, success: bool = False, reflection_tokens: int | None = None) -> Record:
     reflection = None
     if reflection_tokens is not None:
         reflection = Reflection("look in the fridge", "base", usage=Usage(reflection_tokens, 0))
     stop = StopReason.SUCCESS if success else StopReason.HORIZON
-    return Episode(
-        f"e{trial}",
-        TASK,
-        trial,
-        Trajectory("a room"),
-        return_,
-        success,
-        stop,
-        reflection=reflection,
-        usage=Usage(10, 5),
-    )
+    trajectory, usage = Trajectory("a room"), Usage(10, 5)
+    played = Episode(f"e{trial}", TASK, trial, trajectory, return_, success, stop, reflection=reflection, usage=usage)
+    return Record("arm", "digest", played)
 
 
 def test_outcome_is_cumulative_and_carried_on_after_success() -> None:
@@ -39,6 +33,19 @@ def test_outcome_is_cumulative_and_carried_on_after_success() -> None:
     assert result.success == (False, False, True, True)
     assert result.returns == (0.6, 0.6, 1.0, 1.0)
     assert result.tokens == 3 * 15 + 2 * 7
+
+
+def test_tokens_are_those_of_the_actor_of_every_candidate_and_of_what_scored_them() -> None:
+    candidates = tuple(Reflection("look", "base", i, usage=Usage(100, 10 + i), score=float(i)) for i in range(3))
+    chosen = replace(
+        candidates[2], usage=Usage(100, 10 + 11 + 12)
+    )  # as Best-of-N counts it: one prompt, all that it drew
+    first = episode(0, 0.0)
+    retry = replace(first, episode=replace(episode(1, 1.0, True).episode, reflection=chosen), candidates=candidates)
+    actor, written, read = 10 + 5, 100 + 33, 100 + 33
+    assert tokens_of(first) == actor
+    assert tokens_of(retry) == actor + written + read
+    assert outcome([first, retry], attempts=2).tokens == 2 * actor + written + read
 
 
 def test_outcome_of_a_single_attempt_is_flat() -> None:
