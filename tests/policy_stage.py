@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from retro.config import RunConfig, parse_config
+from retro.config import RunConfig
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
+from tests.builders import run_config
 
 QUICK = {
     "steps": 4,
@@ -27,17 +30,30 @@ QUICK = {
 
 def policy_config(model: Path, runs: Path, name: str, actor: dict[str, Any] | None = None, **ppo: Any) -> RunConfig:
     """A config of :data:`QUICK` on the tiny model in ``model``; keyword arguments are keys of ``ppo``."""
-    tree = {
-        "name": name,
-        "runs": str(runs),
-        "device": "cpu",
-        "environment": {"name": "household", "tasks": {"train": 6, "validation": 2, "test": 0}},
-        "actor": {"model": str(model), "max_tokens": 6, **(actor or {})},
-        "model": {"base": str(model), "max_new_tokens": 6, "lora": {"r": 2, "alpha": 4.0}},
-        "collect": {"attempts": 2, "group": 1, "controls": 0, "splits": ["train", "validation"]},
-        "ppo": {**QUICK, **ppo},
-    }
-    return parse_config(tree, "test")
+    return run_config(
+        runs,
+        model,
+        name=name,
+        environment={"name": "household", "tasks": {"train": 6, "validation": 2, "test": 0}},
+        actor=actor or {},
+        model={"lora": {"r": 2, "alpha": 4.0}},
+        collect={"attempts": 2, "group": 1, "controls": 0, "splits": ["train", "validation"]},
+        ppo={**QUICK, **ppo},
+    )
+
+
+def prepare(model: Path, runs: Path, fill: Callable[[RunConfig], object]) -> Path:
+    """A run folder as the stages before leave it; ``fill`` writes the buffer."""
+    config = policy_config(model, runs, "prepared")
+    fill(config)
+    write_models(config)
+    return config.run_dir
+
+
+def fresh_run(prepared: Path, model: Path, runs: Path, name: str = "run", **ppo: Any) -> RunConfig:
+    """A copy of the folder that :func:`prepare` made, ready for the stage; keyword arguments are keys of ``ppo``."""
+    shutil.copytree(prepared, runs / name)
+    return policy_config(model, runs, name, **ppo)
 
 
 def write_models(config: RunConfig) -> None:

@@ -12,39 +12,36 @@ import yaml
 from retro.envs import make_taskset
 from retro.types import Split
 from scripts.make_random_model import build_model, build_tokenizer
+from tests.builders import config_tree
 from tests.pipeline.running import Run, retro, started
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage in a few seconds, with random models."""
-    tree = {
-        "name": "tiny",
-        "environment": {"tasks": {"train": 6, "validation": 3, "test": 4}},
-        "actor": {"model": str(tiny_model_dir), "max_tokens": 6, "temperature": 1.0},
-        "model": {
-            "base": str(tiny_model_dir),
-            "max_prompt_tokens": 700,
-            "max_new_tokens": 8,
-            "lora": {"r": 2, "alpha": 4},
-        },
-        "collect": {"attempts": 2, "group": 2, "controls": 1},
-        "sft": {"threshold": -2, "batch_size": 4, "max_steps": 4, "checkpoint_every": 1, "learning_rate": 1e-2},
-        "reward": {"batch_size": 4, "epochs": 6, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
-        "ppo": {
+    tree = config_tree(
+        tiny_model_dir,
+        name="tiny",
+        environment={"tasks": {"train": 6, "validation": 3, "test": 4}},
+        actor={"temperature": 1.0},
+        model={"max_prompt_tokens": 700, "max_new_tokens": 8, "lora": {"r": 2, "alpha": 4}},
+        collect={"attempts": 2, "group": 2, "controls": 1},
+        sft={"threshold": -2, "batch_size": 4, "max_steps": 4, "checkpoint_every": 1, "learning_rate": 1e-2},
+        reward={"batch_size": 4, "epochs": 6, "max_steps": 6, "eval_every": 2, "learning_rate": 1e-2},
+        ppo={
             "reward": [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}],
             **{"steps": 4, "contexts": 5, "group": 2, "epochs": 2, "minibatches": 2},
             **{"learning_rate": 1e-2, "checkpoint_every": 1, "validate_every": 2, "validation_contexts": 2},
             "token_budget": 2048,
         },
-        "evaluate": {
+        evaluate={
             "attempts": 2,
             "arms": ["retry-sampled", "shuffled", "reflexion", "sft", "ppo", "ppo-bon2", "oracle"],
             "best_of": [2],
             "bootstrap": 100,
             "permutations": 200,
         },
-    }
+    )
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from retro.buffer.store import ReplayBuffer
-from retro.config import RunConfig, parse_config
+from retro.config import RunConfig
+from tests.builders import run_config
 from tests.rated_groups import fill
 
 MakeConfig = Callable[..., RunConfig]
@@ -19,19 +21,7 @@ MakeConfig = Callable[..., RunConfig]
 def make_config(tmp_path: Path, tiny_model_dir: Path) -> MakeConfig:
     """A config in ``tmp_path`` on the tiny model; keyword arguments are sections."""
 
-    def make(**sections: Any) -> RunConfig:
-        tree: dict[str, Any] = {
-            "name": "run",
-            "runs": str(tmp_path),
-            "device": "cpu",
-            "actor": {"model": str(tiny_model_dir), "max_tokens": 6},
-            "model": {"base": str(tiny_model_dir), "max_new_tokens": 6, "lora": {"r": 4, "alpha": 8}},
-        }
-        for name, section in sections.items():
-            tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
-        return parse_config(tree, "test")
-
-    return make
+    return partial(run_config, tmp_path, tiny_model_dir)
 
 
 @pytest.fixture

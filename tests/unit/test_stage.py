@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from retro.config import ConfigError, RunConfig, parse_config
+from retro.config import ConfigError, RunConfig
 from retro.config.view import UndeclaredKeyError
 from retro.stage import Plan, Stage, Work, plan_stage, read_manifest, run_stage
+from tests.builders import run_config
 
 KEYS = ("model", "sft", "buffer.environments")
 
@@ -26,7 +27,7 @@ def plan(config: RunConfig, inputs: Mapping[str, str] = {}, keys: Sequence[str] 
 
 
 def config_in(folder: Path, **sections: object) -> RunConfig:
-    return parse_config({"runs": str(folder), "name": "test", "device": "cpu", **sections}, "test")
+    return run_config(folder, name="test", **sections)
 
 
 def complete(config: RunConfig, inputs: dict[str, str], text: str = "weights", steps: int = 2) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from retro.cli.stages import STAGES, ordered_stages, stage_named
-from retro.config import RunConfig, Section, parse_config
+from retro.config import RunConfig, Section
 from retro.config.view import UndeclaredKeyError, leaves
 from retro.stage import Stage, plan_stage, run_stage
 from retro.training.collect import episode_key
+from tests.builders import run_config
 
 FIRST = json.loads(Path(__file__).with_name("first_manifests.json").read_text(encoding="utf-8"))
 """What the manifests of earlier releases, whose stages did not declare single keys, hold of two configs."""
@@ -21,7 +22,7 @@ CASES = [*((name, "ppo") for name in STAGES), ("ppo", "dpo")]
 
 
 def config_in(folder: Path, tree: dict[str, Any]) -> RunConfig:
-    return parse_config({**tree, "runs": str(folder), "name": "run", "device": "cpu"}, "test")
+    return run_config(folder, **{**tree, "name": "run"})
 
 
 def changed(config: Section, key: str) -> Any:

@@ -26,6 +26,7 @@ from retro.evaluation.presets import available_names, selected_arms
 from retro.evaluation.roles import Role, Writer
 from retro.evaluation.stage import checkpoint_name, evaluation_inputs, with_checkpoints
 from retro.retrospective.samplers.best_of import BestOf
+from tests.builders import run_config
 
 
 def adapter(folder: Path, text: str = "{}") -> Path:
@@ -38,15 +39,7 @@ def config_of(tmp_path: Path, **evaluate: object) -> RunConfig:
     model = tmp_path / "model"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text("{}")
-    return RunConfig.model_validate(
-        {
-            "name": "run",
-            "runs": str(tmp_path),
-            "actor": {"model": str(model)},
-            "model": {"base": str(model)},
-            "evaluate": evaluate,
-        }
-    )
+    return run_config(tmp_path, model, evaluate=evaluate)
 
 
 def finished(config: RunConfig, stage: str, outputs: dict[str, dict[str, str]] | None = None) -> None:

@@ -20,6 +20,7 @@ from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
 from retro.stage import run_stage
 from retro.types import Episode
+from tests.builders import run_config
 
 ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon2", "oracle"]
 
@@ -27,16 +28,12 @@ ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon
 @pytest.fixture
 def config(tmp_path: Path, tiny_model_dir: Path) -> RunConfig:
     """A run whose training stages are done: random adapters, each other than the next."""
-    config = RunConfig.model_validate(
-        {
-            "name": "run",
-            "runs": str(tmp_path),
-            "device": "cpu",
-            "environment": {"tasks": {"test": 5}},
-            "actor": {"model": str(tiny_model_dir), "max_tokens": 6},
-            "model": {"base": str(tiny_model_dir), "max_prompt_tokens": 900, "max_new_tokens": 8},
-            "evaluate": {"attempts": 2, "arms": ARMS, "bootstrap": 50, "permutations": 100},
-        }
+    config = run_config(
+        tmp_path,
+        tiny_model_dir,
+        environment={"tasks": {"test": 5}},
+        model={"max_prompt_tokens": 900, "max_new_tokens": 8},
+        evaluate={"attempts": 2, "arms": ARMS, "bootstrap": 50, "permutations": 100},
     )
     base = SharedBase.load(ModelSection(base=str(tiny_model_dir)), "cpu")
     run = config.run_dir

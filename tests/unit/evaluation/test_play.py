@@ -23,6 +23,7 @@ from retro.retrospective.samplers.best_of import BestOf
 from retro.rollout.episode import Player
 from retro.rollout.runner import LocalRunner
 from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Sampling, Split, Task
+from tests.builders import run_config
 
 
 @pytest.fixture
@@ -30,14 +31,11 @@ def config(tmp_path: Path) -> RunConfig:
     """Names a model folder to digest; the actors of these tests are others."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    section = {"model": str(tmp_path / "model"), "concurrency": 4}
-    return RunConfig.model_validate(
-        {
-            "actor": section,
-            "model": {"base": section["model"]},
-            "runs": str(tmp_path),
-            "evaluate": {"attempts": 3, "bootstrap": 100, "permutations": 100},
-        }
+    return run_config(
+        tmp_path,
+        tmp_path / "model",
+        actor={"concurrency": 4},
+        evaluate={"attempts": 3, "bootstrap": 100, "permutations": 100},
     )
 
 

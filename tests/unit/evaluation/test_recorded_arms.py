@@ -26,6 +26,7 @@ from retro.retrospective.samplers.best_of import BestOf
 from retro.rollout.episode import Player
 from retro.rollout.runner import LocalRunner
 from retro.types import Reflection, ReflectionRequest, Reflector, Sampling, Split, Task, Usage, derive_seed
+from tests.builders import run_config
 
 RECORDED = Path(__file__).with_name("recorded_arms.json")
 SAMPLED = {"name": "retry-sampled", "policy": "none", "actor": {"temperature": 1.0}}
@@ -95,14 +96,11 @@ def config(tmp_path: Path) -> RunConfig:
         ("reward", {}),
     ):
         write_json(run / stage / "stage.json", {"status": "complete", "outputs": outputs, "seconds": 1.0})
-    return RunConfig.model_validate(
-        {
-            "name": "run",
-            "runs": str(tmp_path),
-            "actor": {"model": str(model), "concurrency": 4},
-            "model": {"base": str(model)},
-            "evaluate": {"attempts": 4, "arms": list(ARMS), "checkpoints": {"other": str(tmp_path / "other/ppo")}},
-        }
+    return run_config(
+        tmp_path,
+        model,
+        actor={"concurrency": 4},
+        evaluate={"attempts": 4, "arms": list(ARMS), "checkpoints": {"other": str(tmp_path / "other/ppo")}},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from retro.training.policy.rollouts import Rollouts
 from retro.training.policy.sampler_gap import SamplerGapError
 from retro.training.policy.stage import STAGE as POLICY
 from tests.architectures import make
-from tests.policy_stage import metrics, policy_config, rollouts, write_models
+from tests.policy_stage import fresh_run, metrics, policy_config, prepare, rollouts
 
 MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}]
 SIGMOID_MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5, "score": "sigmoid"}]
@@ -34,15 +35,11 @@ ADAPTIVE = {"coefficient": 0.05, "adaptive": True, "horizon": 100}
 @pytest.fixture(scope="module")
 def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as the stages before leave it: a buffer of failures, a supervised adapter, a reward model."""
-    config = policy_config(tiny_model_dir, tmp_path_factory.mktemp("runs"), "prepared")
-    run_stage(COLLECT, config)
-    write_models(config)
-    return config.run_dir
+    return prepare(tiny_model_dir, tmp_path_factory.mktemp("runs"), partial(run_stage, COLLECT))
 
 
-def fresh(prepared: Path, model: Path, tmp_path: Path, name: str = "run", **changes: Any) -> RunConfig:
-    shutil.copytree(prepared, tmp_path / name)
-    return policy_config(model, tmp_path, name, **{"kl": ADAPTIVE, **changes})
+def fresh(prepared: Path, model: Path, runs: Path, name: str = "run", **ppo: Any) -> RunConfig:
+    return fresh_run(prepared, model, runs, name, **{"kl": ADAPTIVE, **ppo})
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

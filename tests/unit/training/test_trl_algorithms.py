@@ -31,7 +31,7 @@ from retro.training.policy.checkpoint import load_state
 from retro.training.policy.retries import Retries
 from retro.training.policy.stage import STAGE as POLICY
 from retro.types import Episode, Split, StopReason
-from tests.policy_stage import metrics, policy_config, rollouts, write_models
+from tests.policy_stage import fresh_run, metrics, policy_config, prepare, rollouts
 from tests.rated_groups import BAD, GOOD, fill, group_of
 
 MakeConfig = Callable[..., RunConfig]
@@ -42,11 +42,12 @@ MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}]
 @pytest.fixture(scope="module")
 def prepared(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as the stages before leave it: rated groups, a supervised adapter, a reward model."""
-    config = policy_config(tiny_model_dir, tmp_path_factory.mktemp("runs"), "prepared")
-    with ReplayBuffer(config.buffer_url) as buffer:
-        fill(buffer)
-    write_models(config)
-    return config.run_dir
+
+    def fill_buffer(config: RunConfig) -> None:
+        with ReplayBuffer(config.buffer_url) as buffer:
+            fill(buffer)
+
+    return prepare(tiny_model_dir, tmp_path_factory.mktemp("runs"), fill_buffer)
 
 
 @pytest.fixture
@@ -54,8 +55,7 @@ def fresh(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> MakeConfig:
     """A run that is ready for the stage; keyword arguments are keys of ``ppo``."""
 
     def make(name: str = "run", **ppo: Any) -> RunConfig:
-        shutil.copytree(prepared, tmp_path / name)
-        return policy_config(tiny_model_dir, tmp_path, name, **{"kl": {"coefficient": BETA}, **ppo})
+        return fresh_run(prepared, tiny_model_dir, tmp_path, name, **{"kl": {"coefficient": BETA}, **ppo})
 
     return make
 
