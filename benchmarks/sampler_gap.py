@@ -21,9 +21,9 @@ from retro.config import ConfigError, RunConfig, load_config
 from retro.layout import RunFolder
 from retro.models.loading import resolve_device
 from retro.training.checkpoints import checkpoints
+from retro.training.policy.batch import sampler_gaps
 from retro.training.policy.groups import Group, Response
 from retro.training.policy.models import PolicyModels
-from retro.training.policy.sampler_gap import sampler_gaps
 from retro.types import Sampling, Split, derive_seed
 
 CONTEXTS, GROUP = 24, 4

@@ -66,7 +66,8 @@ def write_models(config: RunConfig) -> None:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
         base.save_role(role, config.run_dir / role / "adapter")
     save_head(ScalarHead(base.hidden_size, seed=3), config.run_dir / "reward" / "head.safetensors")
-    (config.run_dir / "reward" / "reward.json").write_text(json.dumps({"score_mean": 0.2, "score_std": 0.5}))
+    scale = {"score_mean": 0.2, "score_std": 0.5, "loss": "bce"}
+    (config.run_dir / "reward" / "reward.json").write_text(json.dumps(scale))
 
 
 def metrics(config: RunConfig) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from retro.evaluation.roles import Writer
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
 from retro.memory.bank import bank_inputs, bank_of
+from retro.models.limits import READING_KEYS, SAMPLING_KEYS
 from retro.prompts import PromptLibrary
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
@@ -241,16 +242,8 @@ def evaluation_keys(config: RunConfig) -> list[str]:
         "environment.tasks.offset",
         "actor",
         "memory",
-        "model.dtype",
-        "model.quantization",
-        "model.trust_remote_code",
-        "model.rope_scaling",
-        "model.chat_template_kwargs",
-        "model.max_prompt_tokens",
-        "model.max_new_tokens",
-        "model.temperature",
-        "model.top_p",
-        "model.generator",
+        *READING_KEYS,
+        *SAMPLING_KEYS,
         "ppo.algorithm",
         "evaluate",
         *(["ppo.reward"] if config.ppo.rewards else []),

@@ -1,13 +1,28 @@
-"""How long a retrospective model's prompts may be: what its base holds beside an answer."""
+"""How long a retrospective model's prompts may be: its base's context less the answer."""
 
 from __future__ import annotations
 
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from retro.config import ConfigError, ModelSection
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 DEFAULT_PROMPT_TOKENS = 2048
-"""The longest prompt where ``model.max_prompt_tokens`` gives none and the base holds more."""
+"""The longest prompt if ``model.max_prompt_tokens`` is not set and the base takes more."""
+READING_KEYS = (
+    "model.dtype",
+    "model.quantization",
+    "model.trust_remote_code",
+    "model.rope_scaling",
+    "model.chat_template_kwargs",
+    "model.max_prompt_tokens",
+    "model.max_new_tokens",
+)
+"""The config keys that decide how a base reads a prompt, which leaves room for an answer of ``max_new_tokens``."""
+SAMPLING_KEYS = ("model.temperature", "model.top_p", "model.generator")
+"""The config keys that decide how reflections are sampled."""
 
 
 def context_tokens(config: PreTrainedConfig) -> int | None:
@@ -16,14 +31,14 @@ def context_tokens(config: PreTrainedConfig) -> int | None:
 
 
 def prompt_tokens(section: ModelSection, context: int | None) -> int:
-    """The longest prompt (tokens): ``max_prompt_tokens``, by default what the base holds beside an answer of
-    ``max_new_tokens``, at most ``DEFAULT_PROMPT_TOKENS``.
+    """The longest prompt (tokens): ``max_prompt_tokens``, by default the base's context less ``max_new_tokens``, but at
+    most ``DEFAULT_PROMPT_TOKENS``.
 
     Args:
-        context: what the base holds; None: without a limit, or unknown here.
+        context: the longest sequence that the base takes; None for no limit, or an unknown one.
 
     Raises:
-        ConfigError: if prompt and answer together exceed what the base holds.
+        ConfigError: if prompt and answer together exceed the context.
     """
     if context is None:
         return section.max_prompt_tokens or DEFAULT_PROMPT_TOKENS
@@ -45,9 +60,5 @@ def prompt_tokens(section: ModelSection, context: int | None) -> int:
 
 
 def with_prompt_limit(section: ModelSection, context: int | None) -> ModelSection:
-    """The section with its limit of prompts filled in (:func:`prompt_tokens`).
-
-    Raises:
-        ConfigError: if prompt and answer together exceed what the base holds.
-    """
+    """The section with its limit on prompts filled in; see :func:`prompt_tokens`."""
     return section.model_copy(update={"max_prompt_tokens": prompt_tokens(section, context)})

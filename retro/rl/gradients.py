@@ -1,4 +1,4 @@
-"""What every update does between the backward pass and the optimiser: sum gradients over processes, and clip them."""
+"""What every update does between the backward pass and the optimiser step: sum and clip the gradients."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce as reduce_tensor
 from torch import Tensor
 
 from retro.rl.experience import Reduce, alone
 
 
 class DivergedError(ValueError):
-    """The update is not finite any more: nothing was changed by it."""
+    """The loss or a gradient is not finite. The parameters were not changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trainable:
-    """Parameters that are clipped together; their optimiser has a parameter group of the same name."""
+    """Parameters that are clipped together; each is one parameter group of the optimiser."""
 
     name: str
     parameters: Sequence[torch.nn.Parameter]
 
 
-def sum_over_processes(parameters: Sequence[torch.nn.Parameter], terms: Tensor, reduce: Reduce = alone) -> Tensor:
-    """One all-reduce of all gradients and the terms beside them; returns the terms of all processes.
+def over_processes() -> Reduce:
+    """The :data:`Reduce` of this launch."""
+    return alone if PartialState().num_processes == 1 else lambda tensor: reduce_tensor(tensor, reduction="sum")
 
-    Explicit, where DistributedDataParallel would do it in hooks: DDP averages over processes, whatever share of the
-    tokens each holds, and expects a backward on each; a process that holds nothing of a minibatch has none.
+
+def sum_over_processes(parameters: Sequence[torch.nn.Parameter], terms: Tensor, reduce: Reduce = alone) -> Tensor:
+    """Sum all gradients, and the terms with them, in one all-reduce; return the terms of all processes.
+
+    DistributedDataParallel does not fit: it averages over processes, whatever share of the tokens each has, and it
+    expects a backward pass on each, which a process without rows of a minibatch does not make.
 
     Args:
         terms: (n,), sums over this process's share, such as losses and counts.
@@ -50,7 +57,7 @@ def sum_over_processes(parameters: Sequence[torch.nn.Parameter], terms: Tensor, 
 
 
 def clip(trainables: Sequence[Trainable], most: float) -> dict[str, float]:
-    """Scale the gradient of each trainable to the norm ``most``; returns the norms before.
+    """Clip the gradient of each trainable to the norm ``most``; return the norms before.
 
     Raises:
         DivergedError: on a gradient that is not finite.

@@ -1,4 +1,4 @@
-"""Checkpoint folders: there whole or not at all, numbered by step, without a pickle."""
+"""Checkpoint folders: written completely or not at all, numbered by step, without pickles."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from retro.layout import CHECKPOINT
 from retro.models.tensors import read_tensors
 
 OPTIMISER_FILE = "optimiser.safetensors"
+STATE_FILE = "state.json"
+"""The numbers of a training, beside its tensors."""
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at ``path`` complete or not at all, in place of one that was there."""
+    """A folder to fill, which then replaces whatever is at ``path``."""
     fresh, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -33,7 +35,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def save_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
-    """Every parameter's state (moments and step count), keyed ``parameter|state``."""
+    """Write the state of every parameter (moments and step count), keyed ``parameter|state``."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in names.items():
         for key, value in optimiser.state.get(parameter, {}).items():

@@ -1,9 +1,9 @@
-"""Stage ``collect``: the frozen actor plays tasks, failures are reflected on, every reflection gets its own retry.
+"""Stage ``collect``: the actor plays tasks, the model reflects on failures, and every reflection gets its own retry.
 
 Reads the tasks, the actor and the retrospective model (the untrained base, or the ``sft`` adapter for a second round);
-fills the replay buffer, one transaction an episode. Nothing is played twice: an episode's id is the digest of what
-decides it, so a killed, or enlarged, collection plays what is missing alone. A second round, or a changed actor, has
-other ids and other draws; what the buffer held before stays in it.
+fills the replay buffer, one transaction for each episode. Nothing is played twice: an episode's id is the digest of
+what decides it, so a killed or enlarged collection plays only what is missing. A second round, or a changed actor, has
+other ids and other draws; the earlier episodes stay in the buffer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
 from retro.models.adapters import SharedBase
+from retro.models.limits import READING_KEYS, SAMPLING_KEYS
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
 from retro.retrospective.policy import Policy
@@ -54,15 +55,15 @@ NAMING = (
     "model.temperature",
     "model.top_p",
 )
-"""What names an episode, beside the actor, the memory and the environment's options. Not what says how much is played,
-and not the limit on prompts: it can be raised for the few that are too long, and the rest stay."""
+"""The keys that are part of an episode's id, with the actor, the memory and the environment's options. The number of
+tasks and the limit on prompts are not: raising the limit for a few long episodes must not replay the others."""
 ALSO_NAMING: dict[str, Any] = {
     "model.trust_remote_code": False,
     "model.chat_template_kwargs": {},
     "model.generator": {"kind": "engine"},
 }
-"""What was added later, with its default: it names an episode where it differs, so that what was played before is
-found."""
+"""Keys that were added later, with their defaults. They are part of an id only if they differ from the default, so that
+earlier episodes keep their ids."""
 ACTOR_NAMING: dict[str, Any] = {
     "adapter": None,
     "base_url": None,
@@ -76,15 +77,15 @@ ACTOR_NAMING: dict[str, Any] = {
     "tokenizer": None,
     "trust_remote_code": False,
 }
-"""Keys that name an episode whether the actor's kind reads them or not, as they did before each kind had its own: the
-same config plays the same episodes."""
+"""Keys that are part of an id whether the actor's kind has them or not, as before each kind had its own keys, so that
+earlier episodes keep their ids."""
 SHOWN_UNREFLECTED = 5
 MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
 
 
 def collect_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: both models, the prompts, and the sft adapter where that one reflects."""
+    """Digests of what is read: both models, the prompts, and the sft adapter if it reflects."""
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config, played_environments(config.environment)),
@@ -98,15 +99,15 @@ def collect_inputs(config: RunConfig) -> dict[str, str]:
 
 
 class ActorFailedError(ValueError):
-    """The actor (or the environment) failed for good in too many tasks: the same command goes on where it stopped."""
+    """The actor (or the environment) failed in too many tasks. The same command continues the collection."""
 
 
 def collect_into_buffer(config: RunConfig, work: Work) -> None:
-    """Fill the buffer, and write ``collect.json``: what was played and how it went.
+    """Fill the buffer, and write a summary to ``collect.json``.
 
     Raises:
-        ConfigError: for an unknown environment, too few tasks in a split.
-        ActorFailedError: if the actor's errors cut more than a twentieth of the tasks short.
+        ConfigError: for an unknown environment, or too few tasks in a split.
+        ActorFailedError: if errors cut more than a twentieth of the tasks short.
     """
     section = config.collect
     device = resolve_device(config.device)
@@ -134,7 +135,7 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
     summary = summarise(trees, unreflected)
     other = held - sum(not episode.broken for episode in episodes)
     if other:
-        logger.info("the buffer also holds %d episodes from elsewhere: training reads them too", other)
+        logger.info("the buffer also holds %d other episodes: training reads them, too", other)
     write_json(work.output("summary", work.folder / "collect.json"), summary | {"other_episodes": other})
     work.log(len(episodes), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)})
     _warn_of_long_episodes(summary)
@@ -144,10 +145,10 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
 
 
 def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
-    """What is played: the first tasks of each split that is collected, in order.
+    """The tasks to play: the first ones of each split that is collected, in order.
 
     Raises:
-        ConfigError: if a split has fewer.
+        ConfigError: if a split has too few.
     """
     counts = config.environment.tasks
     tasks: list[Task] = []
@@ -160,8 +161,8 @@ def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
 
 
 def summarise(trees: list[list[Episode]], unreflected: Sequence[Unreflected] = ()) -> dict[str, Any]:
-    """What a collection amounts to: counts, by split how the first attempts and the retries ended, and the first of
-    those that were too long to be reflected on."""
+    """Counts of the whole collection, success rates by split, and the first episodes that were too long to be
+    reflected on."""
     episodes = [episode for tree in trees for episode in tree]
     reasons = {skipped.episode.id: skipped.reason for skipped in unreflected}
     skipped = [episode for episode in episodes if episode.id in reasons]  # in the order of the tasks
@@ -199,8 +200,8 @@ def _warn_of_long_episodes(summary: Mapping[str, Any]) -> None:
     if summary["unreflected"]:
         first = summary["first_unreflected"][0]
         logger.warning(
-            "%d failed episodes could not be reflected on and were not retried, first of task %s: %s. To reflect on "
-            "them, raise model.max_prompt_tokens and run the same command again: nothing else is played again",
+            "%d failed episodes could not be reflected on and were not retried, the first of task %s: %s. To reflect "
+            "on them, raise model.max_prompt_tokens and run the same command again: nothing else is played again",
             *(summary["unreflected"], first["task"], first["reason"]),
         )
     if summary["context_stops"]:
@@ -212,7 +213,7 @@ def _warn_of_long_episodes(summary: Mapping[str, Any]) -> None:
 
 
 def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
-    """Raise :class:`ActorFailedError` if errors, also the environment's, cut too many trees short; log any cut."""
+    """Raise :class:`ActorFailedError` if errors of the actor or the environment cut too many trees short, else warn."""
     errors = [episode for tree in trees for episode in tree if episode.broken]
     cut = len({(episode.task.environment, episode.task.id) for episode in errors})
     if not cut:
@@ -221,13 +222,13 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
     if cut > MOST_CUT * len(trees):
         raise ActorFailedError(
             f"the {who} failed in {cut} of {len(trees)} tasks, first in {errors[0].task.id}: "
-            f"{errors[0].info['error']}; what was played is kept: run the same command again once that is mended"
+            f"{errors[0].info['error']}; what was played is kept: correct this, and run the same command again"
         )
     logger.warning("the %s failed in %d of %d tasks: those trees are cut short", who, cut, len(trees))
 
 
 def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
-    """Names what decides an episode: every key that is read but those which say how much is played."""
+    """A digest of all that decides an episode: every key that is read, except those for how much is played."""
     environment = config.environment
     parts: dict[str, Any] = {
         "seed": config.seed,
@@ -266,16 +267,8 @@ STAGE = Stage(
         "memory",
         "model.base",
         "model.revision",
-        "model.dtype",
-        "model.quantization",
-        "model.trust_remote_code",
-        "model.rope_scaling",
-        "model.chat_template_kwargs",
-        "model.max_prompt_tokens",
-        "model.max_new_tokens",
-        "model.temperature",
-        "model.top_p",
-        "model.generator",
+        *READING_KEYS,
+        *SAMPLING_KEYS,
         "buffer.url",
         "collect",
     ),

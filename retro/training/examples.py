@@ -1,8 +1,7 @@
-"""From the buffer's reflections to token ids: the same prompt and the same response as generation makes.
+"""What all training stages read: contexts and reflections whose prompts fit, the encoder, the digests of inputs.
 
-Nothing is truncated here: a prompt is shortened by the prompts' own rule (observations, the oldest first). A rated
-reflection whose prompt does not fit even so is an error, never a lost example. A context that is only sampled from is
-left out, and counted.
+Prompts are never truncated here. The prompts' own rule shortens them (the oldest observations first); what does not fit
+even so is left out, with a warning that counts it.
 """
 
 from __future__ import annotations
@@ -18,39 +17,28 @@ from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import Context, RatedReflection
 from retro.config import ConfigError, RunConfig
-from retro.models.limits import with_prompt_limit
+from retro.models.limits import READING_KEYS, with_prompt_limit
 from retro.models.loading import base_context, require_trainable
+from retro.models.sharding import launched_pieces
 from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.retrospective.encoding import Encoder
 
 logger = logging.getLogger(__name__)
 
-MODEL_KEYS = (
-    "model.base",
-    "model.revision",
-    "model.dtype",
-    "model.quantization",
-    "model.trust_remote_code",
-    "model.rope_scaling",
-    "model.chat_template_kwargs",
-    "model.max_prompt_tokens",
-    "model.max_new_tokens",
-    "model.lora",
-)
-"""What supervised training reads of the retrospective model: all but how it samples. Prompts leave room for an answer
-of ``max_new_tokens``."""
+MODEL_KEYS = ("model.base", "model.revision", *READING_KEYS, "model.lora")
+"""What supervised training reads of the section ``model``: everything except how it samples."""
 
 T = TypeVar("T", Context, RatedReflection)
 
 
 def encoder_of_run(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Encoder:
-    """Encodes as the run's retrospective model reads and writes."""
+    """The encoder of what the run's retrospective model reads and writes."""
     section = with_prompt_limit(config.model, base_context(config.model))
     return Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
 
 
 def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]:
-    """The contexts (or the reflections on them) whose prompt fits; a warning counts the others, and names the first.
+    """The contexts (or the reflections on them) whose prompt fits; a warning counts the others and names the first.
 
     Args:
         what: what the items are, for the warning.
@@ -70,12 +58,17 @@ def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]
     return kept
 
 
-def training_inputs(config: RunConfig) -> dict[str, str]:
+def training_inputs(config: RunConfig, stage: str, own_loop: bool = True) -> dict[str, str]:
     """Digests of what every training stage reads: the buffer, the base model, the prompts.
 
+    Args:
+        own_loop: whether the stage trains in a loop of ours (:func:`launched_pieces`).
+
     Raises:
-        ConfigError: if the model's dtype does not train, or the buffer lacks what the config asks for.
+        ConfigError: if the stage cannot run under this launch, the model's dtype does not train, or the buffer lacks
+            what the config asks for.
     """
+    launched_pieces(stage, config.model, own_loop)
     require_trainable(config.model)
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         episodes = buffer.digest(config.buffer.environments)
@@ -87,10 +80,10 @@ def training_inputs(config: RunConfig) -> dict[str, str]:
 
 
 def trained_environments(config: RunConfig) -> list[str]:
-    """The environments that training reads of the buffer.
+    """The environments whose episodes training reads.
 
     Raises:
-        ConfigError: if the buffer has nothing of one that ``buffer.environments`` names.
+        ConfigError: if the buffer has no episode of an environment in ``buffer.environments``.
     """
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         held = buffer.environments()
@@ -103,5 +96,5 @@ def trained_environments(config: RunConfig) -> list[str]:
 
 
 def prompts_digest(config: RunConfig, environments: Sequence[str]) -> str:
-    """Names the prompts of ``environments``."""
+    """The digest of the prompts of ``environments``."""
     return hashlib.sha256(PromptLibrary.from_section(config.environment).digest(environments).encode()).hexdigest()

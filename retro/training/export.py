@@ -1,9 +1,9 @@
-"""Stage ``export``: what leaves the run folder: the policy in plain PEFT format, the reward model, ``retro.json``.
+"""Stage ``export``: copy the policy, the reward model and what belongs to them out of the run folder.
 
 ``export/adapter`` loads with ``PeftModel.from_pretrained`` alone (and in servers that take LoRA adapters);
-``export/reward`` is the reward adapter with its head beside it, which no PEFT format has a place for; ``retro.json``
-says on which base, with which memory, and on which scale of scores they were trained; ``export/prompts`` holds the
-prompts, and ``export/memory`` the bank of a memory that learns across tasks.
+``export/reward`` is the reward adapter, with its head in a file of its own; ``retro.json`` names the base, the memory
+and the scale of the scores; ``export/prompts`` has the prompts, and ``export/memory`` the bank of a memory that learns
+across tasks.
 """
 
 from __future__ import annotations
@@ -14,32 +14,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from retro.agent.integrity import file_records
 from retro.agent.loading import REWARD
-from retro.agent.records import EXPORT, MEMORY, PROMPTS, BaseRecord, ExportRecord, RewardRecord
+from retro.agent.records import EXPORT, MEMORY, PROMPTS, BaseRecord, ExportRecord
 from retro.artifacts import digest_path, git_revision, versions, write_json
 from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
-from retro.layout import ADAPTER, BEST, CHECKPOINT, RunFolder
+from retro.layout import ADAPTER, BEST, RunFolder
 from retro.memory.bank import bank_inputs, bank_of, copy_bank
 from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.limits import with_prompt_limit
 from retro.models.loading import base_context, base_identity, load_model_config, load_tokenizer
 from retro.prompts import FILES as PROMPT_FILES
 from retro.prompts import PromptLibrary
-from retro.reading import UnreadableError, problems, read_json
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.stage import Stage, Work
+from retro.training.checkpoints import checkpoints
+from retro.training.rewards.model import measured_scale
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS, IDENTITY)
-"""PEFT's own, and which base they belong to; checkpoints hold more (value head, optimiser), which an export does not
-need."""
+"""PEFT's own files, and the identity of the base. An export does not need a checkpoint's other files."""
 
 
 def export_inputs(config: RunConfig) -> dict[str, str]:
@@ -54,35 +52,35 @@ def export_inputs(config: RunConfig) -> dict[str, str]:
 
 
 def policy_folder(config: RunConfig) -> Path:
-    """The adapter that is exported: PPO's best (or last) one; the SFT adapter of a run without PPO.
+    """The adapter to export: the best (or last) one of the stage ppo, or the sft adapter of a run without that stage.
 
     Raises:
         ConfigError: if there is none.
     """
     run = RunFolder(config.run_dir)
     ppo, sft = run.policy, run.sft_adapter
-    checkpoints = sorted(ppo.glob(f"{CHECKPOINT}*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = checkpoints(ppo)
     if config.export.checkpoint == "best" and (ppo / BEST).is_dir():
         return ppo / BEST
-    if config.export.checkpoint == "last" and checkpoints:
-        return checkpoints[-1]
+    if config.export.checkpoint == "last" and found:
+        return found[-1][1]
     if ppo.is_dir():
         raise ConfigError(f"{ppo} has no {config.export.checkpoint} checkpoint yet: run the stage ppo to its end")
     if not sft.is_dir():
-        raise ConfigError(f"nothing to export: neither {ppo} nor {sft} is there; run the stages sft and ppo first")
-    logger.info("export: this run has no ppo stage: its sft adapter is exported")
+        raise ConfigError(f"nothing to export: neither {ppo} nor {sft} exists; run the stages sft and ppo first")
+    logger.info("export: this run has no ppo stage, so its sft adapter is exported")
     return sft
 
 
 def exported_environments(config: RunConfig) -> list[str]:
-    """Whose prompts the adapter was trained with: those in the buffer, or those of them that the config chose."""
+    """The environments whose prompts the adapter was trained with: the buffer's, or those that the config chose."""
     if config.buffer.environments:
         return sorted(config.buffer.environments)
     try:
         with ReplayBuffer(config.buffer_url, create=False) as buffer:
             held = buffer.environments()
-    except ReplayBufferError as error:  # gone, while the adapters that were trained on it are still here
-        logger.info("export: %s: the prompts are those of environment.name alone", error)
+    except ReplayBufferError as error:  # the buffer is gone, and the adapters that were trained on it are still here
+        logger.info("export: %s: only the prompts of environment.name are exported", error)
         held = []
     return held or played_environments(config.environment)
 
@@ -97,7 +95,7 @@ def write_export(config: RunConfig, work: Work) -> None:
         copied = RewardFiles.of_export(work.output(REWARD, work.folder / REWARD))
         copy_adapter(reward.adapter, copied.adapter)
         shutil.copyfile(reward.head, copied.head)
-        record = reward_record(facts_file(folder))
+        record = measured_scale(folder)
     environments = exported_environments(config)
     copy_prompts(config, environments, work.output(PROMPTS, work.folder / PROMPTS))
     bank = bank_of(config.memory, config)
@@ -125,35 +123,17 @@ def write_export(config: RunConfig, work: Work) -> None:
     write_json(work.output("record", work.folder / EXPORT), export.model_dump(mode="json"))
 
 
-def reward_record(path: Path) -> RewardRecord:
-    """The scale of a reward model's scores, from its stage's ``reward.json``.
-
-    Raises:
-        ConfigError: if the file is damaged, or says that all scores are equal.
-    """
-    try:
-        facts = read_json(path)
-        return RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {problems(error)}; run the reward stage again") from None
-    except (UnreadableError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: no score_mean, score_std and loss ({error}); run the reward stage again") from None
-
-
 def config_overrides(section: ModelSection) -> dict[str, Any]:
-    """What differs from the base's own ``config.json``: its rotary parameters, if ``rope_scaling`` changes them or the
-    run has fixed a longrope base to one of its two sets of frequencies.
-
-    All of them: a server puts them in the place of the base's own.
-    """
+    """What a server must replace in the base's ``config.json``: all rotary parameters, if ``rope_scaling`` changes them
+    or the run has fixed a longrope base to one of its two sets of frequencies."""
     rotary = getattr(load_model_config(section), "rope_parameters", None) or {}
     fixed = section.rope_scaling is not None or rotary.get("rope_type") == "longrope"
     return {"rope_parameters": dict(rotary)} if fixed else {}
 
 
 def copy_prompts(config: RunConfig, environments: Sequence[str], target: Path) -> None:
-    """Copy the prompts of each environment: the adapter fits these, and a later release may ship others."""
-    if target.exists():  # of an export that was interrupted
+    """Copy the prompts of each environment, since a later release may have others than the adapter was trained with."""
+    if target.exists():  # left by an export that was interrupted
         shutil.rmtree(target)
     library = PromptLibrary.from_section(config.environment)
     for name in environments:
@@ -165,13 +145,13 @@ def copy_prompts(config: RunConfig, environments: Sequence[str], target: Path) -
 
 
 def copy_adapter(source: Path, target: Path) -> None:
-    """Copy the plain PEFT adapter out of ``source``, which may hold more."""
-    if target.exists():  # of an export that was interrupted
+    """Copy the plain PEFT adapter from ``source``, which may hold more."""
+    if target.exists():  # left by an export that was interrupted
         shutil.rmtree(target)
     target.mkdir(parents=True)
     for name in ADAPTER_FILES:
         if not (source / name).is_file():
-            raise ConfigError(f"{source} is no PEFT adapter: it has no {name}; run its stage again")
+            raise ConfigError(f"{source} is not a PEFT adapter: it has no {name}; run its stage again")
         shutil.copyfile(source / name, target / name)
 
 

@@ -1,7 +1,7 @@
-"""Stage ``memory``: a memory that learns across tasks learns from the finished train episodes of the buffer.
+"""Stage ``memory``: fold the finished train episodes of the buffer into the bank of a memory that learns across tasks.
 
-The bank it writes is what ppo's retries, its guard, the evaluation and the export play with; the collection has played
-without one. A run whose memory learns nothing across tasks has no such stage.
+The retries and the guard of ppo, the evaluation and the export play with this bank; the collection plays without one. A
+run whose memory does not learn across tasks has no such stage.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Stage ``reward``: a model of what a reflection will be worth, before anyone acts on it (Retroformer, stage 2).
+"""Stage ``reward``: a model that predicts what a reflection is worth before the actor uses it (Retroformer, stage 2).
 
-Reads the buffer's rated reflections; trains a LoRA adapter and a scalar head at the response's last token, by pairs
+Reads the buffer's rated reflections; trains a LoRA adapter and a scalar head at the response's last token, on pairs
 from one group (Bradley-Terry) or as the paper's accepted / rejected classifier; keeps the checkpoint with the best
 accuracy within groups of validation tasks, and reports on test tasks. Writes ``adapter/`` (plain PEFT),
 ``head.safetensors`` and ``reward.json``.
 
-The loop is our own, on accelerate: a group's reflections share one prompt, so each is scored once behind it and all
-pairs of the group come from those scores, where a pairwise trainer would run the prompt twice a pair. ``batch_size``
-and ``microbatch_size`` count groups (failed episodes), which is what fits in memory together.
+The loop is our own, on accelerate: each reflection of a group is scored once behind the shared prompt, and all pairs of
+the group come from those scores, where a pairwise trainer would run the prompt twice for each pair. ``batch_size`` and
+``microbatch_size`` count groups (failed episodes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -36,15 +36,14 @@ from retro.models.heads import ScalarHead
 from retro.models.loading import resolve_device
 from retro.models.packing import plan
 from retro.models.sharding import launched_pieces
-from retro.retrospective.encoding import Encoder
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.retrospective.reward_model import ROLE, RewardModel
-from retro.rl.gradients import sum_over_processes
+from retro.rl.gradients import over_processes, sum_over_processes
 from retro.stage import Stage, Work
 from retro.ties import exceeds
+from retro.training.checkpoints import checkpoints
 from retro.training.examples import MODEL_KEYS, encoder_of_run, training_inputs
-from retro.training.processes import over_processes
-from retro.training.reward_checkpoint import RewardState, latest, restore, save
+from retro.training.reward_checkpoint import RewardState, restore, save
 from retro.training.reward_data import RewardGroup, read_groups, to_learn_from
 from retro.training.reward_metrics import ScoredGroup, reward_report, unequal_pairs, weighted_auc, within_group_accuracy
 from retro.types import Split, derive_seed
@@ -52,17 +51,7 @@ from retro.types import Split, derive_seed
 logger = logging.getLogger(__name__)
 
 RESAMPLES = 2000
-"""Bootstrap samples of tasks behind an interval."""
-
-
-def reward_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: the buffer, the base model, the prompts.
-
-    Raises:
-        ConfigError: if the launch is one that this stage does not run under.
-    """
-    launched_pieces("reward", config.model)
-    return training_inputs(config)
+"""The number of bootstrap samples of tasks behind an interval."""
 
 
 def train_reward_model(config: RunConfig, work: Work) -> None:
@@ -76,28 +65,8 @@ def train_reward_model(config: RunConfig, work: Work) -> None:
     trainer.report()
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Groups of disjoint tasks."""
-
-    train: list[RewardGroup]
-    """All of the training tasks' groups."""
-    learnt: list[RewardGroup]
-    """Those of them that have a pair or a label to learn."""
-    validation: list[RewardGroup]
-    test: list[RewardGroup]
-
-
-def read_data(config: RunConfig, encoder: Encoder) -> Data:
-    section = config.reward
-    with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        splits = [read_groups(buffer, section, encoder, split, config.buffer.environments) for split in Split]
-    train, validation, test = splits
-    return Data(train, to_learn_from(train, section, config.seed), validation, test)
-
-
 def batches(groups: int, section: RewardSection, seed: int) -> list[list[int]]:
-    """The groups of every optimiser step, over all processes: each epoch a seeded order of its own."""
+    """The groups of every optimiser step, over all processes. Each epoch has its own seeded order."""
     steps: list[list[int]] = []
     for epoch in range(section.epochs):
         order = list(range(groups))
@@ -107,16 +76,16 @@ def batches(groups: int, section: RewardSection, seed: int) -> list[list[int]]:
 
 
 def terms(group: RewardGroup, section: RewardSection) -> int:
-    """How many terms of the loss a group has: its unequal pairs, or its labels."""
+    """The number of terms that a group adds to the loss: its unequal pairs, or its labels."""
     if section.loss == "bradley_terry":
         return len(unequal_pairs(group.ratings, section.threshold))
     return sum(group.used)
 
 
 def group_loss(scores: Tensor, group: RewardGroup, section: RewardSection) -> Tensor:
-    """The sum of a group's terms; ``scores`` (K,), one a reflection.
+    """The sum of a group's terms, from its ``scores`` (K,).
 
-    ``bradley_terry``: −log σ(s_better − s_worse) of every unequal pair. ``bce``: −log σ(±s) of every used reflection.
+    ``bradley_terry``: −log σ(s_better − s_worse) for every unequal pair. ``bce``: −log σ(±s) for every used reflection.
     """
     if section.loss == "bradley_terry":
         pairs = torch.tensor(unequal_pairs(group.ratings, section.threshold), device=scores.device)  # (P, 2)
@@ -129,10 +98,10 @@ def group_loss(scores: Tensor, group: RewardGroup, section: RewardSection) -> Te
 def judge(
     scored: Sequence[ScoredGroup], groups: Sequence[RewardGroup], section: RewardSection, step: int
 ) -> tuple[tuple[float, float], dict[str, float]]:
-    """How good a checkpoint is on the validation tasks, and the metrics behind it.
+    """The quality of a checkpoint on the validation tasks, and the metrics behind it.
 
-    What counts is the accuracy within groups; where no group has a pair (one reflection a trajectory), the AUC. The
-    loss breaks ties. Without validation tasks, the later the better.
+    The quality is the accuracy within groups, or the AUC if no group has a pair (one reflection per trajectory). The
+    loss breaks ties. Without validation tasks, a later checkpoint is better.
     """
     total = sum(terms(group, section) for group in groups)
     losses = [
@@ -163,7 +132,11 @@ class RewardTrainer:
         sharded = launched_pieces("reward", config.model) is not None
         self.base = SharedBase.load(config.model, "cpu" if sharded else self.accelerator.device)
         self.encoder = encoder_of_run(self.base.tokenizer, config)
-        self.data = read_data(config, self.encoder)
+        with ReplayBuffer(config.buffer_url, create=False) as buffer:
+            self.train_groups, self.validation, self.test = (
+                read_groups(buffer, self.section, self.encoder, split, config.buffer.environments) for split in Split
+            )
+        self.learnt = to_learn_from(self.train_groups, self.section, config.seed)
         self.base.add_role(ROLE, config.model.lora, derive_seed(config.seed, "reward", "adapter"))
         if sharded:
             self.base.shard(self.accelerator.device)
@@ -181,17 +154,17 @@ class RewardTrainer:
             eps=self.section.adam.epsilon,
             weight_decay=self.section.weight_decay,
         )
-        self.steps = batches(len(self.data.learnt), self.section, config.seed)
+        self.steps = batches(len(self.learnt), self.section, config.seed)
         self.state = RewardState()
         work.open_trackers(self.accelerator)
 
     def train(self) -> None:
-        """All steps, from the latest checkpoint on; a checkpoint follows every evaluation."""
-        if self.work.resumed and (checkpoint := latest(self.work.folder)):
-            self.state = restore(checkpoint, self.parameters, self.optimiser)
+        """Make all steps after the latest checkpoint. Every evaluation is followed by a checkpoint."""
+        if self.work.resumed and (found := checkpoints(self.work.folder)):
+            self.state = restore(found[-1][1], self.parameters, self.optimiser)
         self.work.cut_metrics(self.state.step)
-        count = sum(terms(group, self.section) for group in self.data.learnt)
-        logger.info("reward: %d terms from %d groups, %d steps", count, len(self.data.learnt), len(self.steps))
+        count = sum(terms(group, self.section) for group in self.learnt)
+        logger.info("reward: %d terms from %d groups, %d steps", count, len(self.learnt), len(self.steps))
         for number in range(self.state.step + 1, len(self.steps) + 1):
             metrics = self.step(number)
             self.state = replace(self.state, step=number)
@@ -199,12 +172,12 @@ class RewardTrainer:
             if due:
                 metrics |= self.evaluate()
             self.work.log(number, **metrics)
-            if due:  # after the log line: a resumed stage keeps the lines up to its checkpoint
+            if due:  # after the log line, because a resumed stage keeps the lines up to its checkpoint
                 self.checkpoint()
 
     def step(self, number: int) -> dict[str, float]:
-        """One update on a batch; its loss is the mean over the terms of all processes."""
-        batch = [self.data.learnt[index] for index in self.steps[number - 1]]
+        """Make one update on a batch. Its loss is the mean over the terms of all processes."""
+        batch = [self.learnt[index] for index in self.steps[number - 1]]
         total = sum(terms(group, self.section) for group in batch)
         rate = self.section.learning_rate * self._schedule(number)
         for parameters in self.optimiser.param_groups:
@@ -212,7 +185,7 @@ class RewardTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(derive_seed(self.config.seed, "reward", number, self.accelerator.process_index))  # dropout
         loss = torch.zeros((), device=self.accelerator.device)
-        with self.base.role(ROLE, train=True):  # around all of them: a process may have none, or more than another
+        with self.base.role(ROLE, train=True):  # around all microbatches: processes have different numbers
             for groups in self._microbatches(batch):
                 scores = self.model.forward([group.prompt for group in groups], [group.responses for group in groups])
                 parts = [group_loss(own, group, self.section) for own, group in zip(scores, groups, strict=True)]
@@ -225,9 +198,9 @@ class RewardTrainer:
         return {"loss": float(loss), "learning_rate": rate, "grad_norm": float(norm), "terms": total}
 
     def evaluate(self) -> dict[str, float]:
-        """Loss, accuracy within groups and AUC on the validation tasks; the best parameters so far are kept aside."""
-        scored = self.scores(self.data.validation)
-        quality, metrics = judge(scored, self.data.validation, self.section, self.state.step)
+        """Loss, accuracy within groups and AUC on the validation tasks; saves the best parameters so far."""
+        scored = self.scores(self.validation)
+        quality, metrics = judge(scored, self.validation, self.section, self.state.step)
         if self.state.best is None or quality > self.state.best:
             self.state = replace(self.state, best=quality, best_step=self.state.step)
             if self.work.main:
@@ -241,7 +214,7 @@ class RewardTrainer:
         self.accelerator.wait_for_everyone()
 
     def scores(self, groups: Sequence[RewardGroup]) -> list[ScoredGroup]:
-        """Every group's scores, by all processes together; in the order of ``groups``."""
+        """The scores of all groups, computed by all processes together."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         indices = range(rank, len(groups), processes)
         own = [groups[index] for index in indices]
@@ -253,11 +226,9 @@ class RewardTrainer:
         ]
 
     def report(self) -> None:
-        """Go back to the best parameters, publish them, and measure them on the test tasks."""
+        """Restore the best parameters, write them out, and measure them on the test tasks."""
         restore(self.work.folder / BEST, self.parameters, None)
-        train, validation, test = (
-            self.scores(groups) for groups in (self.data.train, self.data.validation, self.data.test)
-        )
+        train, validation, test = map(self.scores, (self.train_groups, self.validation, self.test))
         if not self.work.main:
             return
         files = RewardFiles.of_stage(self.work.folder)
@@ -269,8 +240,8 @@ class RewardTrainer:
             "threshold": self.section.threshold,
             "steps": len(self.steps),
             "best_step": self.state.best_step,
-            "train_groups": len(self.data.learnt),
-            "train_terms": sum(terms(group, self.section) for group in self.data.learnt),
+            "train_groups": len(self.learnt),
+            "train_terms": sum(terms(group, self.section) for group in self.learnt),
             "score_mean": fmean(scores),
             "score_std": pstdev(scores),
             "validation": self._measure(validation),
@@ -289,13 +260,13 @@ class RewardTrainer:
         return reward_report(groups, self.section.loss, self.section.threshold, RESAMPLES, seed)
 
     def _microbatches(self, batch: Sequence[RewardGroup]) -> Iterator[list[RewardGroup]]:
-        """This process's share, ``microbatch_size`` groups a pass."""
+        """This process's share, with ``microbatch_size`` groups in each pass."""
         own = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         for chosen in plan([group.tokens for group in own], most=self.section.microbatch_size):
-            yield [own[place] for place in chosen]
+            yield [own[index] for index in chosen]
 
     def _schedule(self, number: int) -> float:
-        """Linear warm-up, then linear decay to 0: a function of the step, with no state to resume."""
+        """Linear warm-up, then linear decay to 0: a function of the step, so there is no state to resume."""
         warmup = round(self.section.warmup_fraction * len(self.steps))
         if number <= warmup:
             return number / warmup
@@ -308,9 +279,9 @@ STAGE = Stage(
     reads=("collect",),
     keys=(*MODEL_KEYS, "buffer", "reward"),
     not_deciding=("environment.name", "environment.prompts"),
-    inputs=reward_inputs,
+    inputs=lambda config: training_inputs(config, "reward"),
     run=train_reward_model,
     trains=True,
     optional=lambda config: "reward_model" not in config.ppo.needs,
 )
-"""Without a reward model there is no Best-of-N; the policy stage misses it only where it learns from its scores."""
+"""Best-of-N needs the reward model; the policy stage needs it only if it learns from its scores."""

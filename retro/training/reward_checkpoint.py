@@ -1,4 +1,4 @@
-"""The reward model's checkpoints (safetensors and JSON: nothing is unpickled), and what it publishes in the end."""
+"""The reward model's checkpoints: safetensors and JSON, without pickles."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from safetensors.torch import save_file
 from retro.artifacts import write_json
 from retro.models.tensors import read_tensors
 from retro.reading import UnreadableError, read_json
-from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
+from retro.training.checkpoints import STATE_FILE, load_optimiser, new_folder, prune, save_optimiser
+from retro.types import from_json
 
 PARAMETERS_FILE = "parameters.safetensors"
-STATE_FILE = "state.json"
 KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class RewardState:
-    """Where a training stands after ``step`` updates; its tensors lie beside it."""
+    """The state of a training after ``step`` updates, saved beside its tensors."""
 
     step: int = 0
     best: tuple[float, float] | None = None
-    """The highest quality on validation tasks so far: what counts, then what breaks ties."""
+    """The highest quality on validation tasks so far, and its tie-breaker."""
     best_step: int | None = None
 
 
@@ -35,7 +35,7 @@ def save(
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer | None,
 ) -> None:
-    """Write the folder ``path``, whole or not at all; with an optimiser, training can go on from it."""
+    """Write the folder ``path`` completely or not at all. With an optimiser, training can continue from it."""
     with new_folder(path) as folder:
         tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
         save_file(tensors, folder / PARAMETERS_FILE)
@@ -62,12 +62,4 @@ def restore(
             parameter.copy_(tensors[name])
     if optimiser is not None:
         load_optimiser(optimiser, parameters, path)
-    value = read_json(path / STATE_FILE)
-    best = value["best"]
-    return RewardState(value["step"], None if best is None else (best[0], best[1]), value["best_step"])
-
-
-def latest(folder: Path) -> Path | None:
-    """The latest checkpoint of a stage's folder."""
-    found = checkpoints(folder)
-    return found[-1][1] if found else None
+    return from_json(RewardState, read_json(path / STATE_FILE))

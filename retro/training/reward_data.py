@@ -1,4 +1,4 @@
-"""What the reward model learns from: the rated reflections on one failed episode, behind their shared prompt."""
+"""What the reward model learns from: groups of rated reflections on one failed episode, behind their shared prompt."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from retro.buffer.store import ReplayBuffer
-from retro.buffer.views import rated_reflections
+from retro.buffer.views import RatedReflection, rated_reflections
 from retro.config import RewardSection
 from retro.retrospective.encoding import Encoder
 from retro.stage import NothingToLearnError
 from retro.ties import exceeds
 from retro.training.examples import without_too_long
 from retro.training.reward_metrics import unequal_pairs
-from retro.types import Reflection, Split, derive_seed
+from retro.types import Split, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
 class RewardGroup:
-    """One failed episode's different reflections."""
+    """The different reflections on one failed episode."""
 
     task: str
-    """Environment and id: what splits and intervals go by."""
+    """``environment/id``; splits and intervals are by task."""
     environment: str
     prompt: list[int]
     responses: list[list[int]]
     ratings: tuple[float, ...]
     used: tuple[bool, ...]
-    """``bce`` training only: False where down-sampling left the reflection out."""
+    """For ``bce`` training only: False if down-sampling left the reflection out."""
 
     @property
     def tokens(self) -> int:
@@ -41,28 +41,23 @@ def read_groups(
 ) -> list[RewardGroup]:
     """The groups of a split's tasks, in the buffer's order.
 
-    Equal texts of one group become one reflection with the mean of their ratings: a score cannot tell them apart.
+    Equal texts of one group become one reflection with the mean of their ratings, since they get one score.
     """
-    by_parent: dict[str, list[tuple[Reflection, float]]] = {}
-    contexts = {}
-    rated_ones = rated_reflections(buffer, section.rating, (split,), environments)
-    for item in without_too_long(rated_ones, encoder, f"reflections on {split} tasks"):
-        contexts[item.context.episode.id] = item.context
-        by_parent.setdefault(item.context.episode.id, []).append((item.reflection, item.rating))
+    rated = rated_reflections(buffer, section.rating, (split,), environments)
+    by_parent: dict[str, dict[str, list[RatedReflection]]] = {}  # failed episode → text → its reflections
+    for item in without_too_long(rated, encoder, f"reflections on {split} tasks"):
+        by_parent.setdefault(item.context.episode.id, {}).setdefault(item.reflection.text, []).append(item)
     groups = []
-    for parent, rated in by_parent.items():
-        context = contexts[parent]
-        by_text: dict[str, list[tuple[Reflection, float]]] = {}
-        for reflection, rating in rated:
-            by_text.setdefault(reflection.text, []).append((reflection, rating))
-        task = context.episode.task
+    for by_text in by_parent.values():
+        firsts = [same[0] for same in by_text.values()]
+        episode = firsts[0].context.episode
         groups.append(
             RewardGroup(
-                task=f"{task.environment}/{task.id}",
-                environment=task.environment,
-                prompt=encoder.prompt(context.episode),
-                responses=[encoder.response(same[0][0]) for same in by_text.values()],
-                ratings=tuple(fmean(rating for _, rating in same) for same in by_text.values()),
+                task=f"{episode.task.environment}/{episode.task.id}",
+                environment=episode.task.environment,
+                prompt=encoder.prompt(episode),
+                responses=[encoder.response(item.reflection) for item in firsts],
+                ratings=tuple(fmean(item.rating for item in same) for same in by_text.values()),
                 used=(True,) * len(by_text),
             )
         )
@@ -70,7 +65,7 @@ def read_groups(
 
 
 def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) -> list[RewardGroup]:
-    """The groups that have something to learn: a pair, or a (balanced) label.
+    """The groups with a pair, or with a (balanced) label.
 
     Raises:
         NothingToLearnError: if there are none.
@@ -96,10 +91,10 @@ def to_learn_from(groups: list[RewardGroup], section: RewardSection, seed: int) 
 
 
 def _balanced(groups: list[RewardGroup], threshold: float, seed: int) -> list[RewardGroup]:
-    """Down-sample the more frequent label to 1:1, as the paper's code does."""
-    places = [(g, i) for g, group in enumerate(groups) for i in range(len(group.responses))]
-    accepted = [(g, i) for g, i in places if exceeds(groups[g].ratings[i], threshold)]
-    rejected = [(g, i) for g, i in places if not exceeds(groups[g].ratings[i], threshold)]
+    """Down-sample the more frequent label to the other's number, as the paper's code does."""
+    indices = [(g, i) for g, group in enumerate(groups) for i in range(len(group.responses))]
+    accepted = [(g, i) for g, i in indices if exceeds(groups[g].ratings[i], threshold)]
+    rejected = [(g, i) for g, i in indices if not exceeds(groups[g].ratings[i], threshold)]
     fewer, more = sorted((accepted, rejected), key=len)
     kept = {*fewer, *random.Random(derive_seed(seed, "reward", "balance")).sample(more, len(fewer))}
     chosen = [

@@ -1,8 +1,8 @@
 """How good a reward model is: accuracy within groups, AUC, calibration, each with an interval bootstrapped by task.
 
-Best-of-N and PPO compare reflections on the same failed episode, so the accuracy within a group is what counts; an AUC
-over all reflections also pays for telling easy tasks from hard ones. Rows of one task are not independent: intervals
-resample tasks, never rows.
+Best-of-N and PPO compare reflections on one failed episode, so the accuracy within groups matters most; an AUC over all
+reflections also rewards telling easy tasks from hard ones. Rows of one task are not independent, so intervals resample
+tasks, never rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """The reflections on one failed episode: what the reward model says of them, and what they were worth."""
+    """The reflections on one failed episode, with the reward model's scores and the true ratings."""
 
     task: str
     environment: str
@@ -34,21 +34,22 @@ class ScoredGroup:
 
 
 def unequal_pairs(ratings: Sequence[float], threshold: float = 0.0) -> list[tuple[int, int]]:
-    """(better, worse) of every two whose ratings differ by more than ``threshold``."""
-    places = range(len(ratings))
-    return [(i, j) for i in places for j in places if exceeds(ratings[i] - ratings[j], threshold)]
+    """(better, worse) for every two indices whose ratings differ by more than ``threshold``."""
+    indices = range(len(ratings))
+    return [(i, j) for i in indices for j in indices if exceeds(ratings[i] - ratings[j], threshold)]
 
 
 def reward_report(
     groups: Sequence[ScoredGroup], loss: str, threshold: float, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Everything that is measured of a reward model on ``groups``, as plain JSON.
+    """Measure a reward model on ``groups``; returns plain JSON.
 
     Args:
-        loss: ``bradley_terry``: calibration of P(i better than j) = σ(s_i − s_j) over the unequal pairs; ``bce``: of
-            P(accepted) = σ(s) over the reflections.
-        threshold: What makes a pair (difference of ratings) and an accepted reflection (rating), both above it.
-        resamples: Bootstrap samples of tasks.
+        loss: for ``bradley_terry``, the calibration is of P(i better than j) = σ(s_i − s_j) over the unequal pairs; for
+            ``bce``, of P(accepted) = σ(s) over the reflections.
+        threshold: two reflections are a pair if their ratings differ by more than this; a reflection is accepted if
+            its rating is higher.
+        resamples: the number of bootstrap samples of tasks.
     """
     task_index = {task: index for index, task in enumerate(sorted({group.task for group in groups}))}
     pairs = [(task_index[group.task], gap) for group in groups for gap in _gaps(group, threshold)]
@@ -60,7 +61,7 @@ def reward_report(
     scores = np.array([row[1] for row in rows], dtype=np.float64)  # (N,)
     accepted = np.array([exceeds(row[2], threshold) for row in rows], dtype=np.float64)  # (N,)
     if loss == "bradley_terry":
-        # each pair once, told by its preferred side: the probability is in [½, 1]
+        # each pair counts once, from its preferred side, so the probability is in [½, 1]
         probability, outcome, calibration_tasks = _sigmoid(np.abs(gaps)), credit, pair_task
     else:
         probability, outcome, calibration_tasks = _sigmoid(scores), accepted, tasks
@@ -83,23 +84,23 @@ def reward_report(
 
 
 def within_group_accuracy(groups: Sequence[ScoredGroup], threshold: float = 0.0) -> float:
-    """The fraction of unequal pairs whose better reflection has the higher score; ties count ½. NaN: no pairs."""
+    """The fraction of unequal pairs whose better reflection has the higher score; ties count ½. NaN without pairs."""
     gaps = np.array([gap for group in groups for gap in _gaps(group, threshold)], dtype=np.float64)
     return weighted_mean(_credit(gaps), np.ones(len(gaps)))
 
 
 def weighted_mean(values: Floats, weights: Floats) -> float:
-    """Σ w v / Σ w; NaN where there is no weight."""
+    """Σ w v / Σ w; NaN if all weights are 0."""
     total = weights.sum()
     return float((weights * values).sum() / total) if total > 0 else float("nan")
 
 
 def weighted_auc(scores: Floats, labels: Floats, weights: Floats) -> float:
-    """P(score of a positive > score of a negative), ties ½ (Mann and Whitney); NaN where one class has no weight.
+    """P(score of a positive > score of a negative), ties ½ (Mann and Whitney); NaN if one class has no weight.
 
     Args:
         scores: (N,)
-        labels: (N,) 1 positive, 0 negative.
+        labels: (N,) 1 for positive, 0 for negative.
         weights: (N,) how often each row counts.
     """
     order = np.argsort(scores, kind="stable")
@@ -114,7 +115,7 @@ def weighted_auc(scores: Floats, labels: Floats, weights: Floats) -> float:
 
 
 def calibration_error(probability: Floats, outcome: Floats, weights: Floats, bins: int = BINS) -> float:
-    """Expected calibration error over ``bins`` equal bins of [0, 1] (Guo et al. 2017, eq. 3); NaN for nothing."""
+    """Expected calibration error over ``bins`` equal bins of [0, 1] (Guo et al. 2017, eq. 3); NaN without rows."""
     bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
     gap = np.bincount(bin_of, weights=weights * (probability - outcome), minlength=bins)
     total = weights.sum()
@@ -122,7 +123,7 @@ def calibration_error(probability: Floats, outcome: Floats, weights: Floats, bin
 
 
 def reliability(probability: Floats, outcome: Floats, bins: int = BINS) -> list[dict[str, float]]:
-    """The reliability diagram: of each non-empty bin, how many, the mean probability and the mean outcome."""
+    """The reliability diagram: count, mean probability and mean outcome of each bin that is not empty."""
     bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
     return [
         {
@@ -142,7 +143,8 @@ def bootstrap_by_task(tasks: Ints, statistic: Callable[[Floats], float], resampl
 
     Args:
         tasks: (N,) the task of each row.
-        statistic: Of row weights (N,): how often each row's task was drawn. Undefined draws (NaN) are left out.
+        statistic: a function of row weights (N,), which say how often each row's task was drawn. Draws for which it is
+            NaN are left out.
     """
     names, index = np.unique(tasks, return_inverse=True)
     generator = np.random.default_rng(seed)

@@ -1,17 +1,21 @@
-"""What is the same wherever one of TRL's trainers runs."""
+"""What all stages with a trainer of TRL share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retro.config import OptimiserSection, PolicySection, RunConfig
 from retro.models.loading import resolve_device
 from retro.types import derive_seed
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 KEPT_CHECKPOINTS = 2
-"""Of the trainer's own: the last may have been cut by a kill; the one before is whole."""
+"""The number of the trainer's checkpoints that are kept. A kill may cut the last one; the one before is complete."""
 
 
 def trainer_arguments(
@@ -22,12 +26,12 @@ def trainer_arguments(
     microbatch: int,
     accumulation: int,
 ) -> dict[str, Any]:
-    """The arguments that all trainers are made with: every one whose default would decide something.
+    """The arguments that all trainers share; none whose default matters is left out.
 
     Args:
-        section: of the optimiser.
-        folder: of the trainer's own checkpoints.
-        names: of the draws: the stage, and the algorithm where it has several.
+        section: the optimiser's options.
+        folder: where the trainer writes its checkpoints.
+        names: what seeds are derived from: the stage, and the algorithm if the stage has several.
         microbatch: rows in one forward pass of one process.
         accumulation: forward passes in one optimiser step.
     """
@@ -58,3 +62,25 @@ def trainer_arguments(
         "dataloader_pin_memory": device.type == "cuda",
         "ddp_find_unused_parameters": False,
     }
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` up to ``limit`` (at least 1)."""
+    return max(size for size in range(1, max(1, min(limit, number)) + 1) if number % size == 0)
+
+
+def require_kept(trainer: Any, examples: Sequence[DataclassInstance]) -> None:
+    """Refuse to train if the trainer's preparation has changed a token of its examples.
+
+    Raises:
+        RuntimeError: naming the number of examples and the remedy.
+    """
+    columns = list(asdict(examples[0]))
+    kept = trainer.train_dataset
+    if not set(columns) <= set(kept.column_names) or any(
+        kept[column][:] != [getattr(example, column) for example in examples] for column in columns
+    ):
+        raise RuntimeError(
+            f"the trainer has other data than the {len(examples)} examples that it was given: this version of TRL "
+            "prepares data differently from what retro expects; install the constraints' version"
+        )

@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 class Algorithm:
     """Turns scored samples, or the buffer's ratings, into updates of the policy.
 
-    A subclass that learns step by step has :meth:`learn`; the stage samples, scores, logs, measures and keeps for it.
-    One whose trainer has a loop of its own overrides :meth:`train`.
+    A subclass that learns step by step implements :meth:`learn`; the stage samples, scores, logs, validates and saves.
+    A subclass whose trainer has its own loop overrides :meth:`train`.
 
     ``needs`` says what the stage prepares:
 
     - ``rewards``: sampled groups with the rewards of ``ppo.reward``;
     - ``reference``: the frozen supervised adapter, for :attr:`Batch.rollout`;
     - ``values``: a value head on the policy, trained beside it;
-    - ``pairs``: nothing is sampled; the algorithm reads the buffer's ratings, by the options of the stage ``reward``.
+    - ``pairs``: nothing is sampled; the algorithm reads the buffer's ratings by the options of the stage ``reward``.
     """
 
     Options: ClassVar[type[Section]]
-    """The keys that it reads. A kind of the package derives them from a section that the stage reads, too; one's own is
-    a section of its own."""
+    """The keys that it reads. A built-in kind derives them from a section that the stage reads, too; for an algorithm
+    from outside the package they are a section of their own."""
     needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
     in_pieces: ClassVar[bool] = True
-    """Whether it trains a base that lies in pieces over the processes: :meth:`learn` runs the policy's forward pass as
-    often on every process, with rows or without."""
+    """Whether it can train a base in pieces over the processes. Then :meth:`learn` must run the policy's forward pass
+    equally often on every process, with rows or without."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -46,7 +46,7 @@ class Algorithm:
         raise NotImplementedError
 
     def learning_rates(self, section: PolicySection) -> Mapping[str, float]:
-        """Of each trained part: ``policy``, and ``value`` for an algorithm that needs values."""
+        """One for each trained part: ``policy``, and ``value`` if the algorithm needs values."""
         return {"policy": section.learning_rate}
 
     @property
@@ -55,10 +55,10 @@ class Algorithm:
         return {}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Go on with the :attr:`state` of a checkpoint."""
+        """Continue with the :attr:`state` of a checkpoint."""
 
     def train(self, run: PolicyRun) -> None:
-        """All steps of the run, or those after its last checkpoint."""
+        """Make all steps of the run, or those after its last checkpoint."""
         from retro.training.policy.loop import Loop
 
         Loop(run, self).train()

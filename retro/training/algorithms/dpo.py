@@ -1,30 +1,27 @@
 """``dpo``: direct preference optimisation (Rafailov et al. 2023) on the buffer's ratings, by TRL's ``DPOTrainer``.
 
 The pairs are the reward model's: two reflections on one failed episode whose ratings differ by more than
-``reward.threshold``. β is ``ppo.kl.coefficient``: DPO solves the objective that PPO climbs, reward minus β times the KL
-divergence from the reference (their eq. 3), where the ratings' differences stand for the reward.
+``reward.threshold``. β is ``ppo.kl.coefficient``. DPO and PPO have one objective, reward minus β times the KL
+divergence from the reference (their eq. 3); DPO takes the differences of ratings as the reward.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from retro.config import FixedKlSection, PolicySection, RunConfig
 from retro.training.algorithms.base import Algorithm
 from retro.types import Split
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
 
     from retro.retrospective.encoding import Encoder
     from retro.training.algorithms.trl import TrlTraining
     from retro.training.policy.run import PolicyRun
 
-COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _SHARED = {
     "loss": "loss",
     "rewards/accuracies": "accuracy",
@@ -39,7 +36,7 @@ LOGGED = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
 }
-"""``accuracy``: of the implicit rewards β log π/π_ref; ``margin``: the mean difference of a pair's."""
+"""``accuracy`` and ``margin`` (the mean difference in a pair) are those of the implicit rewards β log π/π_ref."""
 
 
 class DpoOptions(PolicySection):
@@ -51,7 +48,7 @@ class DpoOptions(PolicySection):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two reflections on one failed episode; the better rated one is chosen."""
+    """Two reflections on one failed episode. The one with the higher rating is chosen."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -59,7 +56,7 @@ class Pair:
 
     @property
     def tokens(self) -> int:
-        """Of the pair in one forward pass, padded."""
+        """The padded size of the pair in one forward pass."""
         return 2 * (len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids)))
 
 
@@ -69,19 +66,21 @@ class Dpo(Algorithm):
     needs = frozenset({"pairs"})
 
     def train(self, run: PolicyRun) -> None:
-        """Train and keep the best.
+        """Train, and keep the best checkpoint.
 
         Raises:
             NothingToLearnError: if the training tasks have no pair.
         """
+        from datasets import Dataset
         from trl.trainer.dpo_trainer import DPOTrainer
 
         from retro.stage import NothingToLearnError
         from retro.training.algorithms.trl import StepLog, TrlTraining
+        from retro.training.trl import require_kept
 
         class PairTrainer(DPOTrainer):  # type: ignore[misc]  # trl ships no types
-            """TRL's trainer on token ids. Its interface takes text, whose tokens need not be those that the model reads
-            and writes: it adds an end to what was cut, and tokens may merge over the prompt's border."""
+            """TRL's trainer on token ids. Its own interface takes text, which may get other tokens than the model reads
+            and writes: it adds an end to a response that was cut, and tokens may merge across the prompt's end."""
 
             def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
                 return dataset
@@ -99,16 +98,16 @@ class Dpo(Algorithm):
         trainer = PairTrainer(
             model=training.base.model,
             args=dpo_arguments(training, self.options, longest, bool(validation)),
-            train_dataset=to_dataset(pairs),
-            eval_dataset=to_dataset(validation) if validation else None,
+            train_dataset=Dataset.from_list(list(map(asdict, pairs))),
+            eval_dataset=Dataset.from_list(list(map(asdict, validation))) if validation else None,
             processing_class=training.base.tokenizer,
         )
-        require_all_pairs(trainer, pairs)
+        require_kept(trainer, pairs)
         training.fit(trainer, StepLog(run, training.updates, LOGGED))
 
 
 def pair_threshold(config: RunConfig) -> float:
-    """The least difference of ratings that makes a pair (of the classifier the threshold says something else)."""
+    """How far two ratings of a pair must differ. (For ``bce``, the threshold is about single ratings.)"""
     return config.reward.threshold if config.reward.loss == "bradley_terry" else 0.0
 
 
@@ -127,17 +126,11 @@ def read_pairs(config: RunConfig, encoder: Encoder, split: Split) -> list[Pair]:
     ]
 
 
-def to_dataset(pairs: Sequence[Pair]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict({column: [getattr(pair, column) for pair in pairs] for column in COLUMNS})
-
-
 def dpo_arguments(training: TrlTraining, options: DpoOptions, longest: int, validate: bool) -> DPOConfig:
-    """A step's pairs hold as many responses as a step of PPO samples.
+    """The trainer's arguments. The pairs of a step have as many responses as a step of PPO samples.
 
     Args:
-        longest: tokens of the longest pair: as many pairs go through one forward pass as ``token_budget`` allows.
+        longest: tokens of the longest pair; ``token_budget`` limits the pairs in one forward pass.
     """
     from trl.trainer.dpo_config import DPOConfig
 
@@ -148,22 +141,10 @@ def dpo_arguments(training: TrlTraining, options: DpoOptions, longest: int, vali
     return DPOConfig(
         **training.arguments(options.kl, *passes_of(options, share, longest)),
         loss_type=["sigmoid"],
-        max_length=None,  # the default would cut the reflection off, which stands at the end
+        max_length=None,  # the default would cut off the reflection, which is at the end
         precompute_ref_log_probs=False,
         eval_strategy="steps" if validate else "no",
         eval_steps=options.validate_every * training.updates,
         eval_on_start=validate and training.checkpoint is None,
         prediction_loss_only=True,
     )
-
-
-def require_all_pairs(trainer: Any, pairs: Sequence[Pair]) -> None:
-    """Refuse to train if the trainer's preparation has changed a token."""
-    kept = cast("Dataset", trainer.train_dataset)
-    if any(column not in kept.column_names for column in COLUMNS) or any(
-        kept[column][:] != [getattr(pair, column) for pair in pairs] for column in COLUMNS
-    ):
-        raise RuntimeError(
-            f"the trainer has other data than the {len(pairs)} pairs it was given: this version of TRL prepares data "
-            "in another way than this retro expects; install the constraints' version"
-        )

@@ -1,8 +1,8 @@
 """``grpo``: group relative policy optimisation (Shao et al. 2024), by TRL's ``GRPOTrainer``.
 
-A step's contexts, the seeds of its samples and the rewards of its responses are PPO's, so the first step of both sees
-the same reflections. The loss is TRL's: clipped ratios, advantages normalised by their group's deviation, and a KL term
-(k3, β = ``ppo.kl.coefficient``, their eq. 4) in the loss, not in the reward.
+Contexts, seeds and rewards are those of PPO, so the first step of both has the same reflections. The loss is TRL's:
+clipped ratios, advantages normalised by their group's deviation, and a KL term in the loss instead of the reward (k3,
+β = ``ppo.kl.coefficient``, their eq. 4).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ LOGGED = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
 }
-"""``kl_loss``: k3, nats a token, as in PPO. ``equal_groups_fraction``: the responses whose group has one score, and so
-no advantage."""
+"""``kl_loss`` is k3, nats per token, as in PPO. ``equal_groups_fraction`` is the fraction of responses whose group has
+equal scores, and so no advantage."""
 
 
 class GrpoOptions(SampledPolicySection):
@@ -61,10 +61,10 @@ class Grpo(Algorithm):
     in_pieces = False
 
     def train(self, run: PolicyRun) -> None:
-        """Train and keep the best.
+        """Train, and keep the best checkpoint.
 
         Raises:
-            ConfigError: if a step's groups cannot be shared by the processes, or its responses by the minibatches.
+            ConfigError: if the processes cannot share a step's groups evenly, or the minibatches its responses.
         """
         from datasets import Dataset
         from trl.trainer.grpo_trainer import GRPOTrainer
@@ -89,7 +89,7 @@ class Grpo(Algorithm):
 
 
 def grpo_arguments(training: TrlTraining, options: GrpoOptions, longest: int) -> GRPOConfig:
-    """``longest``: tokens of the longest prompt and response, of which ``token_budget`` allows so many in a pass."""
+    """The trainer's arguments; ``longest`` is the number of tokens of the longest prompt with its response."""
     from trl.trainer.grpo_config import GRPOConfig
 
     from retro.training.algorithms.trl import passes_of
@@ -107,15 +107,15 @@ def grpo_arguments(training: TrlTraining, options: GrpoOptions, longest: int) ->
         loss_type="grpo",
         scale_rewards="group",
         temperature=1.0,
-        shuffle_dataset=False,  # the rows stand in the order of the steps
+        shuffle_dataset=False,  # the rows are in the order of the steps
     )
 
 
 def share(options: GrpoOptions, processes: int) -> tuple[int, int]:
-    """(responses of one process in a step, those of them in an optimiser step).
+    """(responses of one process in a step, responses of one process in an optimiser step).
 
     Raises:
-        ConfigError: if groups or minibatches would be cut.
+        ConfigError: if a group or a minibatch would be cut.
     """
     if options.contexts % processes:
         raise ConfigError(
@@ -132,10 +132,10 @@ def share(options: GrpoOptions, processes: int) -> tuple[int, int]:
 
 
 class TrlRollouts:
-    """The stage's rollouts as TRL asks for them: the sampled groups of a step, and their rewards.
+    """The stage's rollouts in the form that TRL asks for: the sampled groups of a step, and their rewards.
 
-    TRL's prompts are texts, which need not tokenise back to what the model reads: ours name a step and a slot, and the
-    rollout answers with token ids.
+    TRL's prompts are texts, which may get other tokens than the model reads. So the text of a prompt only names a step
+    and a slot, and the rollout answers with token ids.
     """
 
     def __init__(self, run: PolicyRun) -> None:
@@ -147,11 +147,11 @@ class TrlRollouts:
             for step in range(1, run.section.steps + 1)
             for slot, index in enumerate(contexts_of_step(count, run.section, seed, step))
         }
-        """In the order in which they are learnt."""
+        """In the order of training."""
         self.longest = max(len(run.models.prompt(context)) for context in self._contexts.values())
         self.longest += run.config.model.max_new_tokens
         self.metrics: Mapping[str, Any] = {}
-        """Of the step that was sampled last, in PPO's words."""
+        """Those of the latest step, with PPO's names."""
         self._step = 0
         self._groups: list[Group] = []
 
@@ -164,13 +164,13 @@ class TrlRollouts:
         return [response for group in self._groups for response in group.responses]
 
     def sample(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
-        """The groups of this process: every prompt stands ``group`` times beside itself."""
+        """Sample the groups of this process. TRL repeats every prompt ``group`` times in a row."""
         import torch
 
         run, own = self._run, prompts[:: self._run.section.group]
         self._step = int(own[0].split()[0])
         self._groups = run.rollouts.sample({int(name.split()[1]): self._contexts[name] for name in own}, self._step)
-        # from here on TRL draws the order of the microbatches: by the step, as all else
+        # TRL draws the order of the microbatches next; like all draws, it is seeded by the step
         torch.manual_seed(derive_seed(run.config.seed, "ppo", self._step, "order", run.rank))
         return {
             "prompt_ids": [run.models.prompt(group.context) for group in self._groups for _ in group.responses],
@@ -179,11 +179,11 @@ class TrlRollouts:
         }
 
     def score(self, prompts: Sequence[str], completion_ids: Sequence[list[int]], **_: Any) -> list[float | None]:
-        """The reward of each response; None, which gives no advantage, for a group that lost an episode."""
+        """The reward of each response. A group that lost an episode has None, which gives no advantage."""
         if [list(response.ids) for response in self._responses] != [list(ids) for ids in completion_ids]:
             raise RuntimeError(
-                "TRL asks for the scores of other responses than it was given: this version differs from what this "
-                "retro expects; install the constraints' version"
+                "TRL asks for the scores of other responses than it was given: this version differs from what retro "
+                "expects; install the constraints' version"
             )
         groups = self._run.rollouts.score(self._groups, self._step)
         sampled = {group.slot: group.context for group in self._groups}

@@ -36,7 +36,7 @@ class Ppo(Algorithm):
     def learn(self, batch: Batch) -> Mapping[str, float]:
         """
         Raises:
-            SamplerGapError: if the responses do not come from the policy; nothing is learnt from them.
+            SamplerGapError: if the responses do not come from the policy.
             DivergedError: on a loss or gradient that is not finite.
         """
         from retro.rl.kl import next_coefficient

@@ -1,9 +1,7 @@
-"""What the algorithms by TRL's trainers share: loss, optimiser and loop are TRL's, all else is the stage's.
+"""What the algorithms by TRL's trainers share. TRL has the loss, the optimiser and the loop; the stage has the rest.
 
-The buffer, the supervised adapter that the policy starts from and is held to, the tasks of each split, the responses a
-step, the guard that chooses ``best`` and the outputs are those of every algorithm. A step is ``contexts`` × ``group``
-responses and ``epochs`` × ``minibatches`` optimiser steps, as in PPO; TRL counts the latter, ``metrics.jsonl`` the
-former.
+A step is ``contexts`` × ``group`` responses and ``epochs`` × ``minibatches`` optimiser steps, as in PPO. TRL counts
+optimiser steps; ``metrics.jsonl`` counts steps.
 """
 
 from __future__ import annotations
@@ -16,25 +14,25 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from retro.config import FixedKlSection, PolicySection
 from retro.models.adapters import SharedBase
 from retro.training.policy.models import POLICY
 from retro.training.policy.run import PolicyRun
-from retro.training.trl import trainer_arguments
+from retro.training.trl import largest_divisor, trainer_arguments
 
 logger = logging.getLogger(__name__)
 
 TRAINED = "default"
-"""What TRL calls the adapter that it trains; it copies it to ``ref``, its frozen reference, before the first step."""
+"""TRL's name for the adapter that it trains. Before the first step TRL copies it to ``ref``, its frozen reference."""
 
 
 class LentBase(SharedBase):
     """The shared base while TRL trains its policy.
 
-    TRL looks for the policy under a name of its own and expects it switched on whenever its trainer runs; a role here
-    is switched off when it is left. So a role gives the model back as it was lent.
+    TRL has its own name for the policy and expects it to be switched on whenever its trainer runs, while
+    :meth:`role` switches adapters off when it ends. So here the end of a role switches TRL's policy on again.
     """
 
     casts_inputs = True
@@ -56,7 +54,7 @@ class LentBase(SharedBase):
                 self.lend(training)
 
     def lend(self, training: bool) -> None:
-        """The policy switched on, and trainable alone."""
+        """Switch the policy on, as the only trainable adapter."""
         peft = self._require(TRAINED)
         peft.base_model.enable_adapter_layers()
         peft.set_adapter(TRAINED)
@@ -68,17 +66,17 @@ def _trl_name(role: str) -> str:
 
 
 class TrlTraining:
-    """One run of a trainer of TRL's.
+    """One run of a trainer of TRL.
 
     Args:
-        needs: of the algorithm.
+        needs: the algorithm's.
     """
 
     def __init__(self, run: PolicyRun, needs: Collection[str]) -> None:
         self.run, self.section = run, run.section
         self.updates = run.section.epochs * run.section.minibatches
-        """Optimiser steps a step."""
-        # The stage's checkpoint is written after TRL's of the same step: where it is, that one is whole.
+        """Optimiser steps in each step."""
+        # The stage writes its checkpoint after TRL's, so TRL's checkpoint of that step is complete.
         self.checkpoint = run.checkpoint(lambda step: self._own(step).is_dir())
         run.load(needs, self.checkpoint, LentBase, from_sft=True)
         self.base = cast(LentBase, run.models.base)
@@ -92,12 +90,7 @@ class TrlTraining:
         return self.folder / f"checkpoint-{step * self.updates}"
 
     def arguments(self, kl: FixedKlSection, microbatch: int, accumulation: int) -> dict[str, Any]:
-        """What the trainers' configs are made with.
-
-        Args:
-            microbatch: rows in one forward pass of one process.
-            accumulation: forward passes in one optimiser step.
-        """
+        """The arguments of the trainers' configs; see :func:`trainer_arguments`."""
         section = self.section
         return {
             **trainer_arguments(
@@ -106,17 +99,17 @@ class TrlTraining:
             "max_steps": section.steps * self.updates,
             "lr_scheduler_type": "linear" if section.schedule == "linear" else "constant_with_warmup",
             "warmup_steps": section.warmup_steps * self.updates,
-            "disable_dropout": True,  # as PPO: policy and reference are compared, and begin as equals
+            "disable_dropout": True,  # as in PPO: policy and reference are compared, and start equal
             "beta": kl.coefficient,
             "save_steps": section.checkpoint_every * self.updates,
             "logging_steps": self.updates,
         }
 
     def fit(self, trainer: Any, log: StepLog) -> None:
-        """Train, or go on after the last checkpoint.
+        """Train, or continue after the last checkpoint.
 
         Raises:
-            RuntimeError: if the trainer would train something else than the policy, or has no reference beside it.
+            RuntimeError: if the trainer would not train the policy alone, or has no reference.
         """
         moved = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
         reference = "ref" in trainer.model.peft_config
@@ -124,9 +117,9 @@ class TrlTraining:
             raise RuntimeError(
                 f"TRL would train {len(moved)} tensors, the first {moved[:1]}, "
                 f"{'with' if reference else 'without'} a frozen copy of the supervised adapter: this version differs "
-                "from what this retro expects; install the constraints' version"
+                "from what retro expects; install the constraints' version"
             )
-        with torch.no_grad():  # of a 4-bit base's adapter TRL has made bfloat16: it would begin rounded, and lose steps
+        with torch.no_grad():  # TRL made the adapter of a 4-bit base bfloat16, which rounds its start and its steps
             for name, value in trainer.model.named_parameters():
                 if value.requires_grad:
                     value.data = trainer.model.get_parameter(name.replace(f".{TRAINED}.", ".ref.")).clone()
@@ -134,20 +127,20 @@ class TrlTraining:
         trainer.add_callback(log)
         self.run.accelerator = trainer.accelerator
         self.run.work.open_trackers(trainer.accelerator)
-        # TRL's checkpoints hold pickles. They are read back from this stage's own folder alone.
+        # TRL's checkpoints hold pickles. They are read only from this stage's own folder.
         checkpoint = str(self._own(self.run.state.step)) if self.checkpoint else None
-        if checkpoint:  # before transformers 5.23, the trainer restores ``ref`` and leaves the trained adapter as it is
+        if checkpoint:  # before transformers 5.23, the trainer restores ``ref`` but not the trained adapter
             trainer.model.load_adapter(checkpoint, TRAINED, is_trainable=True)
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
 class StepLog(TrainerCallback):
-    """The trainer's log lines to ``metrics.jsonl``, by step; the guard and the checkpoints at their turns.
+    """Writes the trainer's log lines to ``metrics.jsonl``, and runs the guard and the checkpoints when they are due.
 
     Args:
-        updates: optimiser steps a step.
-        names: the trainer's → ours, of what is logged.
-        more: what else belongs to the step that was learnt last.
+        updates: optimiser steps in each step.
+        names: the metrics to log: the trainer's name → ours.
+        more: further metrics of the latest step.
     """
 
     def __init__(
@@ -159,40 +152,30 @@ class StepLog(TrainerCallback):
     ) -> None:
         self._run, self._updates, self._names, self._more = run, updates, names, more
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step == 0:
             self._run.validate(0)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         logs, run = logs or {}, self._run
         step = state.global_step // self._updates
         metrics = {ours: logs[theirs] for theirs, ours in self._names.items() if theirs in logs}
         if "eval_loss" in logs:
             run.work.log(step, **metrics)
-        elif "loss" in logs:  # and no summary of the whole run
+        elif "loss" in logs:  # not the summary of the whole run
             run.work.log(step, **metrics, **self._more())
             if step % max(1, run.section.steps // 10) == 0:
                 logger.info("ppo: step %d of %d, loss %.4f", step, run.section.steps, logs["loss"])
             if run.due(step, run.section.validate_every):
                 run.validate(step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self._run.save(state.global_step // self._updates)
 
 
-def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of ``number`` up to ``limit`` (at least 1)."""
-    return max(size for size in range(1, max(1, min(limit, number)) + 1) if number % size == 0)
-
-
 def passes_of(section: PolicySection, rows: int, tokens: int) -> tuple[int, int]:
-    """(rows in a forward pass, passes in an optimiser step) of ``rows`` a process, the longest of so many tokens."""
+    """(rows in a forward pass, passes in an optimiser step) for ``rows`` of a process with at most ``tokens`` each."""
     microbatch = largest_divisor(rows, section.token_budget // tokens)
     return microbatch, rows // microbatch

@@ -10,19 +10,22 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from retro.rl.experience import Policy, Reduce, Rollout
+from retro.rl.experience import Policy, Reduce, Rollout, alone
 from retro.rl.gradients import Trainable, clip, sum_over_processes
 from retro.training.policy.groups import Group, Response
-from retro.training.policy.models import Packs, PolicyModels
-from retro.training.policy.sampler_gap import require_small_gap, sampler_gaps
+from retro.training.policy.models import Packs, PolicyModels, token_mask
+
+
+class SamplerGapError(ValueError):
+    """The sampled tokens do not come from the policy that is trained. Nothing was learnt from them."""
 
 
 @dataclass(eq=False)
 class Batch:
     """The scored responses of one step that this process holds, and the parts of the update that algorithms share.
 
-    A response is named by its row: the groups stand one after the other, each with its responses in order. A process
-    may hold no group: it takes part in every sum all the same.
+    Each response has a row: the groups follow one another, each with its responses in order. A process without groups
+    still takes part in every sum.
     """
 
     step: int
@@ -31,13 +34,13 @@ class Batch:
     groups: Sequence[Group]
     """Whole groups with their rewards, in the order of their slots."""
     total: int
-    """Responses over all processes."""
+    """The number of responses over all processes."""
     reduce: Reduce
     """Sums a tensor over all processes."""
     trainables: Sequence[Trainable]
     """The trained parameters by part: ``policy``, and ``value`` where the algorithm needs values."""
     optimiser: torch.optim.Optimizer
-    """Over all of them, with the step's learning rates. The stage keeps its state in checkpoints."""
+    """Over all trained parameters, with the step's learning rates. The stage keeps its state in checkpoints."""
     max_grad_norm: float
     _models: PolicyModels
 
@@ -47,28 +50,26 @@ class Batch:
 
     @cached_property
     def rewards(self) -> list[float]:
-        """One a row."""
+        """One for each row."""
         return [reward for group in self.groups for reward in group.rewards]
 
     @cached_property
     def mask(self) -> Tensor:
         """(B, L) bool: which positions of a row are tokens of its response."""
-        lengths = torch.tensor([len(response.ids) for response in self.responses], dtype=torch.long)  # (B,)
-        longest = int(lengths.max()) if len(lengths) else 0
-        return (torch.arange(longest) < lengths[:, None]).to(self._models.base.device)
+        return token_mask(self.responses).to(self._models.base.device)
 
     @cached_property
     def rollout(self) -> Rollout:
         """Log-probabilities (and values) by the policy before the update, and by the reference.
 
         Raises:
-            ValueError: if the algorithm does not need the ``reference``.
+            ValueError: if ``reference`` is not among the algorithm's needs.
         """
         return self._models.rollout(self._packs, self.responses, self.rewards)
 
     @cached_property
     def sampler_gaps(self) -> list[float]:
-        """How far the sampler's log-probabilities are from the rollout's, nats a token, one a row."""
+        """How far the sampler's log-probabilities are from the rollout's, nats per token, one for each row."""
         return sampler_gaps(self.rollout, self.responses)
 
     @property
@@ -82,10 +83,10 @@ class Batch:
 
     @contextmanager
     def policy(self, entropy_gradient: bool = False) -> Iterator[Policy]:
-        """The differentiable forward pass over rows; all backward passes belong inside.
+        """The differentiable forward pass over rows. Call it, and every backward pass, inside the ``with``.
 
         Args:
-            entropy_gradient: without it the entropies are constants of the backward pass.
+            entropy_gradient: whether gradients flow through the entropies; else they are constants.
         """
         with self._models.learning(self._packs, entropy_gradient) as policy:
             yield policy
@@ -100,7 +101,7 @@ class Batch:
             The terms of all processes, and ``grad_norm/PART`` before clipping.
 
         Raises:
-            DivergedError: on a gradient that is not finite; nothing is changed then.
+            DivergedError: on a gradient that is not finite. The parameters stay as they were.
         """
         parameters = [parameter for part in self.trainables for parameter in part.parameters]
         terms = sum_over_processes(parameters, terms, self.reduce)
@@ -112,3 +113,52 @@ class Batch:
     @cached_property
     def _packs(self) -> Packs:
         return self._models.packs(self.groups)
+
+
+def sampler_gaps(rollout: Rollout, responses: Sequence[Response]) -> list[float]:
+    """The mean distance between the sampler's log-probabilities of a response and the recomputed ones, nats per token.
+
+    The two come from different computations (cache and batch; packing), so a growing gap means that one is wrong.
+    """
+    recomputed = rollout.log_probs.cpu()
+    return [
+        float((recomputed[row, : len(response.ids)] - torch.tensor(response.log_probs)).abs().mean())
+        for row, response in enumerate(responses)
+    ]
+
+
+def require_small_gap(
+    gaps: Sequence[float],
+    responses: Sequence[Response],
+    most: float | None,
+    step: int,
+    reduce: Reduce = alone,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Stop before the update if the mean gap of a step is too large.
+
+    PPO's ratio is π_new / π_old, with π_old recomputed by the training forward pass. If the tokens came from another
+    distribution (a stale or wrong adapter, another quantisation, another temperature), the update is biased, and no
+    loss or reward shows it. The mean is over the tokens of all processes, so either all of them stop or none.
+
+    Args:
+        gaps: nats per token, one for each response of this process.
+        most: the bound (``ppo.max_sampler_gap``); None for no bound.
+
+    Raises:
+        SamplerGapError: if the mean is above the bound, or is not a number.
+    """
+    if most is None:
+        return
+    lengths = [len(response.ids) for response in responses]
+    total = float(sum(gap * length for gap, length in zip(gaps, lengths, strict=True)))
+    distance, tokens = reduce(torch.tensor([total, float(sum(lengths))], device=device)).tolist()
+    mean = distance / max(tokens, 1.0)
+    if not mean <= most:  # also true for NaN
+        raise SamplerGapError(
+            f"ppo: in step {step} the sampler's log-probabilities are {mean:.3g} nats a token from those that training "
+            f"computes for the same tokens; ppo.max_sampler_gap allows {most:g}. Nothing was learnt from this step. "
+            "Check that both sides have the same base, model.dtype and model.quantization, and that a server has the "
+            "policy's latest adapter loaded and samples at temperature 1. The same command continues from the last "
+            "checkpoint; a larger ppo.max_sampler_gap (null: no bound) does not start the stage anew."
+        )

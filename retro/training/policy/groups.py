@@ -14,13 +14,13 @@ class Response:
     """One reflection that the policy sampled."""
 
     slot: int
-    """Its context's number in the step's order, over all processes; a group shares one."""
+    """The number of its group's context in the step's order, over all processes."""
     index: int
     """Its number in the group."""
     ids: tuple[int, ...]
-    """Its tokens, the end token included where it was written."""
+    """Its tokens, including the end token if the policy wrote one."""
     log_probs: tuple[float, ...]
-    """Of the sampler, a value a token."""
+    """By the sampler, one for each token."""
     text: str
     finish_reason: Literal["stop", "length"]
 
@@ -32,10 +32,8 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The responses to one context, and what was gathered about them.
-
-    Of the fields with a value a response, those are empty that no term of the reward needs.
-    """
+    """The responses to one context, and what was gathered about them; a field that no term of the reward needs is
+    empty."""
 
     slot: int
     context: Context
@@ -43,12 +41,12 @@ class Group:
     retries: tuple[Episode, ...] = ()
     """The frozen actor's retry with each response."""
     controls: tuple[Episode, ...] = ()
-    """The actor's retries without a reflection. None are played for an actor at temperature 0: each would replay the
-    failed episode, whose return stands for theirs."""
+    """The actor's retries without a reflection. An actor at temperature 0 plays none: each would repeat the failed
+    episode, so its return stands for theirs."""
     model_scores: tuple[float, ...] = ()
     """The reward model's raw score of each response."""
     rewards: tuple[float, ...] = ()
-    """What each response earned: the weighted sum of the terms, less the penalty of one that was cut."""
+    """The weighted sum of the terms for each response, less the penalty if the response was cut."""
 
     @property
     def failed_return(self) -> float:
@@ -65,5 +63,5 @@ class Group:
 
     @property
     def whole(self) -> bool:
-        """Whether the actor and the environment ended all of its episodes without an error."""
+        """Whether all of its episodes ended without an error of the actor or the environment."""
         return not any(episode.broken for episode in (*self.retries, *self.controls))

@@ -1,32 +1,70 @@
-"""The guard against over-optimisation: the true return on validation contexts, whatever the reward says."""
+"""The guard against over-optimisation, which measures true returns on validation contexts, and its choice of the best.
+
+``checkpoint-N/`` is the state after step N: the policy adapter in PEFT's own format, the value head of an algorithm
+that has one, the optimiser's moments (safetensors, never a pickle) and ``state.json``. No generator state is kept,
+since every draw is seeded by its step.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from accelerate.utils import gather_object
 
+from retro.artifacts import write_json
 from retro.buffer.views import Context
 from retro.config import RunConfig
+from retro.reading import read_json
 from retro.rollout.attempts import Attempt
 from retro.ties import exceeds, minus
-from retro.training.policy.checkpoint import PolicyState
+from retro.training.checkpoints import STATE_FILE
 from retro.training.policy.models import PolicyModels
-from retro.training.policy.retries import Retries
+from retro.training.policy.rollouts import Retries
 from retro.training.reward_metrics import bootstrap_by_task, weighted_mean
-from retro.types import Episode, Reflection, Sampling, derive_seed
+from retro.types import Episode, Reflection, Sampling, derive_seed, from_json
 
 logger = logging.getLogger(__name__)
 
 REPLAYS = 2
-"""How often episodes that were lost to an error are played again; an actor behind an API has by then repeated each
-failed call ``actor.max_retries`` times."""
+"""How often episodes that were lost to an error are played again. An actor behind an API has already repeated each
+failed call ``actor.max_retries`` times by then."""
 RESAMPLES = 2000
 """Bootstrap samples of tasks behind an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """The numbers of a run after ``step`` steps, saved beside its tensors."""
+
+    step: int = 0
+    algorithm: Mapping[str, float] = field(default_factory=dict)
+    """What the algorithm keeps from step to step."""
+    best_step: int | None = None
+    best_return: float | None = None
+    """The highest mean true return on the validation contexts so far. None beside a ``best_step`` means that the guard
+    could not choose it."""
+    best_interval: tuple[float, float] | None = None
+    """The 95 % interval of ``best_return``, by bootstrap over the validation tasks. It does not account for the choice
+    of the highest among several measurements."""
+
+
+def save_state(state: PolicyState, folder: Path) -> None:
+    write_json(folder / STATE_FILE, asdict(state))
+
+
+def is_current(folder: Path) -> bool:
+    """Whether the checkpoint can be continued. One of an earlier version lacks what the algorithm keeps."""
+    return "algorithm" in read_json(folder / STATE_FILE)
+
+
+def load_state(folder: Path) -> PolicyState:
+    """The inverse of :func:`save_state`; what an older version did not save has its default."""
+    return from_json(PolicyState, read_json(folder / STATE_FILE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +73,17 @@ class Measurement:
 
     return_: float
     gain: float
-    """Return minus that of the failed episode."""
+    """The mean of the return minus that of the failed episode."""
     success: float
     interval: tuple[float, float] | None
-    """95 %, of ``return_``: a bootstrap by task, since contexts of one task are not independent. None for one task."""
+    """The 95 % interval of ``return_``, by a bootstrap over tasks, since contexts of one task are not independent. None
+    if there is only one task."""
     lost: int = 0
-    """Episodes that an error of the actor or the environment ended every time they were played."""
+    """Episodes that ended by an error of the actor or the environment every time they were played."""
 
     @property
     def whole(self) -> bool:
-        """Whether it can be compared with other measurements: a mean over what is left is one over other contexts."""
+        """Whether it can be compared with other measurements, which is so only if no context is missing."""
         return self.lost == 0
 
     @property
@@ -59,18 +98,19 @@ class Measurement:
 class Guard:
     """Measures the policy on fixed validation contexts: one seeded sample each, and the actor's retry with it.
 
-    The same contexts with the same seeds every time, sampled as in use: two measurements differ by the policy alone.
-    Greedy reflections would hide a policy whose mode is good and whose samples are not.
+    Every measurement has the same contexts, seeds and attempt ids, so two measurements differ only by the policy (and
+    a runner must not answer an attempt by its id alone). Reflections are sampled as in use: greedy ones would hide a
+    policy whose mode is good and whose samples are not.
     """
 
     def __init__(self, config: RunConfig, guarded: Sequence[Context], models: PolicyModels, retries: Retries) -> None:
         self._config, self._guarded, self._models, self._retries = config, guarded, models, retries
 
     def measure(self, step: int, rank: int, processes: int) -> Measurement:
-        """Mean return, gain over the failed episode, and success; each process plays its share.
+        """Mean return, gain over the failed episode, and success. Each process plays its share.
 
         Args:
-            step: How many steps the policy has learnt.
+            step: how many steps the policy has learnt.
 
         Raises:
             ValueError: if the actor or the environment failed in every episode.
@@ -115,7 +155,7 @@ class Guard:
         )
 
     def _play(self, attempts: Mapping[int, Attempt]) -> dict[int, Episode]:
-        """The episodes by slot. Those that are lost are played again, with the same seeds, :data:`REPLAYS` times."""
+        """The episodes by slot. Lost ones are played again with the same seeds, at most :data:`REPLAYS` times."""
         played: dict[int, Episode] = {}
         for _ in range(1 + REPLAYS):
             waiting = [slot for slot in attempts if slot not in played or played[slot].broken]
@@ -127,7 +167,7 @@ class Guard:
 
 
 def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[Context]:
-    """``count`` of ``held_out`` (all, if there are fewer), by a seeded choice."""
+    """A seeded choice of ``count`` contexts, or all of them if there are fewer."""
     order = list(range(len(held_out)))
     random.Random(derive_seed(seed, "ppo", "guarded")).shuffle(order)
     return [held_out[index] for index in order[:count]]
@@ -136,12 +176,12 @@ def choose_guarded(held_out: Sequence[Context], count: int, seed: int) -> list[C
 def with_best(state: PolicyState, number: int, last: bool, measured: Measurement | None) -> PolicyState | None:
     """The state with step ``number`` as the best one; None if the best so far stays.
 
-    A whole measurement counts if its return is above the best so far. The last step becomes the best if no step was
-    until then: without a guard, or because every measurement lost episodes.
+    Only a whole measurement with a return above the best so far changes the best. If no step was the best until the
+    last one (there is no guard, or every measurement lost episodes), the last step becomes the best.
 
     Args:
         last: whether ``number`` is the run's last step.
-        measured: of the policy after step ``number``; None without a guard.
+        measured: the policy after step ``number``; None without a guard.
     """
     if measured is not None and measured.whole:
         if state.best_return is None or exceeds(measured.return_, state.best_return):
@@ -152,7 +192,7 @@ def with_best(state: PolicyState, number: int, last: bool, measured: Measurement
     if measured is not None:
         logger.warning(
             "ppo: every validation measurement lost episodes, so none could choose the best checkpoint: the last one, "
-            "step %d, is taken for it",
+            "step %d, is used as the best",
             number,
         )
     return replace(state, best_step=number, best_return=None, best_interval=None)
@@ -168,7 +208,7 @@ def best_metrics(state: PolicyState) -> dict[str, float]:
 
 
 def log_best(state: PolicyState) -> None:
-    """Say which step is the best one, on the screen."""
+    """Log which step is the best."""
     if state.best_step is None or state.best_return is None:
         return
     interval = (

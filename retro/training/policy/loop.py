@@ -1,4 +1,4 @@
-"""The loop of an algorithm that learns step by step: sample, score, learn, log, measure, keep."""
+"""The loop of an algorithm that learns step by step: sample, score, learn, log, validate, save."""
 
 from __future__ import annotations
 
@@ -21,31 +21,23 @@ from retro.types import derive_seed
 
 
 class Learner(Protocol):
-    """What the loop asks of an algorithm."""
+    """What the loop needs of an algorithm; ``retro.training.algorithms.base.Algorithm`` explains each member."""
 
     @property
     def needs(self) -> frozenset[str]: ...
 
-    def learning_rates(self, section: PolicySection) -> Mapping[str, float]:
-        """Of each trained part."""
-        ...
+    def learning_rates(self, section: PolicySection) -> Mapping[str, float]: ...
 
-    def learn(self, batch: Batch) -> Mapping[str, float]:
-        """Update the policy on a step's groups; returns metrics."""
-        ...
+    def learn(self, batch: Batch) -> Mapping[str, float]: ...
 
     @property
-    def state(self) -> Mapping[str, float]:
-        """What it keeps from step to step, for the checkpoint."""
-        ...
+    def state(self) -> Mapping[str, float]: ...
 
-    def restore(self, state: Mapping[str, float]) -> None:
-        """Go on with the :attr:`state` of a checkpoint."""
-        ...
+    def restore(self, state: Mapping[str, float]) -> None: ...
 
 
 def learning_rate_factor(section: PolicySection, step: int) -> float:
-    """What the learning rates are multiplied by at step 1 … ``steps``: a function of the step, with no state."""
+    """The factor of the learning rates at a step, from 1: a function of the step, so there is no state to resume."""
     warmup = min(1.0, step / section.warmup_steps) if section.warmup_steps else 1.0
     decay = (section.steps - step + 1) / section.steps if section.schedule == "linear" else 1.0
     return warmup * decay
@@ -54,9 +46,8 @@ def learning_rate_factor(section: PolicySection, step: int) -> float:
 class Loop:
     """All steps of a run, or those after its last checkpoint.
 
-    Sampling is at temperature 1 without top-p, whatever ``model.temperature`` says: the sampler must be the
-    distribution whose log-probabilities are learnt. The guard samples as the config says, since that is how the model
-    will be used.
+    Sampling is at temperature 1 without top-p, whatever ``model.temperature`` says, because the sampler must be the
+    distribution whose log-probabilities are learnt. The guard samples as the config says, as the model will be used.
     """
 
     def __init__(self, run: PolicyRun, learner: Learner) -> None:
@@ -65,7 +56,7 @@ class Loop:
         run.work.open_trackers(run.accelerator)
         checkpoint = run.checkpoint()
         run.load(learner.needs, checkpoint)
-        self.trainables = [Trainable(part, list(of.values())) for part, of in run.models.parts.items()]
+        self.trainables = [Trainable(part, list(group.values())) for part, group in run.models.parts.items()]
         self.rates = learner.learning_rates(self.section)
         self.optimiser = torch.optim.AdamW(
             [{"params": list(part.parameters), "lr": self.rates[part.name]} for part in self.trainables],
@@ -78,7 +69,7 @@ class Loop:
             load_optimiser(self.optimiser, run.models.trained_parameters, checkpoint)
 
     def train(self) -> None:
-        """From where the run stands to its last step."""
+        """Make all remaining steps."""
         run = self.run
         run.state = replace(run.state, algorithm=self.learner.state)
         if run.state.step == 0:

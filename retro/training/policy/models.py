@@ -1,4 +1,4 @@
-"""The roles of the policy stage on one base: policy, reference, reward model, and a value head on the policy."""
+"""The roles of the policy stage on one base: policy, reference, reward model; and a value head on the policy."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ POLICY, REFERENCE = "policy", "reference"
 
 @dataclass(slots=True)
 class Packs:
-    """Groups of responses behind their prompts, all groups of one size, and how they are packed: equal packings are
-    made once a step."""
+    """Groups of responses behind their prompts, and their packings, of which each is made once in a step."""
 
     prompts: list[list[int]]
     responses: list[list[list[int]]]
-    """Of each prompt: its group's tokens."""
+    """For each prompt, the tokens of its group's responses. All groups have one size."""
     packed: dict[tuple[int, ...], PackedBatch] = field(default_factory=dict)
 
     @property
     def group(self) -> int:
-        """Responses to each prompt."""
+        """The number of responses to each prompt."""
         return len(self.responses[0]) if self.responses else 1
 
     def rows(self, group: int) -> range:
@@ -51,12 +50,12 @@ class Packs:
 
 
 class PolicyModels:
-    """The shared base with its roles, asked in the stage's words.
+    """The shared base with its roles: samples, scores and differentiates contexts and groups.
 
     Args:
         base: with the role ``policy``, and ``reference`` where an algorithm compares the policy with it.
-        value_head: predicts returns from the policy's hidden states; None for an algorithm that does not.
-        reward: the reward model, if a term of the reward asks it.
+        value_head: predicts returns from the policy's hidden states; None where the algorithm needs no values.
+        reward: the reward model, if a term of the reward needs it.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class PolicyModels:
         self._budget = config.ppo.token_budget
         self._generator: Generator = build(config.model.generator, base=base)
         self._prompts: dict[str, list[int]] = {}
-        for module in base.model.modules():  # PPO's ratio compares two passes of one policy: dropout makes them of two
+        for module in base.model.modules():  # PPO's ratio compares two passes of one policy; dropout would change it
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
 
@@ -84,18 +83,18 @@ class PolicyModels:
         sharded: bool = False,
         kind: type[SharedBase] = SharedBase,
     ) -> PolicyModels:
-        """Policy and reference from the supervised adapter, or the policy from a checkpoint to resume.
+        """Load the policy from the supervised adapter or from a checkpoint, and what else the algorithm needs.
 
         The value head starts at zero: it predicts nothing until it has seen returns. The reference is a copy of the
-        supervised adapter, not the bare base: that one never learnt to write what the policy starts from.
+        supervised adapter, where the policy starts, and not the bare base, which never learnt to write reflections.
 
         Args:
             sft: the supervised adapter's folder.
-            needs: of the algorithm; ``reference`` and ``values`` are looked for.
-            reward: where the reward model lies, if it is asked.
-            checkpoint: of this stage.
-            sharded: keep the base's layers in pieces, one a process.
-            kind: of base.
+            needs: the algorithm's; ``reference`` and ``values`` matter here.
+            reward: where the reward model lies, if a term of the reward needs it.
+            checkpoint: one of this stage, to resume from.
+            sharded: whether each process keeps a piece of every layer of the base.
+            kind: the class of the base.
         """
         base = kind.load(config.model, "cpu" if sharded else device)
         if "reference" in needs:
@@ -120,17 +119,17 @@ class PolicyModels:
 
     @property
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All that a checkpoint's optimiser state is about, by name."""
+        """All parameters that the optimiser updates, by name."""
         return {name: value for part in self.parts.values() for name, value in part.items()}
 
     def save(self, folder: Path) -> None:
-        """The policy as a plain PEFT adapter, the value head beside it."""
+        """Write the policy as a plain PEFT adapter, with the value head beside it."""
         self.base.save_role(POLICY, folder)
         if self._value_head is not None:
             save_head(self._value_head, folder / VALUE_FILE)
 
     def prompt(self, context: Context) -> list[int]:
-        """The tokens of the reflection prompt; encoded once a context."""
+        """The tokens of the reflection prompt, which is encoded once for each context."""
         if context.episode.id not in self._prompts:
             self._prompts[context.episode.id] = self.encoder.prompt(context.episode)
         return self._prompts[context.episode.id]
@@ -141,7 +140,7 @@ class PolicyModels:
     def sample(
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[Sequence[int]], step: int
     ) -> list[list[tuple[Generated, str]]]:
-        """The policy's responses and their texts: one a seed, behind one prefill a context.
+        """The policy's responses and their texts, one for each seed of a context.
 
         Args:
             step: how many steps the policy has learnt.
@@ -152,7 +151,7 @@ class PolicyModels:
         return [[(written, decode_response(self.base.tokenizer, written.ids)) for written in group] for group in groups]
 
     def scores(self, groups: Sequence[Group]) -> list[list[float]]:
-        """The reward model's raw score of each response, read as its text: what Best-of-N will see, too."""
+        """The reward model's raw score of each response's text, as Best-of-N will score it, too."""
         if self._reward is None:
             raise ValueError("the reward model was not loaded")
         prompts = [self.prompt(group.context) for group in groups]
@@ -170,19 +169,17 @@ class PolicyModels:
         """Log-probabilities and values of the sampled tokens, by the policy before the update and by the reference.
 
         Args:
-            responses: all of the groups, in their order.
-            rewards: of each.
+            responses: those of all groups, in order.
+            rewards: one for each response.
 
         Raises:
-            ValueError: if there is no reference: the algorithm did not say that it needs one.
+            ValueError: if the algorithm did not say that it needs the reference.
         """
         if REFERENCE not in self.base.roles:
             raise ValueError("the reference was not loaded: the algorithm's needs lack 'reference'")
-        lengths = torch.tensor([len(response.ids) for response in responses], dtype=torch.long)
-        longest = int(lengths.max()) if len(lengths) else 0
         device = self.base.device
-        mask = torch.arange(longest) < lengths[:, None]  # (B, L)
-        found = {name: torch.zeros((len(lengths), longest), device=device) for name in ("log_probs", "values", "ref")}
+        mask = token_mask(responses).to(device)
+        found = {name: torch.zeros(mask.shape, device=device) for name in ("log_probs", "values", "ref")}
         everything = range(len(responses))
         with self.base.role(POLICY):
             for rows, outputs in self._forward(packs, everything, with_values=True):
@@ -192,7 +189,7 @@ class PolicyModels:
             for rows, outputs in self._forward(packs, everything, with_values=False):
                 found["ref"][rows, : outputs.log_probs.shape[1]] = outputs.log_probs
         return Rollout(
-            mask=mask.to(device),
+            mask=mask,
             contexts=tuple(response.slot for response in responses),
             scores=torch.tensor(rewards, dtype=torch.float32, device=device),
             log_probs=found["log_probs"],
@@ -202,8 +199,7 @@ class PolicyModels:
 
     @contextmanager
     def learning(self, packs: Packs, entropy_gradient: bool = False) -> Iterator[Policy]:
-        """The policy's differentiable forward pass, with its adapter switched on from the first forward to the last
-        backward."""
+        """The policy's differentiable forward pass. Its adapter stays on until the last backward pass."""
 
         def policy(rows: Sequence[int]) -> Iterator[tuple[list[int], Outputs]]:
             yield from self._forward(packs, rows, with_values=True, entropy_gradient=entropy_gradient)
@@ -223,17 +219,17 @@ class PolicyModels:
             yield chosen, Outputs(outputs.log_probs, values, outputs.entropies)
 
     def _detached_value(self, hidden: Tensor) -> Tensor:
-        """The value head reads the policy's hidden states and does not shape them.
+        """The value head reads the policy's hidden states, and its loss does not change them.
 
-        Its first errors are the whole return, far larger than the policy's signal: through a shared adapter they would
-        deform the policy, and take most of the clipped gradient.
+        Its first errors are as large as the return, far larger than the policy's signal: through a shared adapter they
+        would deform the policy and take most of the clipped gradient.
         """
         assert self._value_head is not None
         value: Tensor = self._value_head(hidden.detach())
         return value
 
     def _packed(self, packs: Packs, groups: Sequence[int]) -> Iterator[tuple[list[int], PackedBatch]]:
-        """As many groups a pass as the token budget allows."""
+        """As many groups in each pass as the token budget allows."""
         tokens = tree_tokens(self.base.model, packs.prompts, packs.responses)
         for indices in plan([tokens[group] for group in groups], self._budget):
             chosen = [groups[index] for index in indices]
@@ -242,3 +238,10 @@ class PolicyModels:
                 packed = pack([packs.prompts[group] for group in chosen], [packs.responses[group] for group in chosen])
                 packs.packed[key] = packed.to(self.base.device)
             yield chosen, packs.packed[key]
+
+
+def token_mask(responses: Sequence[Response]) -> Tensor:
+    """(B, L) bool: which positions of a row are tokens of its response."""
+    lengths = torch.tensor([len(response.ids) for response in responses], dtype=torch.long)  # (B,)
+    longest = int(lengths.max()) if len(lengths) else 0
+    return torch.arange(longest) < lengths[:, None]

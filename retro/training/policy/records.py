@@ -1,4 +1,4 @@
-"""What the policy stage writes down of its rollouts: ``rollouts/step-N.jsonl``, ``samples.jsonl``, trackers' tables."""
+"""What the policy stage records of its rollouts: ``rollouts/step-N.jsonl``, ``samples.jsonl``, trackers' tables."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def rows_of(step: int, group: Group, sampler_gaps: Sequence[float | None]) -> li
     """The rows of a scored group. ``score`` is the reward; ``gain`` is the true ΔG, where the response was retried.
 
     Args:
-        sampler_gaps: one a response (:func:`retro.training.policy.sampler_gap.sampler_gaps`); None where the algorithm
-            does not recompute log-probabilities.
+        sampler_gaps: one for each response (:attr:`Batch.sampler_gaps`); None where the algorithm does not recompute
+            log-probabilities.
     """
     episode = group.context.episode
     gains = delta_return(group.retry_returns, group.failed_return)
@@ -58,15 +58,14 @@ def rows_of(step: int, group: Group, sampler_gaps: Sequence[float | None]) -> li
 
 
 def write_rollouts(folder: Path, step: int, rows: Sequence[Row]) -> None:
-    """``rollouts/step-N.jsonl``, whole or not at all; a step that is done again after a resume replaces its own."""
+    """Write ``rollouts/step-N.jsonl`` completely or not at all; a step that a resumed run repeats is replaced."""
     write_atomically(folder / "rollouts" / f"step-{step}.jsonl", "".join(_line(row) for row in rows))
 
 
 def mean_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """Means over a step's responses; what was not gathered is left out.
 
-    ``sampler_gap`` is the mean over tokens, ``sampler_gap_max`` the worst response's: how far the sampler's
-    log-probabilities are from those that the training forward gives the same tokens.
+    ``sampler_gap`` is the mean over tokens, and ``sampler_gap_max`` that of the worst response.
     """
     if not rows:
         return {}
@@ -86,7 +85,7 @@ def mean_metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def cut_samples(folder: Path, step: int) -> None:
-    """Drop the samples after ``step``, as resuming from its checkpoint needs."""
+    """Drop the samples after ``step``, from whose checkpoint the run resumes."""
     path = folder / SAMPLES_FILE
     if path.is_file():
         whole = [line for _, line in read_lines(path) if line.endswith(b"\n")]  # a kill may leave half a line
@@ -96,7 +95,7 @@ def cut_samples(folder: Path, step: int) -> None:
 def show_samples(
     folder: Path, accelerator: Accelerator | None, step: int, rows: Sequence[Row], prompts: Mapping[int, str]
 ) -> None:
-    """The groups whose slots are in ``prompts``: to ``samples.jsonl``, and as a table to W&B and TensorBoard."""
+    """Append the groups whose slots are in ``prompts`` to ``samples.jsonl``, and to W&B's and TensorBoard's tables."""
     shown = [
         {key: prompts[row["place"]] if key == "prompt" else row[key] for key in COLUMNS}
         for row in rows

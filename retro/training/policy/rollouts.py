@@ -1,49 +1,88 @@
-"""A step's rollouts: the groups of responses that the policy samples, and the rewards that they earn."""
+"""A step's rollouts: the responses that the policy samples, the actor's retries with them, and their rewards."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
 
 from retro.buffer.views import Context
-from retro.config import RunConfig
-from retro.rollout.attempts import Attempt, Key
+from retro.config import ConfigError, RunConfig, build
+from retro.memory.bank import bank_of
+from retro.models.rounds import all_of
+from retro.rollout.attempts import Attempt
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.training.policy.groups import Group, Response
 from retro.training.policy.models import PolicyModels
-from retro.training.policy.retries import Retries
 from retro.training.rewards.base import Reward
-from retro.types import Episode, Reflection, Sampling, derive_seed
+from retro.types import Episode, Sampling, derive_seed
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A term of the reward with its weight in the sum."""
+class Retries:
+    """The frozen actor's retries of failed episodes: true returns, for rewards and for the guard.
 
-    reward: Reward
-    weight: float
+    Args:
+        environments: those of the failed episodes.
+        loop: the whole run's, since a runner may hold connections that belong to it.
+
+    Raises:
+        ConfigError: if the config does not play one of ``environments``.
+    """
+
+    def __init__(
+        self, config: RunConfig, environments: Collection[str], device: torch.device, loop: asyncio.Runner
+    ) -> None:
+        self._parts = PlayerParts(device, config.actor_ledger)
+        taskset = self._parts.taskset(config.environment)
+        strange = sorted(set(environments) - set(taskset.environments))
+        if strange:
+            raise ConfigError(
+                f"ppo: the buffer has failed episodes of {', '.join(strange)}, which environment.name="
+                f"{config.environment.name} does not play: play them in a mixture, or choose with buffer.environments"
+            )
+        spec = PlayerSpec.of(config, bank_of(config.memory, config))
+        self._runner: Runner = build(config.runner, spec=spec, parts=self._parts)
+        self._loop = loop
+
+    def play(self, attempts: Sequence[Attempt]) -> list[Episode]:
+        """Play all attempts concurrently; return their episodes in order."""
+
+        async def played() -> list[Episode]:
+            return await all_of(self._runner.play(attempt) for attempt in attempts)
+
+        return self._loop.run(played())
+
+    def close(self) -> None:
+        """Release what the runner and the environments hold (processes, connections)."""
+        self._runner.close()
+        self._parts.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """Samples and scores; both depend on (seed, step, slot, index) alone, whichever process and algorithm asks."""
+    """Samples and scores. Both depend only on (seed, step, slot, index), not on the process or the algorithm."""
 
     config: RunConfig
     models: PolicyModels
     retries: Retries | None
     """None where no term needs the actor."""
-    terms: Sequence[Term]
+    terms: Sequence[tuple[Reward, float]]
+    """The terms of the reward, each with its weight in the sum."""
     missing_end_penalty: float
-    """Taken from the reward of a response that was cut at ``max_new_tokens`` before its end token. It keeps what it
-    earned otherwise: the actor reads it as it stands, and it must still learn to end."""
+    """Subtracted from the reward of a response that was cut at ``max_new_tokens``. The response keeps the rest of its
+    reward, since the actor reads it as it is; the penalty teaches the policy to end in time."""
     loop: asyncio.Runner
-    """Of the whole run."""
+    """The whole run's."""
 
     def sample(self, contexts: Mapping[int, Context], step: int) -> list[Group]:
-        """A group of responses to every context of this process, by the policy at temperature 1.
+        """Sample a group of responses to every context of this process, at temperature 1.
 
         Args:
-            contexts: slot in the step's order → context.
+            contexts: by slot in the step's order.
             step: from 1.
         """
         indices = range(self.config.ppo.group)
@@ -65,12 +104,12 @@ class Rollouts:
     def score(self, groups: Sequence[Group], step: int) -> list[Group]:
         """The groups with their rewards, and with what the terms needed for them.
 
-        A group that lost an episode is left out, whole: what is left of it would be a biased part.
+        A group that lost an episode is dropped as a whole: the rest of it would be a biased sample.
 
         Raises:
             ValueError: if no group is left.
         """
-        needs = frozenset[str]().union(*(term.reward.needs for term in self.terms))
+        needs = frozenset[str]().union(*(reward.needs for reward, _ in self.terms))
         if "reward_model" in needs:
             scores = self.models.scores(groups)
             groups = [replace(group, model_scores=tuple(own)) for group, own in zip(groups, scores, strict=True)]
@@ -89,41 +128,33 @@ class Rollouts:
         """The groups with the actor's retries and controls, played together."""
         assert self.retries is not None
         size = self.config.ppo.group if "retries" in needs else 0
-        controls = max((term.reward.controls for term in self.terms), default=0) if "controls" in needs else 0
-        controls = controls if self.config.actor.temperature else 0  # else each would replay the failed episode
+        controls = max((reward.controls for reward, _ in self.terms), default=0) if "controls" in needs else 0
+        controls = controls if self.config.actor.temperature else 0  # at 0, each would repeat the failed episode
         key = (self.config.seed, "ppo", step)
         attempts = [
-            _attempt(key, group, response.reflection, group.slot * size + response.index)
+            Attempt.retry(key, group.context.episode, group.context.path, response.reflection, index)
             for group in groups
-            for response in group.responses[:size]
+            for index, response in enumerate(group.responses[:size], start=group.slot * size)
         ]
         attempts += [
-            _attempt(key, group, None, group.slot * controls + index) for group in groups for index in range(controls)
+            Attempt.retry(key, group.context.episode, group.context.path, None, group.slot * controls + index)
+            for group in groups
+            for index in range(controls)
         ]
-        episodes = self.retries.play(attempts)
-        retries = _shared_out(episodes[: size * len(groups)], size, len(groups))
-        beside = _shared_out(episodes[size * len(groups) :], controls, len(groups))
+        episodes = iter(self.retries.play(attempts))
+        retries = [tuple(islice(episodes, size)) for _ in groups]
         return [
-            replace(group, retries=own, controls=without)
-            for group, own, without in zip(groups, retries, beside, strict=True)
+            replace(group, retries=own, controls=tuple(islice(episodes, controls)))
+            for group, own in zip(groups, retries, strict=True)
         ]
 
     async def _rewards(self, groups: Sequence[Group]) -> list[list[float]]:
-        scored = await asyncio.gather(*(term.reward.score(groups) for term in self.terms))
+        scored = await asyncio.gather(*(reward.score(groups) for reward, _ in self.terms))
         return [
             [
-                sum(term.weight * values[row][index] for term, values in zip(self.terms, scored, strict=True))
+                sum(weight * values[row][index] for (_, weight), values in zip(self.terms, scored, strict=True))
                 - (self.missing_end_penalty if response.finish_reason == "length" else 0.0)
                 for index, response in enumerate(group.responses)
             ]
             for row, group in enumerate(groups)
         ]
-
-
-def _attempt(key: Key, group: Group, reflection: Reflection | None, index: int) -> Attempt:
-    """A retry of the group's failed episode; without a reflection, a control."""
-    return Attempt.retry(key, group.context.episode, group.context.path, reflection, index)
-
-
-def _shared_out(episodes: Sequence[Episode], size: int, groups: int) -> list[tuple[Episode, ...]]:
-    return [tuple(episodes[row * size : (row + 1) * size]) for row in range(groups)]

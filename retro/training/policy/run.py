@@ -1,4 +1,4 @@
-"""What every algorithm of the policy stage shares: contexts, roles, rollouts, guard, records, checkpoints."""
+"""What all algorithms of the policy stage share: contexts, roles, rollouts, guard, records, checkpoints."""
 
 from __future__ import annotations
 
@@ -20,23 +20,31 @@ from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.models.adapters import SharedBase
 from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles
+from retro.rl.gradients import over_processes
 from retro.stage import Work
 from retro.training.checkpoints import checkpoints, new_folder, prune
-from retro.training.policy.checkpoint import PolicyState, is_current, load_state, save_state
 from retro.training.policy.groups import Group
-from retro.training.policy.guard import Guard, best_metrics, choose_guarded, log_best, with_best
+from retro.training.policy.guard import (
+    Guard,
+    PolicyState,
+    best_metrics,
+    choose_guarded,
+    is_current,
+    load_state,
+    log_best,
+    save_state,
+    with_best,
+)
 from retro.training.policy.models import PolicyModels
 from retro.training.policy.records import Row, cut_samples, mean_metrics, rows_of, show_samples, write_rollouts
-from retro.training.policy.retries import Retries
-from retro.training.policy.rollouts import Rollouts, Term
-from retro.training.processes import over_processes
+from retro.training.policy.rollouts import Retries, Rollouts
 from retro.types import derive_seed
 
 logger = logging.getLogger(__name__)
 
 
 def contexts_of_step(count: int, section: PolicySection, seed: int, step: int) -> list[int]:
-    """Which of ``count`` contexts fill the slots of step 1, 2, …: epochs over all of them, each newly shuffled."""
+    """The contexts (of ``count``) in the slots of a step, from 1: epochs over all contexts, each newly shuffled."""
     chosen: list[int] = []
     order: list[int] = []
     shuffled = -1
@@ -50,16 +58,16 @@ def contexts_of_step(count: int, section: PolicySection, seed: int, step: int) -
 
 
 class PolicyRun:
-    """The stage at work. An algorithm's ``train`` opens it with :meth:`load`, and then samples, scores, measures and
-    keeps by it.
+    """One run of the stage. An algorithm's ``train`` first calls :meth:`load`, then samples, scores, validates and
+    saves through it.
 
     A step's contexts have slots 0 … contexts − 1 in one seeded order, and process r of n takes the slots r, r + n, ….
-    What is drawn depends on (seed, step, slot) alone, so a resumed run repeats an unbroken one, and two processes
-    repeat one.
+    Every draw depends only on (seed, step, slot), so a resumed run repeats an unbroken one, and two processes repeat
+    one.
 
     Args:
         train: the failed episodes to learn from.
-        held_out: those of validation tasks, of which the guard takes some.
+        held_out: the failed episodes of validation tasks, from which the guard chooses some.
     """
 
     models: PolicyModels
@@ -72,11 +80,11 @@ class PolicyRun:
         self.rank, self.processes = self.process.process_index, self.process.num_processes
         self.reduce = over_processes()
         self.accelerator: Accelerator | None = None
-        """Its trackers show samples, once an algorithm has made one."""
+        """Set by the algorithm; its trackers show samples."""
         self._guarded = choose_guarded(held_out, self.section.validation_contexts, config.seed)
         self._guard: Guard | None = None
         self._retries: Retries | None = None
-        self._loop = asyncio.Runner()  # one for all steps: runners and rewards may hold connections that belong to it
+        self._loop = asyncio.Runner()  # one for all steps, since runners and rewards may hold connections of its loop
         if self.section.validation_contexts and not self._guarded:
             logger.warning(
                 "ppo: the buffer has no failed validation episodes: no guard, the last checkpoint is the best"
@@ -88,7 +96,7 @@ class PolicyRun:
         return device
 
     def checkpoint(self, usable: Callable[[int], bool] = lambda step: True) -> Path | None:
-        """The last checkpoint that an interrupted run left, if ``usable`` says so of its step."""
+        """The last checkpoint of an interrupted run whose step is ``usable``."""
         found = [path for step, path in checkpoints(self.work.folder) if usable(step)] if self.work.resumed else []
         if found and not is_current(found[-1]):
             logger.warning("ppo: %s is of an earlier version and cannot be continued: starts anew", found[-1])
@@ -102,13 +110,14 @@ class PolicyRun:
         kind: type[SharedBase] = SharedBase,
         from_sft: bool = False,
     ) -> None:
-        """Load the roles, what plays and what scores, and the numbers of the run.
+        """Load the roles, the actor and the reward terms, and the state of the run.
 
         Args:
-            needs: of the algorithm.
-            checkpoint: where to go on; None starts anew.
-            kind: of base.
-            from_sft: the policy is the supervised adapter even so: a trainer goes on from files of its own.
+            needs: the algorithm's.
+            checkpoint: the checkpoint to continue from; None starts anew.
+            kind: the class of the base.
+            from_sft: whether the policy starts from the supervised adapter even with a checkpoint, because a trainer
+                continues from its own files.
         """
         config, folders = self.config, RunFolder(self.config.run_dir)
         gathered = self.section.needs
@@ -129,7 +138,7 @@ class PolicyRun:
             self._retries = Retries(config, environments, self.device, self._loop)
         if self._guarded and self._retries:
             self._guard = Guard(config, self._guarded, self.models, self._retries)
-        terms = [Term(build(term, reward_folder=folders.reward), term.weight) for term in self.section.rewards]
+        terms = [(build(term, reward_folder=folders.reward), term.weight) for term in self.section.rewards]
         penalty = getattr(self.section, "missing_end_penalty", 0.0)
         self.rollouts = Rollouts(config, self.models, self._retries, terms, penalty, self._loop)
         self.state = load_state(checkpoint) if checkpoint else PolicyState()
@@ -141,7 +150,7 @@ class PolicyRun:
         self.process.wait_for_everyone()
 
     def close(self) -> None:
-        """Give back what retries and rewards hold: the next stage plays with its own."""
+        """Release what retries and rewards hold; the next stage plays with its own."""
         if self._retries is not None:
             self._retries.close()
         self._loop.close()
@@ -158,11 +167,11 @@ class PolicyRun:
         groups: Sequence[Group],
         sampler_gaps: Sequence[float] | None = None,
     ) -> dict[str, Any]:
-        """Write the scored groups of all processes down; returns their means, for ``metrics.jsonl``.
+        """Write the scored groups of all processes to files; return their means, for ``metrics.jsonl``.
 
         Args:
             sampled: this process's contexts; those without a group lost an episode.
-            sampler_gaps: one a response, where they were computed.
+            sampler_gaps: one for each response, where they were computed.
         """
         gaps = iter(sampler_gaps) if sampler_gaps is not None else None
         own = [
@@ -179,7 +188,7 @@ class PolicyRun:
         return {**mean_metrics(rows), "responses": len(rows), "dropped_groups": dropped}
 
     def validate(self, step: int) -> None:
-        """Ask the guard about the policy after ``step``; the best policy so far is kept (:func:`with_best`)."""
+        """Let the guard measure the policy after ``step``, and keep the best policy so far (:func:`with_best`)."""
         last = step == self.section.steps
         measured = self._guard.measure(step, self.rank, self.processes) if self._guard else None
         chosen = with_best(self.state, step, last, measured)
@@ -192,16 +201,16 @@ class PolicyRun:
             log_best(self.state)
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something that is done every so many steps, and after the last, is done after this one."""
+        """Whether ``step`` is a multiple of ``every``, or the last step."""
         return step % every == 0 or step == self.section.steps
 
     def save(self, step: int, beside: Callable[[Path], None] = lambda folder: None) -> None:
-        """``checkpoint-N``: the policy after step N in plain PEFT format.
+        """Write ``checkpoint-N``: the policy after step N in plain PEFT format.
 
         Args:
-            beside: writes what the algorithm needs to go on.
+            beside: writes what the algorithm needs to continue.
         """
-        self.process.wait_for_everyone()  # a trainer's own checkpoint has parts of other processes
+        self.process.wait_for_everyone()  # other processes write parts of a trainer's own checkpoint
         self.state = replace(self.state, step=step)
         self._write(f"{CHECKPOINT}{step}", step, beside)
         if self.work.main:

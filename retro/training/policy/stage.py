@@ -1,8 +1,7 @@
-"""Stage ``ppo``: improve the policy by what its reflections are worth, with an algorithm of one's choice.
+"""Stage ``ppo``: improve the policy by the rewards of its reflections, with the algorithm ``ppo.algorithm``.
 
 Reads the buffer's failed episodes (or its ratings) and the supervised adapter; writes ``best/``, ``checkpoint-*/``,
-``rollouts/`` and ``samples.jsonl``. The algorithm is ``ppo.algorithm``; what it does not bring itself is in this
-package.
+``rollouts/`` and ``samples.jsonl``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from retro.types import Split
 
 
 def policy_keys(config: RunConfig) -> list[str]:
-    """What decides the policy. An algorithm that learns from pairs also reads by which ratings they are made."""
+    """The keys that decide the policy. An algorithm that learns from pairs also reads how the pairs are made."""
     algorithm = resolve("algorithm", config.ppo.chosen)
     pairs = ("reward.loss", "reward.rating", "reward.threshold") if "pairs" in algorithm.needs else ()
     played = ("environment.name", "environment.options", "actor", "memory") if _plays(config) else ()
@@ -37,28 +36,27 @@ def _plays(config: RunConfig) -> bool:
 
 
 def policy_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: buffer, base, prompts, the sft adapter, and the reward model and the actor where needed.
+    """Digests of what is read: buffer, base, prompts, sft adapter; the reward model and the actor where needed.
 
     Raises:
-        ConfigError: if the output of a stage before is missing, or the launch is one that the algorithm does not run
-            under.
+        ConfigError: if the output of an earlier stage is missing, or the algorithm cannot run under this launch.
     """
     section = config.ppo
     if launched_pieces("ppo", config.model) and not resolve("algorithm", section.chosen).in_pieces:
         raise ConfigError(
-            f"ppo.algorithm={section.chosen} trains on whole bases: launch it with configs/accelerate/multi-gpu.yaml"
+            f"ppo.algorithm={section.chosen} trains only whole bases: launch it with configs/accelerate/multi-gpu.yaml"
         )
     run = RunFolder(config.run_dir)
     sft = run.sft_adapter
     if not sft.is_dir():
-        raise ConfigError(f"ppo starts from the supervised adapter, and {sft} is not there: run the stage sft first")
-    inputs = training_inputs(config) | {"sft": digest_path(sft)}
+        raise ConfigError(f"ppo starts from the supervised adapter, and {sft} does not exist: run the stage sft first")
+    inputs = training_inputs(config, "ppo") | {"sft": digest_path(sft)}
     if "reward_model" in section.needs:
         reward = RewardFiles.of_stage(run.reward)
         if not reward.adapter.is_dir():
             raise ConfigError(
-                f"ppo.reward asks the reward model, and {reward.adapter} is not there: run the stage reward, or set "
-                "ppo.reward=environment"
+                f"ppo.reward needs the reward model, and {reward.adapter} does not exist: run the stage reward, or "
+                "set ppo.reward=environment"
             )
         inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(run.reward))))
     if _plays(config):
@@ -69,7 +67,7 @@ def policy_inputs(config: RunConfig) -> dict[str, str]:
 
 
 def train_policy(config: RunConfig, work: Work) -> None:
-    """Make ``best/``, ``checkpoint-*/``, ``rollouts/``, ``samples.jsonl``.
+    """Train the policy.
 
     Raises:
         ConfigError: if there is nothing to train on.

@@ -1,1 +1,1 @@
-"""What a sampled reflection is worth to an algorithm: one file a term of the reward."""
+"""The terms of the reward of a sampled reflection, one in each file."""

@@ -1,4 +1,4 @@
-"""A term of the reward: what it needs to be told of a group of responses, and how it scores them."""
+"""A term of the reward: what it needs about a group of responses, and how it scores them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Reward:
-    """Scores responses; the stage adds up its terms by their weights.
+    """Scores responses; the reward is the weighted sum of the terms.
 
-    ``needs`` says what the stage gathers, once for all terms, before it asks them:
+    ``needs`` says what the stage gathers, once for all terms, before it calls :meth:`score`:
 
     - ``retries``: the frozen actor's own retry with each response (``group.retries``);
     - ``controls``: its retries without a reflection (``group.controls``), as many as :attr:`controls` says;
@@ -31,7 +31,7 @@ class Reward:
 
     @classmethod
     def from_options(cls, options: Any, reward_folder: Path) -> Self:
-        """``reward_folder``: of the stage ``reward``, with its measurements; there if the term needs the model."""
+        """``reward_folder`` is that of the stage ``reward``; it exists if the term needs the reward model."""
         return cls(options)
 
     @property
@@ -40,5 +40,5 @@ class Reward:
         return getattr(self.options, "controls", 0)
 
     async def score(self, groups: Sequence[Group]) -> list[list[float]]:
-        """For each group of this process, a score for each response, in their order. No episode of them was lost."""
+        """For each group of this process, a score for each response, in order. The groups are whole."""
         raise NotImplementedError

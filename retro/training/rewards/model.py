@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+from pydantic import ValidationError
+
+from retro.agent.records import RewardRecord
 from retro.config import ConfigError, RewardTermSection
-from retro.reading import read_json
+from retro.reading import UnreadableError, problems, read_json
 from retro.retrospective.reward_files import facts_file
 from retro.training.rewards.base import Reward
 
@@ -29,7 +32,7 @@ class ModelOptions(RewardTermSection):
 class ModelReward(Reward):
     """
     Args:
-        mean, std: of the reward model's scores; for ``standardise``.
+        mean, std: those of the reward model's scores, for ``standardise``.
     """
 
     Options = ModelOptions
@@ -41,24 +44,17 @@ class ModelReward(Reward):
 
     @classmethod
     def from_options(cls, options: ModelOptions, reward_folder: Path) -> Self:
-        """Raises ConfigError where the reward stage left no usable statistics."""
+        """
+        Raises:
+            ConfigError: if ``standardise`` finds no scale in ``reward_folder``.
+        """
         if options.score == "sigmoid":
             return cls(options)
-        path = facts_file(reward_folder)
         try:
-            facts = read_json(path)
-            mean, std = float(facts["score_mean"]), float(facts["score_std"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path}: no score_mean and score_std, which score: standardise reads ({error}); run the reward stage "
-                "again, or set ppo.reward={kind: model, score: sigmoid}"
-            ) from error
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise ConfigError(
-                f"{path}: score_std is {std}: the reward model tells no reflection from another; train it longer, or "
-                "set ppo.reward={kind: model, score: sigmoid}"
-            )
-        return cls(options, mean, std)
+            scale = measured_scale(reward_folder)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or set ppo.reward={{kind: model, score: sigmoid}}") from None
+        return cls(options, scale.mean, scale.std)
 
     async def score(self, groups: Sequence[Group]) -> list[list[float]]:
         return [[self.transform(score) for score in group.model_scores] for group in groups]
@@ -68,3 +64,23 @@ class ModelReward(Reward):
         if self.options.score == "sigmoid":
             return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
         return (score - self._mean) / self._std
+
+
+def measured_scale(reward_folder: Path) -> RewardRecord:
+    """The scale of a reward model's scores, as its stage measured it.
+
+    Raises:
+        ConfigError: if ``reward.json`` is missing or damaged, or says that all scores are equal.
+    """
+    path = facts_file(reward_folder)
+    try:
+        facts = read_json(path)
+        if facts["score_std"] == 0:
+            raise ConfigError(
+                f"{path}: score_std is 0, so all reflections have one score; train longer, run the reward stage again"
+            )
+        return RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {problems(error)}; run the reward stage again") from None
+    except (OSError, UnreadableError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: no score_mean, score_std and loss ({error}); run the reward stage again") from None

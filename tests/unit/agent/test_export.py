@@ -87,7 +87,7 @@ def _scores_in_training(config: RunConfig, reflections: list[Reflection]) -> lis
     trainer = RewardTrainer(config, Work("reward", folder, Plan("resume", ""), {}, False, config))
     restore(folder / "best", trainer.parameters, None)
     encoder: Encoder = trainer.encoder
-    group = trainer.data.train[0]
+    group = trainer.train_groups[0]
     scores = dict(zip(map(tuple, group.responses), trainer.scores([group])[0].scores, strict=True))
     return [scores[tuple(encoder.response(reflection))] for reflection in reflections]
 

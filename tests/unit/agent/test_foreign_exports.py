@@ -17,7 +17,7 @@ from retro.agent.integrity import file_records
 from retro.agent.records import ExportError, ExportRecord, served_by
 from retro.cli import main
 from retro.config import ConfigError
-from retro.training.export import reward_record
+from retro.training.rewards.model import measured_scale
 from tests.unit.agent.choices_server import Server
 
 DOCUMENT = {
@@ -300,4 +300,4 @@ def test_a_record_that_cannot_be_read_is_named(edited: Edited, content: bytes) -
 def test_a_reward_stage_without_a_scale_is_not_exported(tmp_path: Path, facts: str) -> None:
     (tmp_path / "reward.json").write_text(facts)
     with pytest.raises(ConfigError, match=r"reward\.json: .*; run the reward stage again"):
-        reward_record(tmp_path / "reward.json")
+        measured_scale(tmp_path)

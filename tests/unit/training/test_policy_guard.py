@@ -18,8 +18,17 @@ from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.rollout.attempts import Attempt
 from retro.training.policy import guard as guard_module
-from retro.training.policy.checkpoint import PolicyState, load_state, save_state
-from retro.training.policy.guard import REPLAYS, Guard, Measurement, best_metrics, log_best, with_best
+from retro.training.policy.guard import (
+    REPLAYS,
+    Guard,
+    Measurement,
+    PolicyState,
+    best_metrics,
+    load_state,
+    log_best,
+    save_state,
+    with_best,
+)
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
 RETURNS = (1.0, 0.0, 0.0, 0.0)

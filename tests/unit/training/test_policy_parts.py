@@ -19,12 +19,12 @@ from retro.models.loading import load_tokenizer
 from retro.rl.options import PpoOptions
 from retro.training.checkpoints import checkpoints, load_optimiser, new_folder, prune, save_optimiser
 from retro.training.examples import encoder_of_run, without_too_long
-from retro.training.policy.checkpoint import PolicyState, load_state, save_state
+from retro.training.policy.batch import SamplerGapError, require_small_gap
 from retro.training.policy.groups import Group, Response
+from retro.training.policy.guard import PolicyState, load_state, save_state
 from retro.training.policy.loop import learning_rate_factor
 from retro.training.policy.records import cut_samples, mean_metrics, rows_of, write_rollouts
 from retro.training.policy.run import contexts_of_step
-from retro.training.policy.sampler_gap import SamplerGapError, require_small_gap
 from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory
 
 

@@ -20,9 +20,9 @@ from retro.envs.household import HouseholdTasks
 from retro.models.adapters import SharedBase
 from retro.stage import plan_stage, run_stage
 from retro.training.collect import STAGE as COLLECT
+from retro.training.policy.batch import SamplerGapError
 from retro.training.policy.groups import Group
 from retro.training.policy.rollouts import Rollouts
-from retro.training.policy.sampler_gap import SamplerGapError
 from retro.training.policy.stage import STAGE as POLICY
 from tests.architectures import make
 from tests.policy_stage import fresh_run, metrics, policy_config, prepare, rollouts

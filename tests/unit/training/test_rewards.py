@@ -16,7 +16,7 @@ from retro.cli.estimate import most_episodes
 from retro.config import ConfigError, RewardTermSection, RunConfig, build, parse_config
 from retro.rollout.attempts import Attempt
 from retro.training.policy.groups import Group, Response
-from retro.training.policy.rollouts import Rollouts, Term
+from retro.training.policy.rollouts import Rollouts
 from retro.training.rewards.base import Reward
 from retro.training.rewards.model import ModelOptions, ModelReward
 from retro.types import Episode, Split, StopReason, Task, Trajectory
@@ -65,7 +65,7 @@ class Scores:
 
 def rollouts(reward: Any, actor: Actor, penalty: float = 0.0, temperature: float = 1.0) -> Rollouts:
     config = parse_config({"actor": {"temperature": temperature}, "ppo": {"reward": reward, "group": 2}}, "test")
-    terms = [Term(build(term, reward_folder=Path("none")), term.weight) for term in config.ppo.rewards]
+    terms = [(build(term, reward_folder=Path("none")), term.weight) for term in config.ppo.rewards]
     return Rollouts(config, Scores(), actor, terms, penalty, asyncio.Runner())  # type: ignore[arg-type]
 
 
@@ -144,10 +144,10 @@ def test_transforms_of_the_reward_models_score(tmp_path: Path) -> None:
     assert (squash(0.0), squash(800.0), squash(-800.0)) == (0.5, 1.0, 0.0)
     with pytest.raises(ConfigError, match="run the reward stage"):
         ModelReward.from_options(standardise, tmp_path)
-    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 4.0}))
+    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 4.0, "loss": "bce"}))
     assert ModelReward.from_options(standardise, tmp_path).transform(8.0) == 1.5
-    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 0.0}))
-    with pytest.raises(ConfigError, match="tells no reflection from another"):
+    (tmp_path / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 0.0, "loss": "bce"}))
+    with pytest.raises(ConfigError, match=r"all reflections have one score.*score: sigmoid"):
         ModelReward.from_options(standardise, tmp_path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax, logsigmoid
@@ -23,13 +24,14 @@ from retro.envs import make_taskset
 from retro.models.loading import load_base, load_tokenizer
 from retro.rollout.attempts import Attempt
 from retro.stage import NothingToLearnError, plan_stage, run_stage
-from retro.training.algorithms.dpo import Pair, read_pairs, require_all_pairs, to_dataset
+from retro.training.algorithms.dpo import Pair, read_pairs
 from retro.training.algorithms.grpo import GrpoOptions, share
-from retro.training.algorithms.trl import TRAINED, LentBase, StepLog, largest_divisor
+from retro.training.algorithms.trl import TRAINED, LentBase, StepLog
 from retro.training.examples import encoder_of_run
-from retro.training.policy.checkpoint import load_state
-from retro.training.policy.retries import Retries
+from retro.training.policy.guard import load_state
+from retro.training.policy.rollouts import Retries
 from retro.training.policy.stage import STAGE as POLICY
+from retro.training.trl import largest_divisor, require_kept
 from retro.types import Episode, Split, StopReason
 from tests.policy_stage import fresh_run, metrics, policy_config, prepare, rollouts
 from tests.rated_groups import BAD, GOOD, fill, group_of
@@ -153,12 +155,13 @@ def test_an_average_of_equal_returns_makes_no_pair(make_config: MakeConfig) -> N
 
 def test_a_trainer_that_changed_a_pair_is_refused() -> None:
     pairs = [Pair([1, 2], [3, 4], [5]), Pair([1], [6], [7, 8])]
-    require_all_pairs(SimpleNamespace(train_dataset=to_dataset(pairs)), pairs)
+    dataset = Dataset.from_list(list(map(asdict, pairs)))
+    require_kept(SimpleNamespace(train_dataset=dataset), pairs)
     for other in (pairs[:1], [pairs[0], Pair([1], [6], [7])]):
-        with pytest.raises(RuntimeError, match="other data than the 2 pairs"):
-            require_all_pairs(SimpleNamespace(train_dataset=to_dataset(other)), pairs)
+        with pytest.raises(RuntimeError, match="other data than the 2 examples"):
+            require_kept(SimpleNamespace(train_dataset=Dataset.from_list(list(map(asdict, other)))), pairs)
     with pytest.raises(RuntimeError, match="other data"):
-        require_all_pairs(SimpleNamespace(train_dataset=to_dataset(pairs).rename_column("prompt_ids", "ids")), pairs)
+        require_kept(SimpleNamespace(train_dataset=dataset.rename_column("prompt_ids", "ids")), pairs)
 
 
 def test_dpo_without_a_guard_asks_no_actor_and_keeps_the_last(fresh: MakeConfig, tmp_path: Path) -> None:
