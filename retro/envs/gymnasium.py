@@ -8,54 +8,53 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from retro.envs.base import (
-    EnvironmentFailedError,
-    ReplayedEnvironment,
-    StepResult,
-    TaskSet,
-    UnknownTaskError,
-)
+from pydantic import Field, FiniteFloat, SkipValidation
+
+from retro.config import PositiveInt
+from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult, TaskSet, UnknownTaskError
+from retro.envs.options import checked
 from retro.types import Split, Task
 
 _SPLIT_SIZE = 1_000_000
 _FIRST_SEED = {Split.TRAIN: 0, Split.VALIDATION: _SPLIT_SIZE, Split.TEST: 2 * _SPLIT_SIZE}
 _GRID = 2**30
-"""Returns are rounded to this fraction, so that their differences, the rewards, add up exactly."""
+"""Returns are rounded to multiples of 1 / this, so that their differences, the rewards, add up exactly."""
 _MOST_ECHOED = 100
 _MOST_LISTED = 600
 
 
 class GymnasiumTasks(TaskSet):
-    """A million seeds a split, each a task called ``seed-N``.
+    """A million seeds in each split; each is a task called ``seed-N``.
 
     Args:
-        id: A registered environment; ``module:Env-v0`` imports the module that registers it first.
-        kwargs: What the environment is made with.
-        actions: What the actor may write. Needed where actions are no texts (``gymnasium.spaces.Text``): the names of a
+        id: a registered environment; ``module:Env-v0`` first imports the module that registers it.
+        kwargs: the arguments of the environment.
+        actions: what the actor may write. Needed unless actions are texts (``gymnasium.spaces.Text``): the names of a
             ``Discrete`` space's actions in their order, or a mapping from each text to the action as JSON.
-        horizon: Steps after which a play is truncated, counting those whose action was none; by default the number that
-            the environment is registered with.
-        return_range: The sums of rewards that count as a return of 0 and of 1; what lies outside is clipped.
-        success_at: The return from which a play that is over is a success, where its ``info`` has no ``success``.
-        blocking: Whether a step waits for another process or a server.
+        horizon: the step limit, which also counts invalid actions; by default the one that the environment is
+            registered with.
+        return_range: the sums of rewards that count as a return of 0 and of 1; sums outside are clipped.
+        success_at: the return from which a finished play is a success, if its ``info`` has no ``success``.
+        blocking: whether a step waits for another process or a server.
 
     Raises:
-        ValueError: for an environment that cannot be made or does not speak in texts, actions that it does not have, or
-            options out of range.
+        ValueError: for an environment that cannot be made or has other observations than texts, unknown actions, or a
+            wrong option.
     """
 
     name = "gymnasium"
 
+    @checked
     def __init__(
         self,
         id: str,
         kwargs: Mapping[str, Any] | None = None,
-        actions: Sequence[str] | Mapping[str, Any] | None = None,
-        horizon: int | None = None,
-        return_range: Sequence[float] = (0.0, 1.0),
-        success_at: float = 1.0,
+        actions: SkipValidation[Sequence[str] | Mapping[str, Any] | None] = None,
+        horizon: PositiveInt | None = None,
+        return_range: Annotated[Sequence[FiniteFloat], Field(min_length=2, max_length=2)] = (0.0, 1.0),
+        success_at: FiniteFloat = 1.0,
         blocking: bool = False,
     ) -> None:
         self._id = id
@@ -73,7 +72,7 @@ class GymnasiumTasks(TaskSet):
         if not isinstance(opening, str):
             raise ValueError(
                 f"gymnasium: {id!r} opens with {type(opening).__name__}, not with a text; register it with a "
-                "gymnasium.ObservationWrapper that says what is seen"
+                "gymnasium.ObservationWrapper that describes it"
             )
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
@@ -89,10 +88,8 @@ class GymnasiumTasks(TaskSet):
         return GymnasiumPlay(self._engine(), int(number), self._actions, self._rules)
 
     def _engine(self) -> Any:
-        try:
-            import gymnasium
-        except ModuleNotFoundError:
-            raise ValueError("gymnasium is not installed: pip install 'retro[gymnasium]'") from None
+        import gymnasium
+
         try:
             return gymnasium.make(self._id, disable_env_checker=True, **self._kwargs)
         # Before 1.4, gymnasium only asserts that the id is a string.
@@ -112,7 +109,6 @@ class GymnasiumPlay(ReplayedEnvironment):
 
     @property
     def horizon(self) -> int:
-        """Steps after which it is truncated."""
         return self._rules.horizon
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -139,12 +135,12 @@ class GymnasiumPlay(ReplayedEnvironment):
         return _text(observation), self._count(info), self._terminated, self._truncated, {"success": self._success}
 
     def _count(self, info: Mapping[str, Any]) -> float:
-        """Bring return, ends and success up to date; what the step added to the return."""
+        """Update return, ends and success; return the step's reward."""
         rules, before = self._rules, self._return
         self._return = rules.return_of(self._sum)
         over = bool(self._terminated or self._truncated) or len(self.played) >= rules.horizon
         self._success = bool(info.get("success", over and self._return >= rules.success_at))
-        self._terminated = bool(self._terminated) or self._success  # some report success and go on
+        self._terminated = bool(self._terminated) or self._success  # some environments report success and continue
         self._truncated = over and not self._terminated
         return self._return - before
 
@@ -153,16 +149,16 @@ class GymnasiumPlay(ReplayedEnvironment):
 
 
 class Actions(Protocol):
-    """What an actor may write, and what it means."""
+    """The texts that an actor may write, and the actions that they mean."""
 
     allowed: str
-    """In a few words."""
+    """A few words that say what is allowed."""
 
     def meant_by(self, text: str) -> Any:
         """The environment's action.
 
         Raises:
-            KeyError: if there is none that is written so.
+            KeyError: if the text means none.
         """
         ...
 
@@ -181,7 +177,7 @@ class TextActions(Actions):
 
 
 class NamedActions(Actions):
-    """The actions of any space that are given a name; upper and lower case are the same."""
+    """Named actions of any space; upper and lower case are the same."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = {name.casefold(): action for name, action in named.items()}
@@ -224,13 +220,13 @@ def _action(space: Any, name: str, value: Any) -> Any:
     except (TypeError, ValueError, IndexError, KeyError):
         action = None
     if action is None or not space.contains(action):
-        raise ValueError(f"gymnasium: actions: {name!r}: {value!r} is no action of {space}")
+        raise ValueError(f"gymnasium: actions: {name!r}: {value!r} is not an action of {space}")
     return action
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a play ends, and what it is worth."""
+    """When a play ends, and its return."""
 
     low: float
     high: float
@@ -244,22 +240,12 @@ class Rules:
 
 
 def _rules(return_range: Sequence[float], success_at: float, horizon: int | None) -> Rules:
-    if not isinstance(return_range, Sequence) or len(return_range) != 2 or not all(map(_is_number, return_range)):
-        raise ValueError(f"gymnasium: return_range: must be two numbers [low, high], not {return_range!r}")
-    low, high = map(float, return_range)
+    low, high = return_range
     if low >= high:
         raise ValueError(f"gymnasium: return_range: {low:g} must be below {high:g}")
-    if not _is_number(success_at):
-        raise ValueError(f"gymnasium: success_at: must be a number, not {success_at!r}")
     if horizon is None:
         raise ValueError("gymnasium: horizon: the environment is registered without a step limit: give one")
-    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
-        raise ValueError(f"gymnasium: horizon: must be a number of steps, 1 or more, not {horizon!r}")
-    return Rules(low, high, float(success_at), horizon)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return Rules(low, high, success_at, horizon)
 
 
 def _text(observation: object) -> str:

@@ -16,9 +16,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from retro.config import NonNegativeInt
 from retro.envs.base import Environment, TaskSet, UnknownTaskError
+from retro.envs.options import checked
 from retro.types import Split, Task
 
 KINDS = ("pick", "look", "clean", "heat", "cool", "pick two")
@@ -331,12 +335,10 @@ class HouseholdTasks(TaskSet):
 
     name = "household"
 
-    def __init__(self, places: int = 11, slack: int = 2) -> None:
-        most = sum(PLACES.values())
-        if not isinstance(places, int) or not 4 <= places <= most:
-            raise ValueError(f"household: places must be a whole number in 4..{most}, not {places!r}")
-        if not isinstance(slack, int) or slack < 0:
-            raise ValueError(f"household: slack must be a whole number from 0 on, not {slack!r}")
+    @checked
+    def __init__(
+        self, places: Annotated[int, Field(ge=4, le=sum(PLACES.values()))] = 11, slack: NonNegativeInt = 2
+    ) -> None:
         self._places = places
         self._slack = slack
 

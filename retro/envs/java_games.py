@@ -1,24 +1,27 @@
-"""Plays of games that run in Java processes: who has which process, and how a game is one environment."""
+"""Games that run in Java processes: which play has which process, and how a game becomes an environment."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import Any, TypeVar
 
-from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult
-from retro.envs.java import JavaProcess
+from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult, TaskSet
+from retro.envs.java import JavaProcess, find_java
 from retro.types import Task
 
+T = TypeVar("T")
 MAX_ACTION_CHARS = 200
-"""A longer text is no action: it is refused before the engine's parser sees it."""
+"""A longer text is refused before the engine's parser sees it."""
 _ECHO_CHARS = 100
 _OVER = "The play is over: nothing changes any more."
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # eq would ask Java
+@dataclass(frozen=True, slots=True, eq=False)  # comparing the fields would call Java
 class Engine:
     """Upstream's interface to one game at a time, in its process."""
 
@@ -26,26 +29,26 @@ class Engine:
     interface: Any
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the interface; raises as :meth:`JavaProcess.call`."""
+        """Call a method of the interface (:meth:`JavaProcess.call`)."""
         return self.process.call(self.interface, method, *arguments)
 
     def texts(self, method: str, *arguments: Any) -> list[str]:
         """Call a method that returns a Java list of strings."""
         strings = self.call(method, *arguments)
-        found = [str(self.process.call(strings, "get", place)) for place in range(self.process.call(strings, "size"))]
+        found = [str(self.process.call(strings, "get", index)) for index in range(self.process.call(strings, "size"))]
         self.process.release(strings)
         return found
 
 
 class EnginePool:
-    """Where plays get their engines from: each in a process of its own, started when it is needed, and used again.
+    """The engines that plays use, each in its own process, which is started when it is needed and then used again.
 
-    Upstream's games share state within a process, so that two plays in one would not be two plays.
+    Upstream's games share state within a process, so two plays in one process would disturb each other.
 
     Args:
-        start: Starts a process.
-        interface: The Java class of upstream's interface.
-        most: How many engines plays have at once.
+        start: starts a process.
+        interface: the Java class of upstream's interface.
+        most: the number of engines that plays can have at once.
     """
 
     def __init__(self, start: Callable[[], JavaProcess], interface: str, most: int) -> None:
@@ -58,10 +61,10 @@ class EnginePool:
         self._starting = 0
 
     def borrow(self, wait: bool = True) -> Engine:
-        """An engine that nobody else uses, until it is given back.
+        """An engine that nobody else uses until it is given back.
 
         Args:
-            wait: Whether to wait while ``most`` are in use. Who asks between the plays must not: they may wait for it.
+            wait: whether to wait while ``most`` are in use. What is not a play must not wait: plays may wait for it.
 
         Raises:
             EnvironmentFailedError: if no process starts.
@@ -89,7 +92,7 @@ class EnginePool:
         return engine
 
     def give_back(self, engine: Engine) -> None:
-        """Once an engine is not used any more, also if its process died."""
+        """Return an engine that is not used any more, even if its process died."""
         with self._changed:
             if engine in self._lent:
                 self._lent.remove(engine)
@@ -101,7 +104,7 @@ class EnginePool:
             engine.process.close()
 
     def close(self) -> None:
-        """Stop all processes, also those in use. A later play starts anew."""
+        """Stop all processes, even those in use. A later play starts a new one."""
         with self._changed:
             engines = [*self._idle, *self._lent]
             self._idle.clear()
@@ -117,39 +120,41 @@ class EnginePool:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a game answers."""
+    """The answer of a game."""
 
     observation: str
     score: float
-    """Upstream's, at most 1; negative after a fatal mistake."""
+    """Upstream's score, at most 1; negative after a fatal mistake."""
     over: bool = False
 
 
 class Game(ABC):
-    """One task of one upstream package, on an engine that it is given for every call."""
+    """One task of an upstream package. Each call gets an engine."""
 
     @abstractmethod
     def start(self, engine: Engine) -> Turn:
-        """Begin at the beginning, whatever the engine played before."""
+        """Start the task, whatever the engine played before."""
 
     @abstractmethod
     def act(self, engine: Engine, action: str) -> Turn:
         """One action: a line of printable characters."""
 
+    @abstractmethod
+    def solve(self, engine: Engine) -> tuple[str, ...]:
+        """Actions that solve the task, from upstream's scripted agent."""
+
     @property
     @abstractmethod
     def allowed(self) -> str:
-        """A sentence or two that say which actions there are."""
+        """A sentence or two about the actions that there are."""
 
 
 class JavaPlay(ReplayedEnvironment):
-    """One play of a game: its return is upstream's last score, a negative one counted as 0.
+    """One play of a game. Its return is upstream's last score; a negative score counts as 0.
 
     Args:
-        task: What is played.
-        game: It, in upstream's words.
-        engines: Where the engine comes from, at the reset; it is given back by :meth:`close`.
-        steps: The step limit.
+        engines: the pool that lends an engine from :meth:`reset` to :meth:`close`.
+        steps: the step limit.
     """
 
     def __init__(self, task: Task, game: Game, engines: EnginePool, steps: int) -> None:
@@ -167,7 +172,9 @@ class JavaPlay(ReplayedEnvironment):
             self._engine = self._engines.borrow()
         self.played = []
         opening = self._asked(self._game.start)
-        self._turn = Turn(opening.observation, 0.0, opening.over)  # what the start is worth, the first step is paid
+        self._turn = Turn(
+            opening.observation, 0.0, opening.over
+        )  # the score of the start is part of the first step's reward
         return opening.observation, {"success": False}
 
     def step(self, action: str) -> StepResult:
@@ -192,7 +199,7 @@ class JavaPlay(ReplayedEnvironment):
             self._engines.give_back(engine)
 
     def __del__(self) -> None:
-        self.close()  # a play that was forgotten must not keep its engine from others
+        self.close()  # a play that was forgotten must not keep its engine
 
     @property
     def _success(self) -> bool:
@@ -215,24 +222,68 @@ class JavaPlay(ReplayedEnvironment):
             raise
 
 
-def at_least_one(environment: str, option: str, value: Any) -> int:
-    """``value``, which must be a whole number of at least 1.
+class JavaTasks(TaskSet):
+    """The tasks of games in one jar.
+
+    Args:
+        jar: the package's jar.
+        interface: the Java class of upstream's interface.
+        steps: the step limit.
+        engines: the number of Java processes that play at once.
 
     Raises:
-        ValueError: if it is not; names the option.
+        ValueError: if there is no Java.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{environment}: {option} must be a whole number of at least 1, not {value!r}")
-    return value
+
+    blocking = True
+
+    def __init__(self, jar: str, interface: str, steps: int, engines: int) -> None:
+        self._steps = steps
+        self._engines = EnginePool(partial(JavaProcess, self.name, find_java(), Path(jar)), interface, engines)
+        self._gold: dict[str, tuple[str, ...]] = {}
+
+    def make(self, task: Task) -> JavaPlay:
+        return JavaPlay(task, self._game(task), self._engines, self._steps)
+
+    def oracle(self, task: Task) -> str | None:
+        """The actions of :meth:`gold_path`, which may be more than the step limit."""
+        actions = self.gold_path(task)
+        return f"these actions, in this order, solve the task: {'; '.join(actions)}." if actions else None
+
+    def gold_path(self, task: Task) -> tuple[str, ...]:
+        """Actions that solve a task (:meth:`Game.solve`), computed once for each task set.
+
+        Raises:
+            UnknownTaskError: if the id is not one of this environment's.
+            EnvironmentFailedError: if its engine fails.
+        """
+        game = self._game(task)
+        if task.id not in self._gold:
+            self._gold[task.id] = self._asked(game.solve)
+        return self._gold[task.id]
+
+    def close(self) -> None:
+        self._engines.close()
+
+    def _game(self, task: Task) -> Game:
+        raise NotImplementedError
+
+    def _asked(self, ask: Callable[[Engine], T]) -> T:
+        """The answer of an engine that is borrowed for one question."""
+        engine = self._engines.borrow(wait=False)
+        try:
+            return ask(engine)
+        finally:
+            self._engines.give_back(engine)
 
 
 def echo(action: str) -> str:
-    """An action as a message repeats it: at most 100 characters."""
+    """At most 100 characters of an action, for a message."""
     return action if len(action) <= _ECHO_CHARS else f"{action[: _ECHO_CHARS - 1]}…"
 
 
 def _problem(action: str) -> str:
-    """Why a text is no action at all; empty if it may be one."""
+    """Why a text cannot be an action; empty if it can."""
     if not action:
         return "That is no action."
     if not action.isprintable():

@@ -1,7 +1,7 @@
 """TextWorldExpress (Jansen and Côté 2022, arXiv 2208.01174): eight kinds of short text games, fast.
 
-The engine of the package ``textworld-express`` (1.1.0, Apache-2.0) runs in Java, one process a play: within a process,
-plays of one task would move one another's things.
+The engine of the package ``textworld-express`` (1.1.0, Apache-2.0) runs in Java, with one process for each play, since
+plays in one process would share the things of a task.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from retro.envs.base import TaskSet, UnknownTaskError
-from retro.envs.java import JavaProcess, find_java
-from retro.envs.java_games import Engine, EnginePool, Game, JavaPlay, Turn, at_least_one, echo
+from retro.config import PositiveInt
+from retro.envs.base import UnknownTaskError
+from retro.envs.java_games import Engine, Game, JavaTasks, Turn, echo
+from retro.envs.options import Names, checked, chosen
 from retro.types import Split, Task
 
 _ROOMS = "look around, inventory, move DIRECTION, open/close door to DIRECTION"
@@ -31,11 +31,11 @@ GAMES = {
     "simonsays": "what Simon says, word by word",
     "peckingorder": "look around, inventory, read instructions book, take THING, put THING in PLACE",
 }
-"""The games, and which actions each has."""
+"""The games, with the actions of each."""
 
 _INTERFACE = "textworldexpress.runtime.PythonInterface"
 _SPLITS = {Split.TRAIN: ("train", 0), Split.VALIDATION: ("dev", 10_000), Split.TEST: ("test", 20_000)}
-"""Upstream's name of a split, and its first seed; a game's words are split, too."""
+"""Upstream's name of a split, and its first seed. The words of a game are split, too."""
 _SEEDS = 1_000
 _UNKNOWN = "Unknown action"
 _WALKS = 3
@@ -60,32 +60,38 @@ class TextworldExpressGame(Game):
         return Turn(f"{engine.call('getTaskDescription').strip()}\n\n{turn.observation}", turn.score, turn.over)
 
     def act(self, engine: Engine, action: str) -> Turn:
-        # Upstream takes an action only in its own spelling, capitals included.
+        # Upstream takes an action only in its own spelling, including capitals.
         turn = self._turn(_said(engine, self._valid.get(action.casefold(), action)))
         if turn.observation.startswith(_UNKNOWN):
             return Turn(f"'{echo(action)}' is not possible here. {self.allowed}", turn.score, turn.over)
         return turn
 
-    def walk(self, engine: Engine) -> list[str]:
-        """The way of upstream's scripted agent to the end, without the detours that can be left out."""
+    def solve(self, engine: Engine) -> tuple[str, ...]:
+        """The shortest of a few walks of upstream's agent, which walks at random (not from our seeds), and often for
+        longer than the step limit."""
+        walks = [self._walk(engine) for _ in range(_WALKS)]
+        return min(walks, key=lambda path: (len(path), path))
+
+    def _walk(self, engine: Engine) -> tuple[str, ...]:
+        """One walk of upstream's agent, without the detours that came back to an earlier state."""
         self._begun(engine, gold=True)
-        path = engine.texts("getGoldActionSequence")
+        path = tuple(engine.texts("getGoldActionSequence"))
         states = self._states(engine, path)
-        place = 0
-        while place < len(path):
-            for later in range(len(path) - 1, place, -1):
-                if states[later] != states[place]:
+        start = 0
+        while start < len(path):
+            for end in range(len(path) - 1, start, -1):
+                if states[end] != states[start]:
                     continue
-                shorter = path[:place] + path[later:]
+                shorter = path[:start] + path[end:]
                 then = self._states(engine, shorter)
-                if then[-1] == states[-1]:  # a detour that opened a door elsewhere was none
+                if then[-1] == states[-1]:  # not if the detour was needed, such as for opening a door elsewhere
                     path, states = shorter, then
                     break
-            place += 1
+            start += 1
         return path
 
     def _states(self, engine: Engine, path: Sequence[str]) -> list[tuple[Any, ...]]:
-        """All that upstream tells of where a game stands, at the start and after every action."""
+        """All that upstream says about the state of a game, at the start and after every action."""
         said = [self._begun(engine), *(_said(engine, action) for action in path)]
         return [
             (one["tasksuccess"], one["look"], one["inventory"], one["score"], set(one["validActions"])) for one in said
@@ -101,113 +107,60 @@ class TextworldExpressGame(Game):
         return Turn(said["observation"].strip(), said["score"], said["tasksuccess"] or said["taskfailure"])
 
 
-class TextworldExpressTasks(TaskSet):
-    """TextWorldExpress's tasks: of every game, upstream's 1,000 train, 1,000 development and 1,000 test seeds.
+class TextworldExpressTasks(JavaTasks):
+    """TextWorldExpress's tasks: upstream's 1,000 train, 1,000 development and 1,000 test seeds of every game.
 
     Args:
-        games: Which of the eight; all by default.
-        parameters: Of a game, in upstream's words: ``{"coin": "numLocations=5,includeDoors=0"}``.
-        steps: The step limit.
-        engines: How many Java processes play at once. More plays wait for one.
+        games: some of the eight; all by default.
+        parameters: of a game, in upstream's words: ``{"coin": "numLocations=5,includeDoors=0"}``.
+        steps: the step limit.
+        engines: the number of Java processes that play at once. Further plays wait.
 
     Raises:
-        ValueError: for a game or a parameter that there is not, or if there is no Java.
+        ValueError: for an unknown game or parameter, or if there is no Java.
     """
 
     name = "textworld-express"
-    blocking = True
 
+    @checked
     def __init__(
         self,
-        games: Sequence[str] = tuple(GAMES),
+        games: Names = tuple(GAMES),
         parameters: Mapping[str, str] | None = None,
-        steps: int = 50,
-        engines: int = 16,
+        steps: PositiveInt = 50,
+        engines: PositiveInt = 16,
     ) -> None:
-        try:
-            from textworld_express.constants import JAR_PATH
-        except ImportError as error:
-            raise ValueError(f"textworld-express needs {error.name}: pip install 'retro[textworld-express]'") from None
-        self._games = _chosen(games)
-        self._steps = at_least_one(self.name, "steps", steps)
-        engines = at_least_one(self.name, "engines", engines)
-        start = partial(JavaProcess, self.name, find_java(), Path(JAR_PATH))
-        self._engines = EnginePool(start, _INTERFACE, engines)
-        self._gold: dict[str, tuple[str, ...]] = {}
-        self._parameters = self._checked({} if parameters is None else parameters)
+        from textworld_express.constants import JAR_PATH
+
+        self._games = chosen(self.name, "games", games, list(GAMES))
+        super().__init__(JAR_PATH, _INTERFACE, steps, engines)
+        self._parameters = dict(parameters or {})
+        for kind, text in self._parameters.items():
+            if kind not in self._games:
+                raise ValueError(f"textworld-express: parameters: {kind!r} is not one of `games`")
+            self._asked(partial(load, kind=kind, parameters=text))
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
-        """The games in turn, each with its seeds in order."""
+        """One task of each game in turn, each with its seeds in order."""
         held = _SEEDS * len(self._games)
         if offset + count > held:
             raise ValueError(f"textworld-express: split {split} has {held:,} tasks, {offset + count:,} were asked for")
         first = _SPLITS[split][1]
-        places = (divmod(place, len(self._games)) for place in range(offset, offset + count))
+        turns = (divmod(index, len(self._games)) for index in range(offset, offset + count))
         return [
-            Task(self.name, f"{self._games[game]}/{first + turn}", split, self._games[game]) for turn, game in places
+            Task(self.name, f"{self._games[game]}/{first + turn}", split, self._games[game]) for turn, game in turns
         ]
 
-    def make(self, task: Task) -> JavaPlay:
-        return JavaPlay(task, self._game(task), self._engines, self._steps)
-
-    def oracle(self, task: Task) -> str | None:
-        """A solution, made of upstream's own."""
-        actions = self.gold_path(task)
-        return f"these actions, in this order, solve the task: {'; '.join(actions)}." if actions else None
-
-    def gold_path(self, task: Task) -> tuple[str, ...]:
-        """Actions that solve a task: what is left of upstream's scripted agent's without its detours.
-
-        It walks at random, from no seed of ours, and often for longer than the step limit. Of a few walks, each cut
-        where it came back to a state that it had been in, the shortest one is taken, once a task set.
-
-        Raises:
-            UnknownTaskError: if the id is not one of this environment's.
-            EnvironmentFailedError: if its engine fails.
-        """
-        game = self._game(task)
-        if task.id not in self._gold:
-            engine = self._engines.borrow(wait=False)
-            try:
-                walks = [tuple(game.walk(engine)) for _ in range(_WALKS)]
-                self._gold[task.id] = min(walks, key=lambda path: (len(path), path))
-            finally:
-                self._engines.give_back(engine)
-        return self._gold[task.id]
-
-    def close(self) -> None:
-        self._engines.close()
-
     def _game(self, task: Task) -> TextworldExpressGame:
-        kind, seed, fold = self._parsed(task)
-        return TextworldExpressGame(kind, self._parameters.get(kind, ""), seed, fold)
-
-    def _parsed(self, task: Task) -> tuple[str, int, str]:
         kind, _, number = task.id.rpartition("/")
         if kind in self._games and number.isdecimal() and str(int(number)) == number:
             for fold, first in _SPLITS.values():
                 if first <= int(number) < first + _SEEDS:
-                    return kind, int(number), fold
+                    return TextworldExpressGame(kind, self._parameters.get(kind, ""), int(number), fold)
         raise UnknownTaskError(
             f"textworld-express: no task {task.id!r} of these games; ids look like {self._games[0]}/0 (train), "
             f"{self._games[0]}/10000 (validation), {self._games[0]}/20000 (test)"
         )
-
-    def _checked(self, parameters: Mapping[str, str]) -> dict[str, str]:
-        """The parameters, once the engine has taken them."""
-        if not isinstance(parameters, Mapping):
-            raise ValueError(f"textworld-express: parameters must map a game to a text, not {parameters!r}")
-        for kind, text in parameters.items():
-            if kind not in self._games or not isinstance(text, str):
-                raise ValueError(
-                    f"textworld-express: parameters: {kind!r}: {text!r} must be a game of `games` and a text"
-                )
-            engine = self._engines.borrow(wait=False)
-            try:
-                load(engine, kind, text)
-            finally:
-                self._engines.give_back(engine)
-        return dict(parameters)
 
 
 def _said(engine: Engine, action: str) -> dict[str, Any]:
@@ -216,7 +169,7 @@ def _said(engine: Engine, action: str) -> dict[str, Any]:
 
 
 def load(engine: Engine, kind: str, parameters: str) -> None:
-    """Have the next games of an engine be of a kind.
+    """Set the kind of an engine's next games.
 
     Raises:
         ValueError: for parameters that the kind does not take.
@@ -224,12 +177,3 @@ def load(engine: Engine, kind: str, parameters: str) -> None:
     problem = engine.call("load", kind, parameters)
     if problem:
         raise ValueError(f"textworld-express: parameters of {kind}: {problem.strip()}")
-
-
-def _chosen(games: Any) -> list[str]:
-    if isinstance(games, str) or not isinstance(games, Sequence) or not games:
-        raise ValueError(f"textworld-express: games must be a list of names, not {games!r}")
-    unknown = [game for game in games if game not in list(GAMES)]
-    if unknown:
-        raise ValueError(f"textworld-express: games: there is no {unknown[0]!r}; there are: {', '.join(GAMES)}")
-    return [game for game in GAMES if game in games]

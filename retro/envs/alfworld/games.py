@@ -84,10 +84,10 @@ def open_games(source: str) -> Games:
     return GameFolder(path) if path.is_dir() else GameTable(path)
 
 
-def sources_of(data: str | Mapping[str, str]) -> str | dict[str, str]:
-    """``data`` as it is, but a folder of the release is one source for each split."""
+def sources_of(data: str | Mapping[str, str]) -> str | Mapping[str, str]:
+    """``data`` itself, except that the folder of the release becomes one source for each split."""
     if not isinstance(data, str):
-        return dict(data)
+        return data
     folders = {split: Path(data) / folder for split, folder in RELEASE_FOLDERS.items()}
     found = {split: str(folder) for split, folder in folders.items() if folder.is_dir()}
     return found or data

@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import SkipValidation
+
+from retro.config import PositiveInt
 from retro.envs.base import TaskSet, UnknownTaskError
 from retro.envs.hotpotqa.documents import DocumentStore, OfflineDocuments, Page
 from retro.envs.hotpotqa.play import SENTENCES_SHOWN, HotpotQA, echo
 from retro.envs.hotpotqa.questions import SUFFIXES, Question, read_entries
 from retro.envs.hotpotqa.wikipedia import Wikipedia, wikipedia_options
+from retro.envs.options import checked
 from retro.envs.sources import existing, sources_by_split, split_of
 from retro.types import Split, Task
 
 NAME = "hotpotqa"
-STORES = ("offline", "wikipedia")
 REMEDY = "get hotpot_train_v1.1.json and hotpot_dev_distractor_v1.json from hotpotqa.github.io"
 
 
@@ -32,38 +35,33 @@ class _Loaded:
 class HotpotQATasks(TaskSet):
     """The questions of HotPotQA's files, official JSON or parquet. Nothing is read before a task is asked for.
 
-    A question of several files belongs to the test split's file first, then to validation's, then to train's. Where
-    splits name one file, they share it (:func:`retro.envs.sources.split_of`).
+    A question in several files belongs to the test split's file if that has it, else to validation's, else to train's.
+    Splits that name the same file share it (:func:`retro.envs.sources.split_of`).
 
     Args:
-        data: A file of questions, or one for each split.
-        documents: Further such files, whose paragraphs are pages, too.
-        store: ``offline``: the pages are the paragraphs of all files. ``wikipedia``: those of a MediaWiki server.
-        steps: The most actions of a play.
-        wikipedia: How the server is asked: the fields of :class:`retro.envs.hotpotqa.wikipedia.WikipediaOptions`.
+        data: a file of questions, or one for each split.
+        documents: further such files, of which only the paragraphs are used, as pages.
+        store: where pages come from: ``offline`` from the paragraphs of all files, ``wikipedia`` from a MediaWiki.
+        steps: the step limit.
+        wikipedia: the fields of :class:`retro.envs.hotpotqa.wikipedia.WikipediaOptions`.
 
     Raises:
-        ValueError: for an option that is wrong, or a file that is not there.
+        ValueError: for a wrong option, or a file that does not exist.
     """
 
     name = NAME
 
+    @checked
     def __init__(
         self,
-        data: str | Mapping[str, str] | None = None,
+        data: SkipValidation[str | Mapping[str, str] | None] = None,
         documents: Sequence[str] = (),
-        store: str = "offline",
-        steps: int = 6,
+        store: Literal["offline", "wikipedia"] = "offline",
+        steps: PositiveInt = 6,
         wikipedia: Mapping[str, Any] | None = None,
     ) -> None:
         if not data:
             raise ValueError(f"hotpotqa: data: name a file of questions; {REMEDY}")
-        if store not in STORES:
-            raise ValueError(f"hotpotqa: store: {store!r} is none; there are {' and '.join(STORES)}")
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise ValueError(f"hotpotqa: steps must be a whole number from 1 on, not {steps!r}")
-        if not isinstance(documents, (list, tuple)):
-            raise ValueError(f"hotpotqa: documents must be a list of files, not {documents!r}")
         self._paths = {split: _question_file(source) for split, source in sources_by_split(data, NAME).items()}
         self._documents = [_question_file(source) for source in documents]
         self._steps = steps
@@ -140,9 +138,7 @@ class HotpotQATasks(TaskSet):
         return _Loaded(questions, by_split, OfflineDocuments(pages.values()))
 
 
-def _question_file(source: Any) -> Path:
-    if not isinstance(source, str):
-        raise ValueError(f"hotpotqa: {source!r} is no file name; {REMEDY}")
+def _question_file(source: str) -> Path:
     path = existing(source, NAME, REMEDY).resolve()
     if path.suffix not in SUFFIXES:
         raise ValueError(f"hotpotqa: {source}: a file of questions ends in {' or '.join(SUFFIXES)}")

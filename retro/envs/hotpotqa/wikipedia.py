@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+
+from retro.config import NonNegativeInt, PositiveFloat, Section
 from retro.envs.base import EnvironmentFailedError
 from retro.envs.hotpotqa.documents import MOST_SIMILAR, DocumentStore, Page, title_key
 from retro.envs.hotpotqa.mediawiki import MediaWiki
+from retro.reading import problems
 
 _NOT_IN_TITLES = re.compile(r"[#<>\[\]{}|]")
 _MAX_TITLE_BYTES = 255
@@ -27,83 +30,66 @@ _ABBREVIATION = re.compile(
 """Words whose full stop is their own: initials, ``U.S``, titles, months."""
 
 
-@dataclass(frozen=True, slots=True)
-class WikipediaOptions:
-    """How the server is asked; see :class:`retro.envs.hotpotqa.mediawiki.MediaWiki`."""
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a wrong port or IPv6 address
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise ValueError("must be the http(s) address of an api.php")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or a password, since it is written to logs")
+    return url
 
-    base_url: str = "https://en.wikipedia.org/w/api.php"
-    cache: str | None = None
-    timeout_seconds: float = 20.0
-    contact: str = ""
-    max_retries: int = 5
+
+def _header(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must be one line of ASCII, since it is part of an HTTP header")
+    return text
+
+
+class WikipediaOptions(Section):
+    """How the server is asked; :class:`retro.envs.hotpotqa.mediawiki.MediaWiki` explains each option."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+    base_url: Annotated[str, AfterValidator(_address)] = "https://en.wikipedia.org/w/api.php"
+    cache: Annotated[str, Field(min_length=1)] | None = None
+    timeout_seconds: PositiveFloat = 20.0
+    contact: Annotated[str, AfterValidator(_header)] = ""
+    max_retries: NonNegativeInt = 5
 
 
 def wikipedia_options(given: Mapping[str, Any]) -> WikipediaOptions:
-    """The options of a config, checked.
+    """The options of a config.
 
     Raises:
-        ValueError: names the option that is unknown or wrong.
+        ValueError: naming the option that is unknown or wrong.
     """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"wikipedia must be a mapping of options, not {given!r}")
-    known = [field.name for field in fields(WikipediaOptions)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(f"wikipedia: {unknown[0]!r} is no option; there are {', '.join(known)}")
-    options = WikipediaOptions(**given)
-    _check(options)
-    return options
-
-
-def _check(options: WikipediaOptions) -> None:
-    address = _address(options.base_url)
-    if address is None:
-        raise ValueError("wikipedia: base_url must be the http(s) address of an api.php")
-    if address.username or address.password:
-        raise ValueError("wikipedia: base_url must hold no user name and no password: it is written to logs")
-    if options.cache is not None and (not isinstance(options.cache, str) or not options.cache):
-        raise ValueError(f"wikipedia: cache must be a file name, not {options.cache!r}")
-    timeout = options.timeout_seconds
-    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
-        raise ValueError(f"wikipedia: timeout_seconds must be a number above 0, not {timeout!r}")
-    if not isinstance(options.contact, str) or not options.contact.isascii() or not options.contact.isprintable():
-        raise ValueError("wikipedia: contact must be one line of ASCII: it is part of an HTTP header")
-    retries = options.max_retries
-    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-        raise ValueError(f"wikipedia: max_retries must be a whole number from 0 on, not {retries!r}")
-
-
-def _address(url: object) -> SplitResult | None:
-    if not isinstance(url, str) or not url.isprintable() or " " in url:
-        return None
     try:
-        address = urlsplit(url)
-        known = address.scheme in ("http", "https") and address.hostname and address.port != 0
-    except ValueError:  # a port or an IPv6 address that is not one
-        return None
-    return address if known else None
+        return WikipediaOptions.model_validate(given)
+    except ValidationError as error:
+        known = ", ".join(WikipediaOptions.model_fields)
+        raise ValueError(f"wikipedia: {problems(error)}; the options are {known}") from None
 
 
 class Wikipedia(DocumentStore):
     """The pages of a MediaWiki with the extensions TextExtracts and Disambiguator, as Wikipedia has them.
 
     Args:
-        options: How the server is asked.
-        pause: Waits for some seconds before a request is sent again.
+        pause: waits for some seconds before a request is sent again.
 
     Raises:
-        ValueError: if the cache is a file, but no cache of ours.
+        ValueError: if the cache is a file of another kind.
     """
 
     def __init__(self, options: WikipediaOptions, pause: Callable[[float], None] = time.sleep) -> None:
-        self.wiki = MediaWiki(
-            options.base_url, options.cache, options.timeout_seconds, options.contact, options.max_retries, pause
-        )
+        self.wiki = MediaWiki(**options.model_dump(), pause=pause)
 
     def search(self, entity: str) -> Page | list[str]:
-        """The page of that title, redirects followed; else similar titles, as for a disambiguation page.
+        """The page of that title, after redirects; similar titles if there is none, or it is a disambiguation page.
 
-        A title that differs in case, diacritics and punctuation alone is opened, too, if the server finds it.
+        A page whose title differs only in case, diacritics and punctuation is opened, too, if the server finds it.
         """
         entity = " ".join("".join(char if char.isprintable() else " " for char in entity).split())
         found = self._page(entity)
@@ -121,7 +107,7 @@ class Wikipedia(DocumentStore):
         self.wiki.close()
 
     def _page(self, title: str) -> Page | str | None:
-        """The page; of a disambiguation page its title alone; None where there is no page with text."""
+        """The page; only the title of a disambiguation page; None if there is no page with text."""
         if not title or _NOT_IN_TITLES.search(title) or len(title.encode()) > _MAX_TITLE_BYTES:
             return None
         found = self._asked(
@@ -139,10 +125,9 @@ class Wikipedia(DocumentStore):
         return Page(titles[0], tuple(sentences)) if sentences else None
 
     def _similar(self, entity: str) -> list[str]:
-        """By full text, as the search field of a wiki does; where that finds nothing, by the titles' letters."""
-        words = " ".join(re.findall(r"[\w'’]+", entity))[
-            :_MAX_QUERY_CHARS
-        ]  # no sign that the search takes for an order
+        """Titles by full text, as the search field of a wiki finds them; if there are none, by the titles' letters."""
+        plain = " ".join(re.findall(r"[\w'’]+", entity))  # without signs that the search takes for operators
+        words = plain[:_MAX_QUERY_CHARS]
         if not words:
             return []
         by_text = {"list": "search", "srsearch": words, "srlimit": str(_MAX_FOUND), "srprop": "", "srinfo": ""}
@@ -156,12 +141,12 @@ class Wikipedia(DocumentStore):
         found = self.wiki.query(parameters).get("query", {})
         rows = found.get(name, []) if isinstance(found, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise EnvironmentFailedError(f"wikipedia: query.{name} of an answer is no list of objects")
+            raise EnvironmentFailedError(f"wikipedia: query.{name} of an answer is not a list of objects")
         return rows
 
 
 def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What can be the title of a page among those of an answer."""
+    """The titles in the rows of an answer that can be the title of a page."""
     titles = (row.get("title") for row in rows)
     return [title for title in titles if isinstance(title, str) and 0 < len(title.encode()) <= _MAX_TITLE_BYTES]
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from pydantic import SkipValidation
+
+from retro.config import PositiveInt
 from retro.envs.base import TaskSet, UnknownTaskError
+from retro.envs.options import checked
 from retro.envs.sources import existing, sources_by_split
 from retro.envs.webshop.catalogue import Catalogue, Product, load_catalogue
-from retro.envs.webshop.goals import KINDS, Goal, Goals
+from retro.envs.webshop.goals import Goal, Goals, Kind
 from retro.envs.webshop.pages import BUY, RESULTS_A_PAGE
 from retro.envs.webshop.play import Rules, Webshop
 from retro.envs.webshop.reward import same_option
@@ -21,7 +26,6 @@ from retro.envs.webshop.search import words
 from retro.envs.webshop.sources import REMEDY, find_files
 from retro.types import Split, Task
 
-SPLITS = ("official", "hashed")
 TITLE_WORDS_TO_SEARCH = (8, 16, 64)
 
 
@@ -34,48 +38,37 @@ class Shop:
 
 
 class WebshopTasks(TaskSet):
-    """WebShop's tasks over a catalogue of products. Options: see :meth:`__init__`."""
+    """WebShop's tasks over a catalogue of products. Nothing is read before the first task is asked for.
+
+    Args:
+        data: a folder with the published files, one file of products in it, or a Parquet file of products; one for all
+            splits, or a mapping of split to source.
+        instructions: ``human`` (12,087 on the full catalogue) or ``synthetic``.
+        splits: by default official for published files, hashed for Parquet.
+        steps: the step limit.
+        page_characters: descriptions and feature lists are cut to this length.
+        show_attributes: whether products have a page of their attributes, which decide the score.
+        prepared: the folder for a large catalogue's index; by default the data's.
+
+    Raises:
+        ValueError: for a wrong option, missing data, or a package that is not installed.
+    """
 
     name = "webshop"
 
+    @checked
     def __init__(
         self,
-        data: str | Mapping[str, str] | None = None,
-        instructions: str = "human",
-        splits: str | None = None,
-        steps: int = 15,
-        page_characters: int = 2000,
+        data: SkipValidation[str | Mapping[str, str] | None] = None,
+        instructions: Kind = "human",
+        splits: Literal["official", "hashed"] | None = None,
+        steps: PositiveInt = 15,
+        page_characters: PositiveInt = 2000,
         show_attributes: bool = False,
         prepared: str | None = None,
     ) -> None:
-        """Nothing is read before the first task is asked for.
-
-        Args:
-            data: A folder with the published files, one file of products in it, or a Parquet file of products; one for
-                all splits, or a mapping of split to source.
-            instructions: ``human`` (12,087 on the full catalogue) or ``synthetic``.
-            splits: ``official`` or ``hashed``; by default official for published files, hashed for Parquet.
-            steps: The step limit.
-            page_characters: Longer descriptions and feature lists are cut to it.
-            show_attributes: Whether products have a page of their attributes, which decide the score.
-            prepared: The folder for a large catalogue's index; by default the data's.
-
-        Raises:
-            ValueError: for a wrong option, data that is not there, a package that is not installed.
-        """
         if data is None:
             raise ValueError(f"webshop: data names no folder yet; {REMEDY}")
-        if instructions not in KINDS:
-            raise ValueError(f"webshop: instructions must be one of {', '.join(KINDS)}, not {instructions!r}")
-        if splits is not None and splits not in SPLITS:
-            raise ValueError(f"webshop: splits must be one of {', '.join(SPLITS)}, not {splits!r}")
-        for name, value in (("steps", steps), ("page_characters", page_characters)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"webshop: {name} must be a whole number from 1 on, not {value!r}")
-        if not isinstance(show_attributes, bool):
-            raise ValueError(f"webshop: show_attributes must be true or false, not {show_attributes!r}")
-        if prepared is not None and not isinstance(prepared, str):
-            raise ValueError(f"webshop: prepared must be the name of a folder, not {prepared!r}")
         self._source_of = sources_by_split(data, self.name)
         self._files = {
             source: find_files(existing(source, self.name, REMEDY))

@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from retro.envs.sources import split_of
 from retro.envs.webshop.catalogue import Catalogue, Product
 from retro.types import Split, derive_seed
 
-KINDS = ("human", "synthetic")
+Kind = Literal["human", "synthetic"]
 OFFICIAL = {Split.TEST: slice(0, 500), Split.VALIDATION: slice(500, 1500), Split.TRAIN: slice(1500, None)}
 SHUFFLE_SEED = 233
 """Upstream's."""
@@ -45,7 +46,7 @@ class Goal:
 class Goals:
     """All goals of one kind over a catalogue."""
 
-    def __init__(self, catalogue: Catalogue, kind: str) -> None:
+    def __init__(self, catalogue: Catalogue, kind: Kind) -> None:
         self.kind = kind
         self._catalogue = catalogue
         self._asins: list[str] = []

@@ -195,10 +195,13 @@ def test_options_reach_the_environment() -> None:
     [
         ("hosehold", {}, r"'hosehold' is not known; did you mean 'household'\? there are: .*mixture"),
         ("household", {"palces": 3}, r"environment\.options of household: .*palces"),
-        ("household", {"places": 3}, r"environment\.options of household: .*places must be a whole number in"),
-        ("household", {"places": "many"}, r"places must be a whole number in 4\.\.\d+, not 'many'"),
-        ("household", {"slack": [2]}, r"slack must be a whole number from 0 on, not \[2\]"),
-        ("household", {"slack": "many\n" * 9_000}, r"slack must be .*…$"),
+        (
+            "household",
+            {"places": 3},
+            r"environment\.options of household: places: Input should be greater than or equal to 4",
+        ),
+        ("household", {"places": "many"}, r"places: Input should be a valid integer"),
+        ("household", {"slack": [2]}, r"slack: Input should be a valid integer"),
         ("webshop", {"data": {"train": 5}}, r"data: name a file or a folder, or one for each"),
         ("webshop", {"data": [5]}, r"data: name a file or a folder, or one for each"),
         ("webshop", {"data": "a" * 5_000}, r"data: a+…: File name too long"),

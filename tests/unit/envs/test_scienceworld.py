@@ -229,16 +229,16 @@ def test_a_dead_engine_fails_one_play_and_the_next_one_has_another() -> None:
     ("options", "says"),
     [
         ({"kinds": ["boyl"]}, "kinds: there is no 'boyl'; there are: boil, "),
-        ({"kinds": "boil"}, "kinds must be a list of names"),
-        ({"kinds": []}, "kinds must be a list of names"),
-        ({"simplification": "easy,hard"}, "simplification: no 'hard'; there are: easy, teleportAction"),
-        ({"simplification": None}, "simplification must be a text"),
+        ({"kinds": "boil"}, "kinds: .*Sequence"),
+        ({"kinds": []}, "kinds: .*at least 1 item"),
+        ({"simplification": "easy,hard"}, "simplification: there is no 'hard'; there are: easy, teleportAction"),
+        ({"simplification": None}, "simplification: Input should be a valid string"),
         (
             {"simplification": "noElectricalAction"},
             "simplification: power-component cannot be solved with noElectricalAction",
         ),
-        ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
-        ({"engines": True}, "engines must be a whole number of at least 1, not True"),
+        ({"steps": 0}, "steps: Input should be greater than 0"),
+        ({"engines": True}, "engines: Input should be a valid integer"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:

@@ -214,14 +214,14 @@ def test_parameters_reach_the_engine() -> None:
     ("options", "says"),
     [
         ({"games": ["chess"]}, "games: there is no 'chess'; there are: cookingworld, "),
-        ({"games": "coin"}, "games must be a list of names"),
-        ({"games": []}, "games must be a list of names"),
-        ({"parameters": ["coin"]}, "parameters must map a game to a text"),
-        ({"parameters": {"chess": ""}}, "parameters: 'chess': '' must be a game of `games` and a text"),
+        ({"games": "coin"}, "games: .*Sequence"),
+        ({"games": []}, "games: .*at least 1 item"),
+        ({"parameters": ["coin"]}, "parameters: Input should be a valid mapping"),
+        ({"parameters": {"chess": ""}}, "parameters: 'chess' is not one of `games`"),
         ({"parameters": {"coin": "numLocations=99"}}, "parameters of coin: Number of locations must be less than"),
         ({"parameters": {"coin": "size=3"}}, r"parameters of coin: Unrecognized property name \(size\)"),
-        ({"steps": "50"}, "steps must be a whole number of at least 1, not '50'"),
-        ({"engines": 0}, "engines must be a whole number of at least 1, not 0"),
+        ({"steps": "50"}, "steps: Input should be a valid integer"),
+        ({"engines": 0}, "engines: Input should be greater than 0"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:

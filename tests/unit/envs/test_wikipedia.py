@@ -306,7 +306,7 @@ def test_a_server_that_is_down_fails_the_environment_and_is_not_asked_long_again
 
 
 def test_no_server_at_all_fails_the_environment() -> None:
-    store = Wikipedia(WikipediaOptions("http://127.0.0.1:9/w/api.php", max_retries=1), lambda seconds: None)
+    store = Wikipedia(WikipediaOptions(base_url="http://127.0.0.1:9/w/api.php", max_retries=1), lambda seconds: None)
     with pytest.raises(
         EnvironmentFailedError, match=r"wikipedia: http://127\.0\.0\.1:9/.*ConnectError.*\(2 requests\)"
     ):
@@ -330,7 +330,7 @@ def test_no_server_at_all_fails_the_environment() -> None:
             sends({"error": {"code": "badvalue", "info": "Unrecognised value."}}),
             r"error badvalue: Unrecognised value\.",
         ),
-        (sends({"query": {"pages": "none"}}), r"query\.pages of an answer is no list of objects"),
+        (sends({"query": {"pages": "none"}}), r"query\.pages of an answer is not a list of objects"),
         (sends(status=429, Retry_After="3600"), r"429 \(1 requests; it asks for a pause of 3,600 s\)"),
     ],
 )
@@ -429,7 +429,7 @@ def test_nothing_is_asked_twice_nor_by_another_process(wiki: Wiki, tmp_path: Pat
 def test_another_wiki_has_other_answers(wiki: Wiki, tmp_path: Path) -> None:
     cache = str(tmp_path / "wikipedia.sqlite")
     for url in (wiki.url, f"{wiki.url}?"):
-        store = Wikipedia(WikipediaOptions(url, cache))
+        store = Wikipedia(WikipediaOptions(base_url=url, cache=cache))
         store.search("Kallsund Bridge")
         store.close()
     assert len(wiki.requests) == 2
@@ -473,24 +473,24 @@ def test_a_cache_that_breaks_fails_the_environment(wiki: Wiki, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"base_url": "en.wikipedia.org"}, "base_url must be the http"),
-        ({"base_url": "file:///etc/passwd"}, "base_url must be the http"),
-        ({"base_url": 5}, "base_url must be the http"),
-        ({"base_url": "http://[::1/w/api.php"}, "base_url must be the http"),
-        ({"base_url": "http://wiki.example:99999/w/api.php"}, "base_url must be the http"),
-        ({"base_url": "http://wiki.example/\n"}, "base_url must be the http"),
-        ({"base_url": "https://me:secret@wiki.example/w/api.php"}, "base_url must hold no user name"),
-        ({"cache": ""}, "cache must be a file name"),
-        ({"cache": 5}, "cache must be a file name"),
-        ({"timeout_seconds": 0}, "timeout_seconds must be a number above 0"),
-        ({"timeout_seconds": float("nan")}, "timeout_seconds must be"),
-        ({"timeout_seconds": "20"}, "timeout_seconds must be"),
-        ({"contact": "a\nHost: b"}, "contact must be one line"),
-        ({"contact": "é"}, "contact must be one line of ASCII"),
-        ({"max_retries": -1}, "max_retries must be a whole number"),
-        ({"max_retries": True}, "max_retries must be"),
-        ({"retries": 1}, "'retries' is no option; there are base_url"),
-        ("https://en.wikipedia.org", "must be a mapping"),
+        ({"base_url": "en.wikipedia.org"}, "base_url: must be the http"),
+        ({"base_url": "file:///etc/passwd"}, "base_url: must be the http"),
+        ({"base_url": 5}, "base_url: Input should be a valid string"),
+        ({"base_url": "http://[::1/w/api.php"}, "base_url: must be the http"),
+        ({"base_url": "http://wiki.example:99999/w/api.php"}, "base_url: must be the http"),
+        ({"base_url": "http://wiki.example/\n"}, "base_url: must be the http"),
+        ({"base_url": "https://me:secret@wiki.example/w/api.php"}, "base_url: must not hold a user name"),
+        ({"cache": ""}, "cache: String should have at least 1"),
+        ({"cache": 5}, "cache: Input should be a valid string"),
+        ({"timeout_seconds": 0}, "timeout_seconds: Input should be greater than 0"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds: Input should be"),
+        ({"timeout_seconds": "20"}, "timeout_seconds: Input should be"),
+        ({"contact": "a\nHost: b"}, "contact: must be one line"),
+        ({"contact": "é"}, "contact: must be one line of ASCII"),
+        ({"max_retries": -1}, "max_retries: Input should be"),
+        ({"max_retries": True}, "max_retries: Input should be"),
+        ({"retries": 1}, "retries: Extra inputs .*; the options are base_url"),
+        ("https://en.wikipedia.org", "the whole: Input should be"),
     ],
 )
 def test_a_wrong_option_is_named(options: Any, says: str) -> None:

@@ -173,7 +173,7 @@ def test_without_one_whole_measurement_the_last_policy_is_the_best(caplog: pytes
     state = with_best(START, 10, True, measured(0.1, lost=3))
     assert state is not None
     assert (state.best_step, state.best_return, state.best_interval) == (10, None, None)
-    assert "every validation measurement lost episodes" in caplog.text and "step 10, is taken" in caplog.text
+    assert "every validation measurement lost episodes" in caplog.text and "step 10, is used" in caplog.text
     caplog.clear()
     unguarded = with_best(START, 10, True, None)
     assert unguarded is not None and unguarded.best_step == 10 and not caplog.text
