@@ -1,8 +1,8 @@
-"""``adapter_config.json``, as far as it is believed: the settings that decide what a LoRA adapter computes.
+"""``adapter_config.json``: the settings that decide what a LoRA adapter computes, checked.
 
 PEFT acts on everything in the file: it imports the module that ``megatron_core`` names, decomposes the base's weights
-if ``init_lora_weights`` says so, and runs names as regular expressions. So PEFT is not given the file. It gets a
-configuration that is made of the settings checked here.
+if ``init_lora_weights`` says so, and runs names as regular expressions. So PEFT does not get the file, but a
+configuration made of the settings that are checked here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 MAX_RANK = 4096
 _MAX_NAMES = 1_000
 _FUSED = 2
-"""PEFT doubles the rank where transformers has fused two projections of experts into one parameter."""
+"""PEFT doubles the rank if transformers has fused two projections of experts into one parameter."""
 _LORA_A = ".lora_A.weight"
 _PREFIX = "base_model.model."
 _IGNORED = (
@@ -31,17 +31,17 @@ _IGNORED = (
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # of how the training began
     *("exclude_modules", "layers_to_transform", "layers_pattern"),  # the weights say which modules have an adapter
 )
-"""Keys that are never looked at. Any other key that this file does not know must be empty or false."""
+"""Keys that are ignored. Any other unknown key must be empty or false."""
 
 Name = Annotated[str, Field(max_length=500)]
 Pattern = Annotated[str, Field(max_length=500, pattern=r"^(\^|\.\*\\\.)?[\w.-]+$")]
-"""A name, perhaps behind ``^`` or ``.*\\.``: PEFT takes it for a regular expression, and these backtrack little."""
+"""A name, perhaps after ``^`` or ``.*\\.``: PEFT uses it as a regular expression, and these backtrack little."""
 Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 Alpha = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class AdapterConfig(BaseModel):
-    """What is read of an ``adapter_config.json``."""
+    """The settings that are read from an ``adapter_config.json``."""
 
     model_config = ConfigDict(extra="allow")
     peft_type: Literal["LORA"]
@@ -54,13 +54,13 @@ class AdapterConfig(BaseModel):
     rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=_MAX_NAMES)] = {}
     alpha_pattern: Annotated[dict[Pattern, Alpha], Field(max_length=_MAX_NAMES)] = {}
     target_parameters: Annotated[list[Name], Field(max_length=_MAX_NAMES)] | None = None
-    """Of experts, whose weights are one parameter. PEFT adds them by itself for the bases that have them."""
+    """Parameters of experts. PEFT adds them by itself for bases with experts."""
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
     bias: Literal["none"] = "none"
     init_lora_weights: Literal[True, False, "gaussian", "orthogonal", "eva"] = True
-    """How the adapter began, before the weights that are read now. The others of PEFT's change the base as well."""
+    """How the adapter was initialised. PEFT's other values also change the base."""
 
     @classmethod
     def read(cls, folder: Path) -> AdapterConfig:
@@ -77,8 +77,8 @@ class AdapterConfig(BaseModel):
             raise UnreadableError(f"{path}: {problems(error)}") from None
         if config.task_type != "CAUSAL_LM":
             raise UnreadableError(
-                f"{path}: an adapter for the task {cut(str(config.task_type))}, not CAUSAL_LM: on a causal LM its "
-                "score head would be dropped in silence. Save the adapter as CAUSAL_LM and the head as "
+                f"{path}: an adapter for the task {cut(str(config.task_type))}, not CAUSAL_LM: a causal LM would "
+                "silently drop its score head. Save the adapter as CAUSAL_LM and the head as "
                 "head.safetensors (retro.models.heads)"
             )
         unknown = {key: value for key, value in (config.model_extra or {}).items() if key not in _IGNORED}
@@ -86,7 +86,7 @@ class AdapterConfig(BaseModel):
             if value:
                 raise UnreadableError(
                     f"{path}: {cut(key)}: {cut(str(value), 40)} changes what the adapter computes in a way that is not "
-                    "supported; merge it into its base, or train it without"
+                    "supported; merge the adapter into its base, or train it without this setting"
                 )
         return config
 
@@ -94,7 +94,7 @@ class AdapterConfig(BaseModel):
         """PEFT's configuration for an adapter with these weights.
 
         Raises:
-            ValueError: if its ranks are far above those of the weights: PEFT allocates what the configuration says.
+            ValueError: if its ranks are far above those of the weights, because PEFT allocates memory by its ranks.
         """
         modules = {_module(name): value for name, value in weights.items() if name.endswith(_LORA_A)}
         ranks = {value.shape[0] for value in modules.values() if value.dim() == 2}
@@ -120,7 +120,7 @@ class AdapterConfig(BaseModel):
         )
 
     def _targets(self, adapted: list[str]) -> list[str]:
-        """The modules to adapt: as the file says if PEFT compares these names, else those that have weights."""
+        """The modules to adapt: the file's list if there is one that selects all its names, else those with weights."""
         selected = any((self.model_extra or {}).get(key) for key in ("exclude_modules", "layers_to_transform"))
         if isinstance(self.target_modules, list) and len(self.target_modules) <= _MAX_NAMES and not selected:
             return self.target_modules

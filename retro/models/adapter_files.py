@@ -1,4 +1,4 @@
-"""An adapter's folder: PEFT's own files, and beside them the base that it was trained on."""
+"""An adapter's folder: PEFT's own files, and the identity of the base that it was trained on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from retro.reading import UnreadableError, Word, problems, read_json
 
 WEIGHTS = "adapter_model.safetensors"
 IDENTITY = "base.json"
-"""Beside PEFT's own files: which base the adapter was trained on. PEFT and vLLM do not read it."""
+"""The identity of the base that the adapter was trained on. PEFT and vLLM do not read this file."""
 
 
 class AdapterError(ValueError):
-    """A folder that holds no adapter we can use; the message names it and the remedy."""
+    """A folder without a usable adapter; the message names it and the remedy."""
 
 
 class AdapterMismatchError(AdapterError):
-    """An adapter and a base that do not belong together; the message names both."""
+    """An adapter that does not belong to a base; the message names both."""
 
 
 class _Identity(BaseModel):
@@ -33,15 +33,15 @@ class _Identity(BaseModel):
 
 
 def write_identity(path: Path, identity: str) -> None:
-    """Say in an adapter's folder which base it was trained on (see :func:`retro.models.loading.base_identity`)."""
+    """Write the identity of an adapter's base (:func:`retro.models.loading.base_identity`) to its folder."""
     write_json(path / IDENTITY, {"identity": identity})
 
 
 def read_identity(path: Path) -> str | None:
-    """The base that an adapter was trained on, if its folder says so.
+    """The identity of an adapter's base; None if its folder does not name it.
 
     Raises:
-        AdapterError: if the file that says so is damaged.
+        AdapterError: if the file is damaged.
     """
     file = path / IDENTITY
     if not file.is_file():
@@ -55,17 +55,15 @@ def read_identity(path: Path) -> str | None:
 
 
 def read_adapter(path: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Configuration and weights. Nothing else in the folder is read.
+    """The configuration and the weights. Nothing else in the folder is read.
 
     Raises:
-        AdapterError: if the folder holds no causal-LM LoRA in safetensors, or one that is damaged.
+        AdapterError: if the folder does not hold a causal-LM LoRA in safetensors, or the adapter is damaged.
     """
     if not (path / ADAPTER_CONFIG).is_file():
-        raise AdapterError(f"{path}: no PEFT adapter ({ADAPTER_CONFIG} is missing)")
+        raise AdapterError(f"{path}: not a PEFT adapter ({ADAPTER_CONFIG} is missing)")
     if not (path / WEIGHTS).is_file():
-        raise AdapterError(
-            f"{path}: {WEIGHTS} is missing; adapters are read from safetensors alone, never from pickles"
-        )
+        raise AdapterError(f"{path}: {WEIGHTS} is missing; adapters are read only from safetensors, never from pickles")
     try:
         config, weights = AdapterConfig.read(path), read_tensors(path / WEIGHTS)
     except UnreadableError as error:

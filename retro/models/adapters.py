@@ -1,7 +1,7 @@
-"""One base model in memory, several roles on it: LoRA adapters that are switched in one place.
+"""One base model in memory with several roles: LoRA adapters that are switched in one place only.
 
-Why one place: PEFT's ``set_adapter`` moves ``requires_grad``, and a switch between a forward pass and its backward
-leaves the adapter without gradients, or (with gradient checkpointing) with those of another adapter, without a word.
+PEFT's ``set_adapter`` changes ``requires_grad``. A switch between a forward pass and its backward pass would silently
+leave the adapter without gradients, or (with gradient checkpointing) with those of another adapter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,16 +34,17 @@ from retro.models.exactness import check_base
 from retro.models.limits import context_tokens
 from retro.models.loading import base_identity, load_base, load_tokenizer, same_base
 from retro.models.sharding import Lockstep, shard_decoder
+from retro.models.tensors import write_tensors
 
 
 class RoleError(RuntimeError):
-    """Roles used in a way that would compute something else than what was meant."""
+    """Roles are used in a way that would compute something else than intended."""
 
 
 class SharedBase:
     """A base model, its tokenizer, and the roles on it.
 
-    Outside of :meth:`role` the adapters are off. A role is trainable or frozen for good: ``requires_grad`` never moves.
+    Outside of :meth:`role` the adapters are off. A role stays trainable, or stays frozen.
     """
 
     casts_inputs = False
@@ -63,7 +63,7 @@ class SharedBase:
 
     @classmethod
     def load(cls, section: ModelSection, device: torch.device | str = "auto") -> SharedBase:
-        """Load a section's base, and test that it is exact in all the ways that we use it.
+        """Load a section's base, and test that it is exact in all ways of using it here.
 
         Raises:
             ConfigError: if it cannot be loaded.
@@ -79,7 +79,7 @@ class SharedBase:
 
     @property
     def model(self) -> PreTrainedModel:
-        """What to call: the base, or the PEFT wrapper around it once there is a role."""
+        """The model to call: the base, or the PEFT wrapper around it once there is a role."""
         return self._base if self._peft is None else self._peft
 
     @property
@@ -88,7 +88,7 @@ class SharedBase:
 
     @property
     def context(self) -> int | None:
-        """The longest sequence (tokens) that the base takes; None where it names no limit."""
+        """The longest sequence (tokens) that the base takes; None if it names no limit."""
         return context_tokens(self._base.config)
 
     @property
@@ -105,17 +105,17 @@ class SharedBase:
         return base_identity(self._base, self.revision)
 
     def add_role(self, role: str, lora: LoraSection, seed: int) -> None:
-        """A new trainable adapter, which begins as no change at all (B = 0; A drawn from ``seed``)."""
+        """Add a new trainable adapter, which starts without an effect (B = 0; A is drawn from ``seed``)."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add(role, lora_config(lora), trainable=True)
 
     def load_role(self, role: str, path: Path, trainable: bool) -> None:
-        """Load a PEFT LoRA folder under a role's name, in place of what had that name.
+        """Load a PEFT LoRA folder as a role; a role of that name is replaced.
 
         Raises:
             AdapterMismatchError: if it was trained on another base, naming both.
-            AdapterError: if the folder holds no causal-LM LoRA in safetensors.
+            AdapterError: if the folder does not hold a causal-LM LoRA in safetensors.
         """
         config, weights = read_adapter(path)
         identity = read_identity(path)
@@ -124,9 +124,7 @@ class SharedBase:
             rotary = getattr(self._base.config.get_text_config(), "rope_parameters", None) or {}
             remedy = "set model.base to its own base"
             if rotary.get("rope_type") == "longrope":
-                remedy += (
-                    ", or model.max_prompt_tokens and model.max_new_tokens as they were: these choose its frequencies"
-                )
+                remedy += ", or set model.max_prompt_tokens and model.max_new_tokens as in its training"
             raise AdapterMismatchError(f"{path} was trained on the base {trained_on}, not on {self.identity}: {remedy}")
         try:
             self._add(role, config, trainable)
@@ -143,22 +141,19 @@ class SharedBase:
         self._remove(role)
 
     def save_role(self, role: str, path: Path) -> None:
-        """Write a role as a plain PEFT folder (``PeftModel.from_pretrained`` alone loads it) and its base."""
+        """Write a role as a plain PEFT folder, which ``PeftModel.from_pretrained`` loads, with its base's identity."""
         config = copy.deepcopy(self._require(role).peft_config[role])
         config.inference_mode = True
         if not isinstance(config.target_modules, str):
-            config.target_modules = sorted(config.target_modules)  # a set has no order: equal adapters, equal files
+            config.target_modules = sorted(config.target_modules)  # equal adapters make equal files
         path.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(path))
-        part = path / f".{WEIGHTS}.part"
         weights = _weights(self._require(role), role)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(weights.items())}
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.replace(path / WEIGHTS)
+        write_tensors(dict(sorted(weights.items())), path / WEIGHTS, {"format": "pt"})
         write_identity(path, self.identity)
 
     def role_parameters(self, role: str) -> dict[str, nn.Parameter]:
-        """A role's parameters by name, the role itself left out of the names."""
+        """A role's parameters by name, without the role in the names."""
         return {
             name.replace(f".{role}.", "."): value
             for name, value in self._require(role).named_parameters()
@@ -166,28 +161,31 @@ class SharedBase:
         }
 
     def shard(self, device: torch.device) -> None:
-        """Cut the layers in pieces, one a process, on ``device``, after the last role: see
-        :mod:`retro.models.sharding`. All processes enter the same roles in the same order from then on."""
+        """Cut the layers in pieces on ``device``, one for each process (:mod:`retro.models.sharding`).
+
+        Add all roles before. From then on, all processes must enter the same roles in the same order.
+        """
         adapters = {role: list(self.role_parameters(role).values()) for role in self.roles}
         self._lockstep = shard_decoder(self._base, adapters, device)
 
     def finish_passes(self) -> None:
-        """Before a collective of the caller's inside a role: wait until the other processes have no pass left to make,
-        gathering with them. Leaving a role does it, too. Nothing where the base is whole."""
+        """Wait until no other process has a pass left to make, and gather the layers with them until then.
+
+        Call it inside a role before any collective; leaving a role calls it, too. It does nothing for a whole base.
+        """
         if self._lockstep is not None:
             self._lockstep.finish()
 
     @contextmanager
     def role(self, name: str | None, train: bool = False) -> Iterator[nn.Module]:
-        """Switch to a role: the one place where adapters are switched. ``None`` is the bare base.
+        """Switch to a role; ``None`` is the bare base. This is the only place where adapters are switched.
 
-        Without ``train`` nothing is recorded for gradients and the model is in evaluation mode. (Not inference mode:
-        what is computed here, or packed here, may be used in a loss later.) With it the backward pass belongs inside,
-        too.
+        Without ``train``, gradients are off and the model is in evaluation mode. (Not in inference mode: what is
+        computed here may be part of a loss later.) With ``train``, make the backward pass inside, too.
 
         Raises:
-            RoleError: within another role, or to train what is frozen. Also from a backward pass whose forward pass was
-                made in another role than the one that is active then.
+            RoleError: inside another role, or to train a frozen role. Also from a backward pass in another role than
+                that of its forward pass.
         """
         if self._active is not None:
             raise RoleError(f"role {name!r} asked for inside role {self._active[0]!r}: leave that one first")
@@ -208,7 +206,7 @@ class SharedBase:
             self._switch(None)
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After each forward pass in training: its backward must find the same role active."""
+        """After each forward pass in training, require that its backward pass has the same active role."""
         made_in = self._active
         if made_in is None or not made_in[1]:
             return
@@ -232,7 +230,7 @@ class SharedBase:
         else:
             self._peft.base_model.enable_adapter_layers()
             self._peft.set_adapter(role)
-        for name, trainable in self._trainable.items():  # PEFT has just moved them
+        for name, trainable in self._trainable.items():  # PEFT has just changed requires_grad
             for parameter in self.role_parameters(name).values():
                 parameter.requires_grad_(trainable)
 
@@ -250,7 +248,7 @@ class SharedBase:
             self._peft.add_adapter(role, config)
         self._trainable[role] = trainable
         for module in self._peft.modules():
-            if isinstance(module, BaseTunerLayer):  # hidden_states says in what dtype adapters compute
+            if isinstance(module, BaseTunerLayer):  # hidden_states sets the dtype in which adapters compute
                 module.cast_input_dtype_enabled = self.casts_inputs
         self._peft.train(False)
         self._switch(None)
@@ -277,10 +275,10 @@ def _weights(peft: PeftModel, role: str) -> dict[str, Tensor]:
 
 
 def _fill(peft: PeftModel, role: str, weights: dict[str, Tensor]) -> None:
-    """Put weights into an adapter that has room for exactly these.
+    """Set an adapter's weights.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if their names or shapes are others than the adapter's.
     """
     expected = {name: tuple(value.shape) for name, value in _weights(peft, role).items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -295,10 +293,10 @@ def _fill(peft: PeftModel, role: str, weights: dict[str, Tensor]) -> None:
 
 
 def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
-    """``model`` with a PEFT LoRA folder on it for good: merged into its weights, or beside them if they have 4 bits.
+    """``model`` with a PEFT LoRA folder merged into its weights, or beside them if they have 4 bits.
 
     Raises:
-        AdapterError: if the folder holds no causal-LM LoRA in safetensors, or one that does not fit.
+        AdapterError: if the folder does not hold a causal-LM LoRA in safetensors that fits the model.
     """
     config, weights = read_adapter(Path(path))
     try:
@@ -314,7 +312,7 @@ def with_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
 
 
 def lora_config(section: LoraSection) -> LoraConfig:
-    """A section as PEFT's configuration of a causal LM's adapter."""
+    """PEFT's configuration of a section for a causal LM."""
     whole = section.alpha == int(section.alpha)  # vLLM reads an integer
     return LoraConfig(
         r=section.r,

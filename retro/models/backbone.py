@@ -1,4 +1,4 @@
-"""The two halves of a causal LM, called apart: hidden states of every token, logits of the chosen ones alone."""
+"""The two halves of a causal LM, called separately: hidden states of all tokens, and logits of chosen tokens."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 SHARED_ATTENTION = ("retro_shared_prefix", "retro_shared_rows")
-"""Names of our own functions in transformers' ``AttentionInterface``: for training, and for sampling."""
+"""The names of our functions in transformers' ``AttentionInterface``, for training and for sampling."""
 
 
 _LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
-"""Keys of a configuration by which a model multiplies its logits (1) or divides them (-1)."""
+"""Configuration keys by which a model multiplies its logits (1) or divides them (-1)."""
 _LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
-"""Keys for c in c · tanh(logits / c)."""
+"""Configuration keys for c in c · tanh(logits / c)."""
 
 
 class UnsupportedModelError(ValueError):
-    """A base model that would compute something else than what is meant; the message names it and what differs."""
+    """A base model that would compute something else than intended. The message names it and what differs."""
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside, with its adapters in place: a PEFT wrapper is taken off, nothing else changes."""
+    """The transformers model without a PEFT wrapper; its adapters stay in place."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def decoder_of(model: nn.Module) -> PreTrainedModel:
     """The part of a causal LM that turns tokens into hidden states.
 
-    ``get_decoder`` of transformers answers with the output layer where a model calls that one ``decoder``, and with
-    the whole causal LM where it finds nothing.
+    transformers' ``get_decoder`` returns the output layer of a model that calls it ``decoder``, and the whole causal LM
+    if it finds nothing.
     """
     plain = plain_model(model)
     found = plain.get_decoder()
@@ -51,9 +51,9 @@ def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
 
 
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Logits (..., V) of hidden states (..., H), in float32 at least: sums over a vocabulary need it.
+    """Logits (..., V) of hidden states (..., H), scaled and capped as the model's configuration says.
 
-    Scaled and capped as the model's own are, if its configuration says that they are.
+    They have at least 32 bits, which sums over a vocabulary need.
     """
     plain = plain_model(model)
     with in_its_dtype(plain):
@@ -70,7 +70,7 @@ def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def sliding_window(model: nn.Module) -> int | None:
-    """The longest sequence (tokens) that every layer attends to as a whole, or None where there is no limit."""
+    """The longest sequence (tokens) that all layers attend to as a whole; None if there is no limit."""
     config = plain_model(model).config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -80,13 +80,16 @@ def sliding_window(model: nn.Module) -> int | None:
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask: 0 where ``visible`` (bool, any shape), the least finite number of ``dtype`` elsewhere."""
+    """An attention mask: 0 where ``visible`` (bool, any shape), the lowest finite number of ``dtype`` elsewhere."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def in_its_dtype(model: PreTrainedModel) -> AbstractContextManager[object]:
-    """Adapters are kept in float32 and compute in the base's dtype: in float32 the input of each adapted layer would be
-    copied and kept for the backward pass, half of what a layer keeps, and be multiplied without tensor cores."""
+    """Let adapters, which are kept in float32, compute in the base's dtype.
+
+    In float32, a copy of each adapted layer's input would be kept for the backward pass (half of what a layer keeps),
+    and tensor cores would not be used.
+    """
     half = model.dtype in (torch.bfloat16, torch.float16)
     return torch.autocast(model.device.type, model.dtype) if half else nullcontext()

@@ -1,12 +1,11 @@
-"""The self-test of a base: what we compute by other ways than its own forward pass is what that pass computes.
+"""The self-test of a base: all our ways of computing log-probabilities must agree with its own forward pass.
 
-Log-probabilities are recomputed in several ways in this project: many responses behind one prompt, samples from a
-key-value memory, passes in training mode. All of them must be those of the model itself on one sequence alone; where
-they are not, training would go wrong and nothing would say so. So when a base is loaded, a few short sequences of
-ordinary tokens go through it in each of these ways. A shared way that differs is replaced by the plain one; where that
-one differs, too, the base is refused.
+We compute log-probabilities in several ways: for many responses behind one prompt, for samples from a key-value cache,
+and in training mode. If one of them differed from the model's own pass over one sequence, training would silently go
+wrong. So when a base is loaded, a few short sequences of ordinary tokens go through it in each of these ways. If a
+shared way differs, each response is computed by itself from then on; if that differs, too, the base is refused.
 
-The test is made once for a base, a device and a version of this code: its outcome is kept in the user's cache folder.
+The test is made once for each base, device and version of this code. Its outcome is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 ROLE = "self-test"
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
-"""How far log-probabilities may differ (root mean square), relative to how far those of a vocabulary's tokens lie
-apart: rounding in another order gives a tenth of it, a wrong mask or a missing scale a multiple."""
+"""How much log-probabilities may differ (root mean square), relative to their spread over the vocabulary. Rounding in
+another order gives a tenth of this; a wrong mask or a missing scale gives a multiple."""
 _RANK = 2
 _CHANGE = 0.05
-"""Of the test's adapter: its rank, and the size of its B; a larger change would make a trained model chaotic, in which
+"""The rank of the test's adapter, and the size of its B. A larger change would make a trained model chaotic, so that
 rounding errors grow without limit."""
 
 
@@ -62,10 +61,10 @@ class Adaptable(Protocol):
 
 def check_base(base: Adaptable, lora: LoraSection) -> None:
     """Test a base that will be trained: packed = alone, sampled = forward, training mode = evaluation mode, gradients
-    finite. The shared ways that are not exact are forbidden for it from now on.
+    finite. Shared ways that are not exact are forbidden for it.
 
     Raises:
-        UnsupportedModelError: if it is not exact on the plain way either, or cannot be adapted or trained; one sentence
+        UnsupportedModelError: if it is not exact without sharing either, or cannot be adapted or trained; one sentence
             that names its architecture and what differs.
     """
     plain = plain_model(base.model)
@@ -82,7 +81,7 @@ def check_base(base: Adaptable, lora: LoraSection) -> None:
 
 
 def check_sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Test a model that only samples, an actor: sampled = forward.
+    """Test a model that only samples, such as an actor: sampled = forward.
 
     Raises:
         UnsupportedModelError: as :func:`check_base`.
@@ -97,7 +96,7 @@ def check_sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _once(model: PreTrainedModel, purpose: str, test: Callable[[], Outcome]) -> None:
-    """Make the test, or take the outcome of an earlier one; then forbid what is not exact."""
+    """Make the test, or use an earlier outcome; then forbid what is not exact."""
     path = outcome_file(model, purpose)
     outcome = read_outcome(path)
     if outcome is None:
@@ -121,9 +120,9 @@ def _sampling_outcome(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> s
     texts = Texts.of(plain_model(model), tokenizer)
 
     def difference() -> float:
-        engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper is as good
+        engine = Engine(model, tokenizer)  # type: ignore[arg-type]  # a PEFT wrapper also fits
         both = _sampled_difference(model, engine, texts), _continued_difference(model, engine, texts)
-        return float(torch.tensor(both).max())  # NaN if either is, which Python's max may lose
+        return float(torch.tensor(both).max())  # NaN if either is NaN, unlike Python's max
 
     return _shared_or_plain(plain_model(model), "sampling", difference, texts.longest + 2 * texts.answer)
 
@@ -145,7 +144,7 @@ def _check_training(base: Adaptable) -> str | None:
         reason = _shared_or_plain(plain, "training", evaluated, texts.longest)
     if reason is not None:
         forbid_sharing(plain, "training", reason)
-    if plain.dtype == torch.float16:  # writes and scores, but does not train (retro.models.loading.require_trainable)
+    if plain.dtype == torch.float16:  # such a base is never trained (retro.models.loading.require_trainable)
         return reason
 
     def trained() -> float:
@@ -164,8 +163,8 @@ def _check_training(base: Adaptable) -> str | None:
 
 
 def _require_causal_attention(model: PreTrainedModel) -> None:
-    """Refuse attention that selects its keys by an index: in transformers it chooses among later tokens, too, once a
-    sequence is longer than the selection, which the short sequences of this test are not."""
+    """Refuse attention that selects its keys by an index: in transformers it also selects later tokens in a sequence
+    that is longer than the selection, which the short sequences of this test cannot show."""
     selected = getattr(model.config.get_text_config(), "index_topk", None)
     if selected is not None:
         raise UnsupportedModelError(
@@ -174,7 +173,7 @@ def _require_causal_attention(model: PreTrainedModel) -> None:
 
 
 def _require_split_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that our logits, made from hidden states, are the model's own."""
+    """Require that our logits, made from hidden states, are the model's own."""
     texts = Texts.of(model, tokenizer)
     prompt, response = texts.prompts[0], texts.responses[0][-1]
 
@@ -189,16 +188,16 @@ def _require_split_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 
 def _shared_or_plain(model: PreTrainedModel, use: Use, difference: Callable[[], float], longest: int) -> str | None:
-    """Why the shared way cannot be taken although its architecture is listed; None if it can, or is not listed.
+    """Why prompts cannot be shared although the architecture is listed; None if they can, or it is not listed.
 
     Raises:
-        UnsupportedModelError: if the plain way is not exact either.
+        UnsupportedModelError: if the model is not exact without sharing either.
     """
     reason = None
     if obstacle(model, use, longest) is None:
         found = _measured(difference)
         logger.debug("tested whether %s differs on shared prompts: %s", use, _shown(found))
-        if not isinstance(found, Exception) and found <= _tolerance(model):
+        if not isinstance(found, Exception) and found <= TOLERANCES[model.dtype]:
             return None
         reason = f"differs on shared prompts from itself alone ({_shown(found)})"
         forbid_sharing(model, use, reason)
@@ -215,14 +214,14 @@ def _require(model: PreTrainedModel, what: str, difference: Callable[[], float])
     logger.debug("tested whether %s: %s", what, _shown(found))
     if isinstance(found, Exception):
         raise UnsupportedModelError(f"{_name(model)} is not supported: {_shown(found)}") from found
-    if not found <= _tolerance(model):
+    if not found <= TOLERANCES[model.dtype]:
         raise UnsupportedModelError(
-            f"{_name(model)} is not supported: {what} ({_shown(found)}, {_tolerance(model):g} would be rounding)"
+            f"{_name(model)} is not supported: {what} ({_shown(found)}; up to {TOLERANCES[model.dtype]:g} is rounding)"
         )
 
 
 def _measured(difference: Callable[[], float]) -> float | Exception:
-    """The difference, or what the model's code raised: any exception is its answer here, but for lack of memory."""
+    """The difference, or the exception that the model's code raised (except for a lack of memory)."""
     try:
         return difference()
     except torch.OutOfMemoryError:
@@ -240,7 +239,7 @@ def _shown(found: float | Exception) -> str:
 
 @contextmanager
 def _test_role(base: Adaptable, lora: LoraSection) -> Iterator[None]:
-    """A small adapter on the layers that the config adapts, which changes what the base computes."""
+    """A small adapter with an effect, on the layers that the config adapts."""
     plain = plain_model(base.model)
     try:
         small = {"r": _RANK, "alpha": float(_RANK), "dropout": 0.0}
@@ -253,7 +252,7 @@ def _test_role(base: Adaptable, lora: LoraSection) -> Iterator[None]:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for value in base.role_parameters(ROLE).values():
-                if not value.any():  # B, with which an adapter begins as no change
+                if not value.any():  # B, which is 0 at the start
                     value.copy_(_CHANGE * torch.randn(value.shape, generator=generator))
         texts = Texts.of(plain, base.tokenizer)
         with base.role(ROLE) as model:
@@ -281,7 +280,7 @@ def _sampled_difference(model: nn.Module, engine: Engine, texts: Texts) -> float
 
 
 def _continued_difference(model: nn.Module, engine: Engine, texts: Texts) -> float:
-    """Of two turns of a conversation, the second behind the keys and values of the first."""
+    """The difference in the second turn of a conversation, behind the keys and values of the first."""
     prompt, more = texts.prompts[0], texts.responses[0][0]
     sampling = Sampling(temperature=1.0, max_tokens=texts.answer, session=ROLE)
     [first] = engine.complete([(ROLE, prompt, sampling)])
@@ -289,10 +288,6 @@ def _continued_difference(model: nn.Module, engine: Engine, texts: Texts) -> flo
     [second] = engine.complete([(ROLE, longer, sampling)])
     found = [torch.tensor(second.log_probs, device=plain_model(model).device)]
     return relative_error(found, [own_log_probs(model, longer, second.ids)])
-
-
-def _tolerance(model: PreTrainedModel) -> float:
-    return TOLERANCES[model.dtype]
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -1,24 +1,23 @@
-"""Scalar heads, which live outside the adapters: the value head and the reward model's."""
+"""Scalar heads outside the adapters: the value head and the reward model's head."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retro.models.tensors import read_tensors
+from retro.models.tensors import read_tensors, write_tensors
 from retro.reading import UnreadableError, cut
 
 
 class ScalarHead(nn.Module):
-    """A linear map from a hidden state to one number, in float32 whatever the base computes in.
+    """A linear map from a hidden state to one number, in float32 whatever the base's dtype.
 
     Args:
         hidden_size: H of the base.
-        seed: of the initial weights, normal with variance 1 / H; the bias begins at 0.
-        zero: begin as the constant 0 instead (a value head that claims nothing yet).
+        seed: that of the initial weights, normal with variance 1 / H; the bias starts at 0.
+        zero: start as the constant 0 instead, as a value head does.
     """
 
     def __init__(self, hidden_size: int, seed: int = 0, zero: bool = False) -> None:
@@ -40,17 +39,14 @@ class ScalarHead(nn.Module):
 
 def save_head(head: ScalarHead, path: Path) -> None:
     """Write the head as a safetensors file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}, part)
-    part.replace(path)
+    write_tensors(head.state_dict(), path)
 
 
 def load_head(path: Path) -> ScalarHead:
     """Read a head that :func:`save_head` wrote, on the CPU.
 
     Raises:
-        UnreadableError: naming the file, if it is missing, damaged or not a head.
+        UnreadableError: naming the file, if it is missing, damaged, or not a head.
     """
     state = read_tensors(path)
     if set(state) != {"weight", "bias"} or state["weight"].dim() != 1 or state["bias"].dim() != 0:

@@ -1,4 +1,4 @@
-"""Loading base models and tokenizers: dtype, 4-bit quantisation, rotary scaling, device; safetensors only."""
+"""Loading base models and tokenizers: dtype, 4-bit quantisation, rotary scaling, device; only from safetensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import hashlib
 import importlib.util
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,22 +25,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from retro.config import CheckpointSection, ConfigError, ModelSection
 from retro.models.limits import context_tokens, prompt_tokens
+from retro.models.rotary import fix_longrope, scale_rotary
 from retro.models.text import unread_template_kwargs
 from retro.reading import cut
 
-logger = logging.getLogger(__name__)
-
 _MAX_LAYERS = 1_000
-"""Each is built as a module, whatever the weights hold."""
+"""A model is built by this number, whatever its weights hold."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """``auto``: CUDA where there is one, else the CPU.
+    """The device of that name; ``auto`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
         ConfigError: for a device that this machine does not have.
@@ -60,7 +57,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def load_tokenizer(section: CheckpointSection) -> PreTrainedTokenizerBase:
-    """The tokenizer of a section's model; without a padding token the end token pads (padding is never read).
+    """The tokenizer of a section's model. If it has no padding token, the end token pads (padding is never read).
 
     Raises:
         ConfigError: if it cannot be loaded, or its chat template does not read one of ``chat_template_kwargs``.
@@ -86,7 +83,7 @@ def load_tokenizer(section: CheckpointSection) -> PreTrainedTokenizerBase:
 
 
 def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer whose begin or end token the model has no embedding of (padding is never read).
+    """Refuse a tokenizer with a begin or end token for which the model has no embedding.
 
     Raises:
         ConfigError: naming the token.
@@ -96,20 +93,20 @@ def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         if number is not None and number >= rows:
             raise ConfigError(
                 f"the tokenizer of {model.config.name_or_path!r}: its token {cut(str(token), 40)!r} has the id "
-                f"{number}, and the model has {rows} tokens: take the tokenizer that belongs to it"
+                f"{number}, and the model has {rows} tokens: use the tokenizer that belongs to it"
             )
 
 
 def load_base(section: CheckpointSection, device: torch.device | str = "auto") -> PreTrainedModel:
-    """A causal LM in evaluation mode on ``device``, frozen.
+    """Load a causal LM on ``device``, frozen and in evaluation mode.
 
     ``nf4`` keeps the linear layers in 4 bits (bitsandbytes; double quantisation) and computes in the section's dtype.
-    The base's own dropout is off for good: a frozen base has nothing to regularise, and two passes of one policy must
-    agree. Of ``generation_config.json`` only the end tokens are kept: how to sample is the section's to say.
+    The base's own dropout is switched off: a frozen base has nothing to regularise, and two passes of one policy must
+    agree. Only the end tokens of ``generation_config.json`` are kept, since the section says how to sample.
 
     Raises:
-        ConfigError: if the model cannot be loaded: no such folder or hub name, no safetensors, bitsandbytes missing,
-            a rotary scaling that it does not take.
+        ConfigError: if the model cannot be loaded: there is no such folder or hub name, it has no safetensors,
+            bitsandbytes is missing, or it does not take the rotary scaling.
     """
     device = resolve_device(device) if isinstance(device, str) else device
     name, revision = section.checkpoint, section.revision
@@ -136,42 +133,37 @@ def load_base(section: CheckpointSection, device: torch.device | str = "auto") -
 
 
 def load_model_config(section: CheckpointSection) -> PreTrainedConfig:
-    """The model's configuration with the section's rotary scaling put in.
-
-    A linear scaling by f lengthens ``max_position_embeddings`` by f, which neither a base's own file nor transformers
-    does. A dynamic one does not: past the base's own length its frequencies follow the longest row of a batch, so that
-    what a row computes would depend on its neighbours. For the same reason a longrope scaling is fixed to one of its
-    two sets of frequencies (:func:`_fix_longrope`).
+    """The model's configuration with the section's rotary scaling (:mod:`retro.models.rotary`).
 
     Raises:
-        ConfigError: if there is none, its rotary parameters differ by layer, or the prompts and answers of a
-            retrospective model together exceed what it holds.
+        ConfigError: if there is none, it does not take the scaling, or the prompts and answers of a retrospective model
+            together exceed its context.
     """
     config = _scaled_config(section)
     needed = section.longest_tokens
     if isinstance(section, ModelSection):
         needed = prompt_tokens(section, context_tokens(config)) + section.max_new_tokens
-    _fix_longrope(config, section.checkpoint, needed)
+    fix_longrope(config, section.checkpoint, needed)
     return config
 
 
 def base_context(section: ModelSection) -> int | None:
-    """The longest sequence (tokens) that a section's base takes; None where it names no limit.
+    """The longest sequence (tokens) that a section's base takes; None if it names no limit.
 
     Raises:
-        ConfigError: if there is no base, or it does not take the section's rotary scaling.
+        ConfigError: if there is no such base, or it does not take the section's rotary scaling.
     """
     return context_tokens(_scaled_config(section))
 
 
 def local_context(section: ModelSection) -> int | None:
-    """:func:`base_context` of a base whose ``config.json`` is in a folder here; None where it is not."""
+    """:func:`base_context` of a base in a local folder; None for any other base."""
     return base_context(section) if (Path(section.base) / "config.json").is_file() else None
 
 
 def _scaled_config(section: CheckpointSection) -> PreTrainedConfig:
     name, revision = section.checkpoint, section.revision
-    needed = " (what is needed: a folder with config.json and model.safetensors, or a hub name)"
+    needed = " (give a folder with config.json and model.safetensors, or a hub name)"
     with _naming(f"model {name!r}", needed):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=section.trust_remote_code
@@ -181,61 +173,12 @@ def _scaled_config(section: CheckpointSection) -> PreTrainedConfig:
         raise ConfigError(f"model {name!r}: its config.json says {layers:,} layers; at most {_MAX_LAYERS:,} are built")
     scaling = section.rope_scaling if isinstance(section, ModelSection) else None
     if scaling is not None:
-        _scale_rotary(config, name, scaling)
+        scale_rotary(config, name, scaling)
     return config
 
 
-def _scale_rotary(config: PreTrainedConfig, name: str, scaling: dict[str, Any]) -> None:
-    rotary = getattr(config, "rope_parameters", None)
-    if not isinstance(rotary, dict) or "rope_theta" not in rotary:
-        raise ConfigError(f"model {name!r} has no single set of rotary parameters: leave model.rope_scaling out")
-    kind = scaling.get("rope_type", rotary.get("rope_type"))
-    if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
-        raise ConfigError(
-            f"model.rope_scaling: rope_type {kind!r} is unknown; there are: {', '.join(ROPE_INIT_FUNCTIONS)}"
-        )
-    config.rope_parameters = {**rotary, **scaling}
-    try:
-        config.validate_rope()
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"model.rope_scaling {scaling}: {error}") from error
-    if kind == "linear":
-        already = float(rotary["factor"]) if rotary.get("rope_type") == "linear" else 1.0
-        longer = float(config.rope_parameters["factor"]) / already
-        config.max_position_embeddings = int(config.max_position_embeddings * longer)
-
-
-def _fix_longrope(config: PreTrainedConfig, name: str, needed: int | None) -> None:
-    """Choose one set of a longrope model's rotary frequencies for the whole run, as vLLM does by ``max_model_len``.
-
-    Such a model (Phi-3 128k) has one set for sequences up to its original length and another one for longer ones, and
-    transformers takes the one for the longest sequence of a pass: what a sequence computes would depend on its
-    neighbours, and change in the middle of an answer.
-
-    Args:
-        needed: tokens of the longest sequence that the run makes; None: whatever the model holds. Up to the original
-            length the short set is taken and the context ends there, else the long set.
-    """
-    text = config.get_text_config()
-    rotary = getattr(text, "rope_parameters", None)
-    if not isinstance(rotary, dict) or rotary.get("rope_type") != "longrope":
-        return
-    original = int(rotary["original_max_position_embeddings"])
-    kept = "short_factor" if needed is not None and needed <= original else "long_factor"
-    factor = rotary.get("factor") or text.max_position_embeddings / original  # what the context below decided
-    text.rope_parameters = {**rotary, "factor": factor, "short_factor": rotary[kept], "long_factor": rotary[kept]}
-    if kept == "short_factor":
-        text.max_position_embeddings = original
-    logger.info(
-        "%s has two sets of rotary frequencies (longrope); this run takes its %s for all sequences, up to %d tokens",
-        name,
-        kept,
-        text.max_position_embeddings,
-    )
-
-
 def require_trainable(section: ModelSection) -> None:
-    """Refuse to train in float16: gradients smaller than 6e-8, its least positive number, would become zero.
+    """Refuse to train in float16, where gradients below 6e-8, its smallest positive number, would become zero.
 
     Raises:
         ConfigError: naming the remedy.
@@ -250,10 +193,10 @@ def require_trainable(section: ModelSection) -> None:
 def base_identity(
     model: PreTrainedModel | str | Path, revision: str | None = None, trust_remote_code: bool = False
 ) -> str:
-    """``name#digest`` of a base model, the digest over its kind, rotary parameters and the shapes of its weights.
+    """``name#digest`` of a base model, by its kind, its rotary parameters and the shapes of its weights.
 
-    With the ``revision`` of a hub name it is ``name@revision#digest``. Quantisation and dtype do not count: an adapter
-    trained on a 4-bit base fits the same base in 16 bits.
+    With the ``revision`` of a hub name it is ``name@revision#digest``. Quantisation and dtype do not matter: an adapter
+    that was trained on a 4-bit base fits the same base in 16 bits.
 
     Raises:
         ConfigError: if a name's ``config.json`` cannot be loaded, or needs code that is not trusted.
@@ -274,45 +217,41 @@ def base_identity(
 
 
 def in_hub_cache(name: str, revision: str | None = None) -> bool:
-    """Whether a hub name's ``config.json`` is on this machine already."""
+    """Whether the ``config.json`` of a hub name is already on this machine."""
     try:
         return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except HFValidationError:  # not a hub name: loading it says so
+    except HFValidationError:  # not a hub name, which loading will report
         return False
 
 
 def same_base(left: str, right: str) -> bool:
-    """Whether two identities name the same architecture, wherever its files lie."""
+    """Whether two identities name the same architecture, wherever its files are."""
     return left.rpartition("#")[2] == right.rpartition("#")[2]
 
 
 @contextmanager
 def _naming(what: str, advice: str = "") -> Iterator[None]:
-    """Around calls of transformers and tokenizers, which raise all sorts of errors at files that they cannot read.
-
-    Raises:
-        ConfigError: for whatever they raise, naming the model.
-    """
+    """Turn the errors of transformers and tokenizers, which have many types, into ``ConfigError`` with a name."""
     try:
         yield
     except BaseException as error:
-        panic = type(error).__name__ == "PanicException"  # of Rust: not an Exception, and of no importable class
+        panic = type(error).__name__ == "PanicException"  # Rust's: not an Exception, and its class has no module
         if not isinstance(error, Exception) and not panic:
             raise
         reason = cut(_in_a_line(error))
         if "trust_remote_code" in str(error):
-            reason += "; set trust_remote_code (--trust-remote-code) if you trust that code with all your rights"
+            reason += "; set trust_remote_code (--trust-remote-code) if that code may run with all your rights"
         raise ConfigError(f"{what} cannot be loaded: {reason}{advice}") from error
 
 
 def _in_a_line(error: BaseException) -> str:
-    """What transformers says, without the advice of its further lines."""
+    """The first line of an error; the others give advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def _refuse_adapter(name: str, revision: str | None) -> None:
-    """transformers would load the adapter that lies in a base's folder, and for it whatever base it names."""
+    """Refuse a folder with an adapter, because transformers would load the base that the adapter names."""
     with _naming(f"model {name!r}"):
         found = find_adapter_config_file(name, revision=revision)
     if found is not None:
@@ -320,9 +259,9 @@ def _refuse_adapter(name: str, revision: str | None) -> None:
 
 
 def _from_pretrained(name: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """With SDPA, or with their own attention for the models whose attention has a cap or a sink, which SDPA leaves out.
+    """Load a model with SDPA, or with its own attention if that has a cap or a sink, which SDPA does not have.
 
-    transformers refuses SDPA for them; older versions (5.10) take it for Gemma 2, without its cap.
+    transformers refuses SDPA for such models; older versions (5.10) use it for Gemma 2, without the cap.
     """
     attention = "sdpa" if getattr(config.get_text_config(), "attn_logit_softcapping", None) is None else "eager"
     try:
@@ -339,8 +278,8 @@ def _from_pretrained(name: str, config: PreTrainedConfig, **options: Any) -> Pre
 def _silence_dropout(model: PreTrainedModel) -> None:
     """Set every dropout of the base to 0: modules, and the numbers that ``F.dropout`` is called with.
 
-    The numbers stand under many names (``dropout``, ``resid_pdrop``, ``layerdrop``, ``residual_dropout``) in modules
-    and in the configurations that these read. Noise on a router's input (``jitter``) is of the same kind.
+    These numbers have many names (``dropout``, ``resid_pdrop``, ``layerdrop``, ``residual_dropout``) in modules and in
+    their configurations. Noise on a router's input (``jitter``) is also set to 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -353,10 +292,10 @@ def _silence_dropout(model: PreTrainedModel) -> None:
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:
-    """Leave 4-bit weights in the format that gradients pass through.
+    """Keep 4-bit weights in a format that gradients pass through.
 
-    On a CPU with AVX512-BF16 bitsandbytes repacks a layer's weights for good at its first evaluation pass, for a kernel
-    without a backward: adapters below would then be trained on gradients that lack it, without a word.
+    On a CPU with AVX512-BF16, bitsandbytes repacks a layer's weights at its first evaluation pass for a kernel without
+    a backward pass. The gradients of adapters below would then silently lack this layer's part.
     """
     for module in model.modules():
         attributes = vars(module)

@@ -1,4 +1,4 @@
-"""The outcomes of self-tests, kept in the user's cache folder: one for a base, a device and a version of this code."""
+"""The outcomes of self-tests in the user's cache folder, one for each base, device and version of this code."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 CACHE = "RETRO_CACHE"
 """The environment variable that names another folder than ``~/.cache/retro``."""
 Outcome = dict[Use, str | None]
-"""Of each use of a base: why it cannot share prompts, or None."""
+"""For each use of a base, why it cannot share prompts, or None."""
 
 
 def outcome_file(model: PreTrainedModel, purpose: str) -> Path:
-    """Where the outcome of a test is kept.
+    """The file for the outcome of a test.
 
     Args:
-        purpose: what the test depends on beside the model: what the base is for, and with which adapters.
+        purpose: what else the test depends on: the use of the base, and its adapters.
     """
     named = os.environ.get(CACHE)
     folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"
@@ -36,23 +36,23 @@ def outcome_file(model: PreTrainedModel, purpose: str) -> Path:
 
 
 def read_outcome(path: Path) -> Outcome | None:
-    """The outcome of an earlier test; None if there is none, or it cannot be read."""
+    """The outcome of an earlier test; None if there is none or it cannot be read."""
     try:
         return from_json(Outcome, read_json(path))
-    except (OSError, ValueError):  # not there, or not whole: the test is made again
+    except (OSError, ValueError):  # missing or damaged: the test is made again
         return None
 
 
 def keep_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome. A folder that cannot be written to costs a test at each start, and nothing else."""
+    """Write an outcome. If the folder cannot be written to, the test is made at each start."""
     try:
         write_json(path, outcome)
     except OSError as error:
-        logger.info("the self-test's outcome cannot be kept in %s (%s): it is made at each start", path, error)
+        logger.info("the outcome of the self-test cannot be written to %s (%s): it runs at each start", path, error)
 
 
 def _fingerprint(model: PreTrainedModel, purpose: str) -> str:
-    """Names everything that the outcome depends on: the configuration, some of the weights, device, versions, code."""
+    """A digest of all that the outcome depends on: the configuration, some weights, device, versions, code."""
     first = [value.detach().flatten()[:4].float().cpu() for value in model.parameters()]
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]

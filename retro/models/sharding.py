@@ -1,19 +1,20 @@
 """A base in pieces (FSDP2): each process holds its share of every decoder layer and gathers a layer when it is needed.
 
-The frozen layers alone are in pieces. Adapters, heads, embeddings and the output layer stay whole on each process, so
-that roles, gradient sums, optimiser and checkpoints are those of whole bases.
+Only the frozen layers are in pieces. Adapters, heads, embeddings and the output layer stay whole on each process, so
+roles, gradient sums, optimiser and checkpoints are the same as for a whole base.
 
-Gathering is a collective: all processes must gather the same layers in the same order, and ours make different numbers
-of passes (other lengths, other ends of a sample, no row in a minibatch). :class:`Lockstep` sees to it: before each pass
-the processes agree on what is next, and those that do not want it gather the layers with the others, compute nothing,
-and ask again. So between two meetings (:meth:`Lockstep.finish`) every process has the same sequence of collectives:
+Gathering is a collective: all processes must gather the same layers in the same order. But they make different numbers
+of passes, since prompts and samples have different lengths, and a process may have no row of a minibatch. So before
+each pass the processes agree on what comes next (:class:`Lockstep`). A process that does not need the pass gathers the
+layers with the others, computes nothing, and asks again. Until they meet in :meth:`Lockstep.finish`, all processes have
+the same sequence of collectives:
 
     agree, gather the layers in the agreed order, agree, gather …, agree on nothing
 
-All leave by the same "nothing", and whatever collective comes next (a gradient sum, a gathering of records) finds them
-all there. Two things must hold. Between meetings there is no other collective. And a pass gathers each layer once, a
-backward pass in the reverse order: so nothing but the next layer is fetched ahead, gradients reach the first layer, and
-a forward pass in training is followed by its own backward pass.
+All leave together, so the next collective (a gradient sum, a gathering of records) finds them all. Two conditions must
+hold. There is no other collective until then. And a pass gathers each layer once, a backward pass in reverse order: so
+only the next layer is fetched ahead, gradients reach the first layer, and every forward pass in training is followed by
+its own backward pass.
 """
 
 from __future__ import annotations
@@ -35,26 +36,26 @@ from retro.models.backbone import decoder_of
 logger = logging.getLogger(__name__)
 
 NOTHING, FORWARD, BACKWARD = range(3)
-"""What a process wants next. Of different wishes the greatest is served."""
+"""What a process needs next. If the processes differ, the greatest value comes next."""
 
 _AS_IT_IS = {
     "FSDP_OFFLOAD_PARAMS": "false",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
-"""Settings of an FSDP launch that our own loops do not leave open."""
+"""The settings of an FSDP launch that our own loops require."""
 
 
 def launched_pieces(stage: str, section: ModelSection, own_loop: bool = True) -> Literal["fsdp2", "deepspeed"] | None:
-    """By what ``accelerate launch`` asks for a base in pieces, if it does.
+    """How ``accelerate launch`` asks for a base in pieces; None if it does not.
 
-    Read from the environment that the launch sets: accelerate itself drops both on a CPU, without a word.
+    This reads the environment that the launch sets, because accelerate silently ignores both ways on a CPU.
 
     Args:
-        own_loop: the stage trains in a loop of ours; else in transformers' trainer, which takes all of accelerate.
+        own_loop: whether the stage trains in our own loop, and not in transformers' trainer, which supports more.
 
     Raises:
-        ConfigError: for a launch or a base that the stage cannot do this with, naming the remedy.
+        ConfigError: if the stage cannot train this base under this launch, naming the remedy.
     """
     if not _launched("ACCELERATE_USE_DEEPSPEED") and not _launched("ACCELERATE_USE_FSDP"):
         return None
@@ -75,23 +76,23 @@ def launched_pieces(stage: str, section: ModelSection, own_loop: bool = True) ->
     for name, value in _AS_IT_IS.items() if own_loop else ():
         if os.environ.get(name, value).lower() != value:
             raise ConfigError(
-                f"{stage} runs with {name.lower()}: {value} alone: take configs/accelerate/fsdp2.yaml as it is"
+                f"{stage} runs only with {name.lower()}: {value}: use configs/accelerate/fsdp2.yaml as it is"
             )
     return "fsdp2"
 
 
 class Lockstep:
-    """Keeps processes together that make different numbers of passes through one decoder with sharded ``layers``."""
+    """Keeps processes together that make different numbers of passes through a decoder with sharded ``layers``."""
 
     def __init__(self, decoder: nn.Module, layers: Sequence[FSDPModule], device: torch.device) -> None:
         self._layers, self._device = layers, device
         self._unanswered = False
-        """A forward pass in training still awaits its backward pass."""
+        """Whether a forward pass in training still waits for its backward pass."""
         decoder.register_forward_pre_hook(self._before_forward, prepend=True)  # before FSDP2's own, which gathers
         decoder.register_forward_hook(self._after_forward)
 
     def finish(self) -> None:
-        """Gather with the others until no process wants a pass any more. All call it, at the same places."""
+        """Gather with the others until no process needs a pass. All processes must call it at the same points."""
         self._until(NOTHING)
 
     def _before_forward(self, module: nn.Module, args: Any) -> None:
@@ -126,16 +127,17 @@ class Lockstep:
 def shard_decoder(
     model: PreTrainedModel, adapters: Mapping[str, Collection[nn.Parameter]], device: torch.device
 ) -> Lockstep:
-    """Cut the parameters of a model's layers in equal pieces, one a process of the default group, on ``device``; the
-    rest goes there whole. Layer by layer: a device never holds more than one of them whole.
+    """Cut the parameters of a model's layers in equal pieces on ``device``, one for each process; the rest stays whole.
+
+    This goes layer by layer, so a device never holds more than one whole layer.
 
     Args:
-        model: frozen, on whatever device; its decoder is what will be called.
-        adapters: by role, the parameters in the layers that are not cut.
+        model: frozen, on any device. Only its decoder will be called.
+        adapters: the parameters in the layers that are not cut, by role.
 
     Raises:
-        ConfigError: for a model without a list of layers, or trainable adapters that leave the first layer as it is
-            (backward passes would end earlier in one role than in another).
+        ConfigError: for a model without a list of layers, or trainable adapters that do not adapt the first layer
+            (backward passes would then end at different layers).
     """
     decoder: nn.Module = decoder_of(model)
     layers = getattr(decoder, "layers", None)
@@ -157,11 +159,11 @@ def shard_decoder(
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True, ignored_params=set(decoder.parameters()))
     model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
     sharded = [cast(FSDPModule, layer) for layer in layers]
-    # Named, for FSDP2's own choice goes by a list of all forward passes so far, those of generation among them. The
-    # first layer has none before it and names itself, which is there already.
+    # Set here, because FSDP2 would choose by a list of all forward passes so far, including those of generation. The
+    # first layer has no layer before it, so it names itself, which is already gathered.
     for number, piece in enumerate(sharded):
         piece.set_modules_to_backward_prefetch([sharded[max(number - 1, 0)]])
-    with torch.no_grad():  # the first pass makes FSDP2's buffers, which must not be tensors of inference mode
+    with torch.no_grad():  # the first pass creates FSDP2's buffers, which must not be inference tensors
         decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
     return Lockstep(decoder, sharded, device)
 

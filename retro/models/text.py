@@ -1,4 +1,4 @@
-"""Text to tokens and back: the one place that knows chat templates and end tokens."""
+"""Text to tokens and back. Only this module handles chat templates and end tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from retro.types import Message, Prompt
 
 _MARK = "0123456789"
-"""An answer that no template changes and that no end of turn contains."""
+"""An answer that templates do not change and that ends of turns do not contain."""
 _turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str | None, int | None]] = WeakKeyDictionary()
 """The chat template, and the token that ends an answer in it."""
 
@@ -21,13 +21,13 @@ _turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str | None, int | N
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, text: Prompt, chat_template_kwargs: Mapping[str, Any] | None = None
 ) -> list[int]:
-    """The tokens that a model answers.
+    """The tokens of a prompt.
 
-    A tokenizer with a chat template gets its turns (plain text is one user's) and the opening of the answer; another
-    one gets the begin token, if it has one, and the plain text (messages are joined by newlines).
+    With a chat template they are its turns (plain text is one user turn) and the start of the answer; without one, the
+    begin token, if there is one, and the plain text (messages are joined by newlines).
 
     Args:
-        chat_template_kwargs: what the chat template is rendered with beside the turns (``enable_thinking: False``).
+        chat_template_kwargs: further arguments of the chat template, such as ``enable_thinking: False``.
     """
     if tokenizer.chat_template:
         turns: Sequence[Message] = [{"role": "user", "content": text}] if isinstance(text, str) else text
@@ -57,13 +57,13 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> s
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Plain text, special tokens left out."""
+    """Plain text without special tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None = None) -> frozenset[int]:
-    """What ends an answer: the tokenizer's end token, the chat template's end of turn, and what the model's own
-    ``generation_config.json`` lists as ``eos_token_id``."""
+    """The tokens that end an answer: the tokenizer's end token, the chat template's end of turn, and those that the
+    model's ``generation_config.json`` lists as ``eos_token_id``."""
     own = None if generation is None else generation.eos_token_id
     listed = own if isinstance(own, list) else [own]
     found = (tokenizer.eos_token_id, _turn_end(tokenizer), *listed)
@@ -71,7 +71,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig 
 
 
 def unread_template_kwargs(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any]) -> list[str]:
-    """Those of ``chat_template_kwargs`` that the chat template does not mention; all of them where there is none."""
+    """The ``chat_template_kwargs`` that the chat template does not mention; all of them without a template."""
     template = str(tokenizer.chat_template or "")
     return sorted(name for name in chat_template_kwargs if not re.search(rf"\b{re.escape(name)}\b", template))
 
@@ -79,7 +79,7 @@ def unread_template_kwargs(tokenizer: PreTrainedTokenizerBase, chat_template_kwa
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The special token that follows an answer in the chat template (``<|im_end|>``, ``<|eot_id|>`` …), if any does.
 
-    The tokenizer's own end token may be another one, which the model was never taught to write after a turn.
+    The tokenizer's own end token may be another one, which the model has not learnt to write after a turn.
     """
     template = str(tokenizer.chat_template) if tokenizer.chat_template else None
     known = _turn_ends.get(tokenizer)
@@ -92,7 +92,7 @@ def _rendered_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except jinja2.TemplateError:  # a template for other turns than these; the tokenizer's end token is left
+    except jinja2.TemplateError:  # the template does not allow these turns, so only the tokenizer's end token counts
         return None
     if _MARK not in text:
         return None

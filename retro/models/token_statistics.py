@@ -1,10 +1,9 @@
 """Log-probabilities and entropies of chosen tokens from their hidden states, a few million logits at a time.
 
-Nothing of the size of N tokens × vocabulary is ever kept. The gradient of a token's log-probability by its own hidden
-state is a vector of H numbers, known as soon as its logits are, and linear in what the backward pass brings: it is
-computed in the forward pass and scaled in the backward pass, so that no logit is computed twice. (Liger's fused loss
-does the like, but on CUDA alone and for a finished loss: it gives neither the entropies nor the log-probabilities
-that PPO's ratio needs.)
+Nothing of size N tokens × vocabulary is kept. The gradient of a token's log-probability by its own hidden state is a
+vector of H numbers, which its logits determine, and the backward pass only scales it. So it is computed in the forward
+pass, and no logit is computed twice. (Liger's fused loss is similar, but only on CUDA and for a complete loss: it gives
+neither the entropies nor the log-probabilities that PPO's ratio needs.)
 """
 
 from __future__ import annotations
@@ -19,20 +18,19 @@ from torch.utils.checkpoint import checkpoint
 from retro.models.backbone import logits_of, plain_model
 
 _LOGITS = 2**23
-"""Logits at once: 32 MiB in float32, of which there are two or three."""
+"""The number of logits at once: 32 MiB in float32, in two or three copies."""
 
 
 def token_statistics(
     model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float = 1.0, entropy_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(z / temperature)[target] and its distribution's entropy, (N,) each, in nats.
+    """log softmax(z / temperature)[target] and the distribution's entropy, (N,) each, in nats.
 
     Args:
-        model: whose output layer gives the logits z.
+        model: its output layer gives the logits z.
         hidden: (N, H).
         targets: (N,) tokens.
-        entropy_gradient: without it the entropies are constants of the backward pass: their gradient costs half as
-            much again.
+        entropy_gradient: whether gradients flow through the entropies, which costs half as much again.
     """
     size = max(1, _LOGITS // int(plain_model(model).config.get_text_config().vocab_size))
     output_layer = cast(nn.Module, plain_model(model).get_output_embeddings())
@@ -52,7 +50,7 @@ def token_statistics(
 
 
 class _TokenStatistics(torch.autograd.Function):
-    """Keeps d log π / d hidden and, if asked, d entropy / d hidden: (N, H) each."""
+    """Keeps d log π / d hidden, and d entropy / d hidden if asked, (N, H) each."""
 
     @staticmethod
     def forward(
@@ -97,7 +95,7 @@ class _TokenStatistics(torch.autograd.Function):
 def _through_output_layer(
     model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool, size: int
 ) -> tuple[Tensor, Tensor]:
-    """The same where the output layer itself learns (LoRA on it): its gradient needs the logits once more."""
+    """The same if the output layer is trained, too (LoRA on it): its gradient needs the logits once more."""
 
     def of(piece: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         logs = _logits(model, piece, temperature).log_softmax(-1)

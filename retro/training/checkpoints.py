@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from retro.config import ConfigError
 from retro.layout import CHECKPOINT
-from retro.models.tensors import read_tensors
+from retro.models.tensors import read_tensors, write_tensors
 
 OPTIMISER_FILE = "optimiser.safetensors"
 STATE_FILE = "state.json"
@@ -36,11 +34,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def save_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
     """Write the state of every parameter (moments and step count), keyed ``parameter|state``."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in names.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    save_file(tensors, folder / OPTIMISER_FILE)
+    tensors = {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, parameter in names.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+    write_tensors(tensors, folder / OPTIMISER_FILE)
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter], folder: Path) -> None:

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from retro.artifacts import write_json
-from retro.models.tensors import read_tensors
+from retro.models.tensors import read_tensors, write_tensors
 from retro.reading import UnreadableError, read_json
 from retro.training.checkpoints import STATE_FILE, load_optimiser, new_folder, prune, save_optimiser
 from retro.types import from_json
@@ -37,8 +36,7 @@ def save(
 ) -> None:
     """Write the folder ``path`` completely or not at all. With an optimiser, training can continue from it."""
     with new_folder(path) as folder:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-        save_file(tensors, folder / PARAMETERS_FILE)
+        write_tensors(parameters, folder / PARAMETERS_FILE)
         if optimiser is not None:
             save_optimiser(optimiser, parameters, folder)
         write_json(folder / STATE_FILE, asdict(state))

@@ -136,7 +136,7 @@ def test_a_window_is_said_once_a_model(caplog: pytest.LogCaptureFixture) -> None
             assert shares_prompts(model, "training", 8)
             assert not any(shares_prompts(model, "training", longest) for longest in (9, 10, 9))
     assert [record.getMessage() for record in caplog.records] == [
-        "MistralForCausalLM attends to a sliding window of 8 tokens, and longer sequences came: training does not "
+        "MistralForCausalLM attends to a sliding window of 8 tokens, and there are longer sequences: training does not "
         "share prompts, which is exact and slower"
     ] * 2
     assert shares_prompts(mistral(None), "training", 10**6)
