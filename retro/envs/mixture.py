@@ -1,4 +1,4 @@
-"""Tasks of several environments as one set: one collection, one adapter, one evaluation, told apart by environment."""
+"""Tasks of several environments as one set, for one collection, one adapter and one evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retro.types import Split, Task
 
 
 class MixtureTasks(TaskSet):
-    """The tasks of several task sets, one of each in turn; where a split of one is spent, the others go on.
+    """The tasks of several task sets, one of each in turn. When a task set has no more tasks, the others continue.
 
     Args:
         environments: ``[{"name": …, "options": {…}}, …]``, as in ``environment`` of a config.
@@ -40,10 +40,10 @@ class MixtureTasks(TaskSet):
         if sum(sizes.values()) < wanted:
             raise ValueError(f"mixture: split {split} has {sum(sizes.values())} tasks, {wanted} were asked for")
         columns = [taskset.tasks(split, sizes[name]) for name, taskset in self._sets.items()]
-        turns = (column[place] for place in range(wanted) for column in columns if place < len(column))
+        turns = (column[row] for row in range(wanted) for column in columns if row < len(column))
         found = list(islice(turns, offset, wanted))
         if len({task.id for task in found}) < len(found):
-            raise ValueError("mixture: two of its environments have tasks of one id")
+            raise ValueError("mixture: two of its environments have tasks with the same id")
         return found
 
     def make(self, task: Task) -> Environment:
@@ -66,7 +66,7 @@ class MixtureTasks(TaskSet):
 
 
 def _size(taskset: TaskSet, split: Split, most: int) -> int:
-    """How many tasks a split has, at most ``most``: a task set says no more than whether it has one at a place."""
+    """How many tasks a split has, at most ``most``: found by halving, since a task set does not give its size."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

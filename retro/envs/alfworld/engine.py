@@ -1,9 +1,9 @@
-"""ALFWorld's engine for one game: TextWorld's PDDL state, twice (runs in a worker process, which alone imports this).
+"""ALFWorld's engine for one game, in two forms. Only worker processes import this module.
 
 :class:`CachedGame` plays on TextWorld's ``PddlState``, translates a problem once instead of four times, parses a
-grammar once, and derives texts with :mod:`retro.envs.alfworld.text`. It leans on TextWorld's inside, so it is used with
-the versions it was checked with; with others :class:`UpstreamGame` plays, on TextWorld's and ALFWorld's own classes.
-Nothing of theirs is patched.
+grammar once, and derives texts with :mod:`retro.envs.alfworld.text`. It depends on TextWorld's internals, so it is used
+only with the versions that it was checked with. With other versions :class:`UpstreamGame` plays on TextWorld's and
+ALFWorld's own classes. Neither patches them.
 
 Source: TextWorld 1.7.0 (``textworld/envs/pddl``), ALFWorld 0.4.2 (``AlfredDemangler``), both MIT.
 """
@@ -30,25 +30,25 @@ from textworld.logic import Proposition, Type, TypeHierarchy, Variable
 from retro.envs.alfworld.text import Context, Entity, Narrator
 
 CHECKED_VERSIONS = {"textworld": "1.7.0", "alfworld": "0.4.2"}
-"""The versions with which a test found both engines to give the same transcripts."""
+"""The versions for which a test found equal transcripts from both engines."""
 INTRO = "#intro#"
 NOTHING_HAPPENS = "Nothing happens."
 HELP = "help"
-"""Listed by the engine as an admissible command; it changes nothing and its answer is long."""
+"""The engine lists it as an admissible command. It changes nothing, and its answer is long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the engine says after a command."""
+    """The engine's answer to a command."""
 
     feedback: str
     commands: tuple[str, ...]
-    """What is possible now, sorted, without ``help``."""
+    """The possible commands, sorted, without ``help``."""
     won: bool
 
 
 class Game(Protocol):
-    """One game, being played."""
+    """One play of a game."""
 
     @property
     def state(self) -> Any:
@@ -63,7 +63,7 @@ class Game(Protocol):
 
 
 def open_game(data: Mapping[str, Any]) -> Game:
-    """The game of ``pddl_domain``, ``grammar`` and ``pddl_problem``, on the fast engine if that fits what is there."""
+    """The game of ``pddl_domain``, ``grammar`` and ``pddl_problem``, on the fast engine if the versions fit."""
     installed = {package: version(package) for package in CHECKED_VERSIONS}
     if installed == CHECKED_VERSIONS:
         return CachedGame(data)
@@ -96,7 +96,7 @@ class UpstreamGame:
         return self._scene(self._env.step(command)[0])
 
     def close(self) -> None:
-        """Its library stays loaded: closing one ends in a segmentation fault at a later load."""
+        """Leave its library loaded: unloading one ends in a segmentation fault at a later load."""
 
     def _scene(self, state: Any) -> Scene:
         return Scene(state.feedback, _without_help(state["admissible_commands"]), bool(state["won"]))
@@ -162,7 +162,7 @@ def _read_grammar(text: str) -> _Grammar:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What a play needs of a translated problem."""
+    """The parts of a translated problem that a play needs."""
 
     sas: bytes
     parents_of: Mapping[str, tuple[str, ...]]
@@ -173,7 +173,7 @@ class _Problem:
 
 @lru_cache(maxsize=16)
 def _translate(domain: str, problem: str) -> _Problem:
-    gc.disable()  # it makes some 100,000 objects and none of them is garbage: looking for it takes a fifth of the time
+    gc.disable()  # collecting garbage among the 100,000 new objects would take a fifth of the time, and find none
     try:
         task, sas = fast_downward.pddl2sas(domain, problem)
     finally:
@@ -194,9 +194,9 @@ def _translate(domain: str, problem: str) -> _Problem:
 
 
 class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld ships no types
-    """``PddlState`` of a problem that is translated already, its facts kept in the order in which they are asked for.
+    """``PddlState`` of a problem that is already translated, with facts in the order in which they are needed.
 
-    Its own constructor translates twice, the second time for a planner that nobody asks here.
+    The constructor of ``PddlState`` translates twice, the second time for a planner that is not used here.
     """
 
     def __init__(self, library: Any, problem: _Problem, actions: Mapping[str, Any]) -> None:
@@ -220,7 +220,7 @@ class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld ships no 
         self.add_facts(fact for fact in facts if not fact.is_negation)
 
     def facts_with_signature(self, sig: Any) -> tuple[Any, ...]:
-        """The facts of a signature, sorted: ``all_assignments`` sorts them anew each time, and finds it done."""
+        """The facts of a signature, sorted, so that sorting them in ``all_assignments`` takes little time."""
         if sig not in self._sorted:
             self._sorted[sig] = tuple(sorted(super().facts_with_signature(sig)))
         return self._sorted[sig]

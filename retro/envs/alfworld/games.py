@@ -1,7 +1,7 @@
-"""Where ALFWorld's games come from: folders of the official release, and parquet files with the same fields.
+"""ALFWorld's games: folders of the official release, and parquet files with the same fields.
 
-Left out are, as ALFWorld's own loader does (``alfred_tw_env.py``), games whose path names movable receptacles or sliced
-objects, games without ``traj_data.json``, of another kind than the six, and games that are not marked solvable.
+Like ALFWorld's own loader (``alfred_tw_env.py``), this leaves out games whose path names movable receptacles or sliced
+objects, games without ``traj_data.json``, games of other kinds than the six, and games that are not marked solvable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retro.reading import DATA_BYTES, UnreadableError, read_json, read_text
 
 REMEDY = "the official games come by `alfworld-download` (docs/environments/alfworld.md)"
 RELEASE_FOLDERS = {"train": "train", "validation": "valid_seen", "test": "valid_unseen"}
-"""Our splits, and the folders of ``json_2.1.1`` that they are."""
+"""Our splits, and their folders in ``json_2.1.1``."""
 DOMAIN_FILE = "alfred.pddl"
 GRAMMAR_FILE = "grammar_template.twl2"
 GOAL_MARK = "@@GOAL@@"
@@ -35,14 +35,14 @@ _GAME_COLUMNS = ("goal", "pddl_problem", "walkthrough")
 
 @dataclass(frozen=True, slots=True)
 class GameData:
-    """One game, as the engine takes it."""
+    """The data of one game."""
 
     kind: str
     domain: str
     grammar: str
     problem: str
     walkthrough: tuple[str, ...]
-    """Commands that win; may be empty."""
+    """Commands that solve the task; may be empty."""
 
     @property
     def for_engine(self) -> dict[str, str]:
@@ -57,28 +57,20 @@ class Games(Protocol):
         """The kind of each game, by id, in the order of their paths.
 
         Raises:
-            ValueError: names a file that is none of ALFWorld's.
+            ValueError: naming a file that is not one of ALFWorld's; so does :meth:`load`.
         """
         ...
 
-    def has(self, id: str) -> bool:
-        """Whether there is this game."""
-        ...
+    def has(self, id: str) -> bool: ...
 
-    def load(self, id: str) -> GameData:
-        """One game.
-
-        Raises:
-            ValueError: names a file that is none of ALFWorld's.
-        """
-        ...
+    def load(self, id: str) -> GameData: ...
 
 
 def open_games(source: str) -> Games:
     """The games of a folder or of a parquet file.
 
     Raises:
-        ValueError: if it is neither, holds no game, or lacks what must lie beside it.
+        ValueError: if it is neither, has no game, or a file that belongs to it is missing.
     """
     path = existing(source, "alfworld", REMEDY)
     return GameFolder(path) if path.is_dir() else GameTable(path)
@@ -94,7 +86,7 @@ def sources_of(data: str | Mapping[str, str]) -> str | Mapping[str, str]:
 
 
 class GameFolder:
-    """``TASK/TRIAL/game.tw-pddl``, each with its ``traj_data.json``, below one folder."""
+    """A folder with ``TASK/TRIAL/game.tw-pddl``, each with its ``traj_data.json``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,7 +132,7 @@ class GameFolder:
 
 
 class GameTable:
-    """A parquet file of games; the one domain and the one grammar of all of them lie beside it."""
+    """A parquet file of games, with the domain and the grammar of all of them in files beside it."""
 
     def __init__(self, file: Path) -> None:
         import pyarrow
@@ -160,29 +152,28 @@ class GameTable:
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
-        return {id: kind for id, (_, kind) in sorted(self._places.items())}
+        return {id: kind for id, (_, kind) in sorted(self._rows.items())}
 
     def has(self, id: str) -> bool:
-        return id in self._places
+        return id in self._rows
 
     def load(self, id: str) -> GameData:
-        place, kind = self._places[id]
+        row, kind = self._rows[id]
         with self._lock:  # many plays start at once, and the first one reads the file
             games = self._games
-        goal, problem, walkthrough = (games[name][place].as_py() for name in _GAME_COLUMNS)
+        goal, problem, walkthrough = (games[name][row].as_py() for name in _GAME_COLUMNS)
         if not isinstance(goal, str) or not isinstance(problem, str):
             raise ValueError(f"alfworld: data: {self._file}: the game {id} has no goal or no problem")
         return GameData(kind, self._domain, self._grammar.replace(GOAL_MARK, goal), problem, tuple(walkthrough or ()))
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, str]]:
-        rows = self._read(_LIST_COLUMNS).to_pylist()
+    def _rows(self) -> dict[str, tuple[int, str]]:
         found = {
-            f"{row['task']}/{row['trial']}": (place, str(row["task_type"]))
-            for place, row in enumerate(rows)
-            if row["solvable"]
+            f"{game['task']}/{game['trial']}": (row, str(game["task_type"]))
+            for row, game in enumerate(self._read(_LIST_COLUMNS).to_pylist())
+            if game["solvable"]
         }
-        return {id: (place, kind) for id, (place, kind) in found.items() if kind in KINDS and not _LEFT_OUT.search(id)}
+        return {id: (row, kind) for id, (row, kind) in found.items() if kind in KINDS and not _LEFT_OUT.search(id)}
 
     @cached_property
     def _games(self) -> Any:

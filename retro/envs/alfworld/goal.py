@@ -1,7 +1,7 @@
-"""How far a play has come: milestones on the way to a goal, as questions about the engine's facts.
+"""Milestones on the way to a goal, as queries of the engine's facts.
 
-ALFWorld itself knows success alone. With ``graded: true`` each milestone that a play reaches for the first time is
-worth an equal part of the return, and success the rest. A milestone that holds from the start is worth nothing.
+ALFWorld itself has only success. With ``graded: true``, each milestone that a play reaches for the first time earns an
+equal part of the return, and success earns the rest. A milestone that holds from the start earns nothing.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ MILESTONES: Mapping[str, tuple[str, ...]] = {
     "pick_cool_then_place_in_recep": (HELD, _TREATED.format(fact="iscool")),
     "pick_two_obj_and_place": (HELD, PLACED, SECOND_HELD),
 }
-"""By kind of task (all six of ALFWorld), in TextWorld's language of queries. ``t`` is the wanted type of object, ``k``
-the type of place, ``d`` the type of lamp."""
+"""The queries of each of ALFWorld's six kinds of tasks, in TextWorld's language. ``t`` is the wanted type of object,
+``k`` the type of place, ``d`` the type of lamp."""
 
 _OBJECT = re.compile(r"\(\s*objectType\s+\?\w+\s+(\w+)\s*\)", re.IGNORECASE)
 _PLACE = re.compile(r"\(\s*receptacleType\s+\?\w+\s+(\w+)\s*\)", re.IGNORECASE)
 
 
 class Milestone(TypedDict):
-    """One question about the facts: is there a way to make ``query`` true?"""
+    """A query of the facts: is there an assignment that makes ``query`` true?"""
 
     query: str
     bound: dict[str, tuple[str, str]]
-    """Placeholders that stand for one thing: name → (their type, the thing)."""
+    """Placeholders with a fixed value: name → (type, value)."""
 
 
 def milestones(kind: str, problem: str) -> list[Milestone]:
-    """The milestones of a game: its ``kind`` says which, the goal of its PDDL ``problem`` which objects and places.
+    """The milestones of a ``kind`` of game, for the objects and places in the goal of its PDDL ``problem``.
 
     Raises:
-        ValueError: for a kind that ALFWorld does not have, or a goal that is not of that kind.
+        ValueError: for an unknown kind, or a goal that is not of that kind.
     """
     if kind not in MILESTONES:
         raise ValueError(f"no milestones for tasks of kind {kind!r}; there are: {', '.join(MILESTONES)}")

@@ -22,14 +22,14 @@ _HELP = "help"
 
 
 def engine_command(action: str) -> str:
-    """What the engine calls an action: lower case, single spaces, no full stop, ``move X to Y`` for putting."""
+    """The engine's form of an action: lower case, single spaces, no full stop, ``move X to Y`` for putting."""
     command = " ".join(action.lower().split()).removesuffix(".")
     put = _PUT.fullmatch(command)
     return f"move {put['thing']} to {put['place']}" if put else command
 
 
 class Alfworld(ReplayedEnvironment):
-    """One play of one game. It takes a place in a worker from :meth:`reset` to :meth:`close`."""
+    """One play of one game. It has a seat in a worker from :meth:`reset` to :meth:`close`."""
 
     def __init__(
         self, id: str, games: Games, pool: WorkerPool, steps: int = 49, admissible: bool = False, graded: bool = False
@@ -58,7 +58,7 @@ class Alfworld(ReplayedEnvironment):
         scene = self._seat.start(game.for_engine, asked)
         self.played = []
         self._commands: list[str] = scene["commands"]
-        self._unmet = {place for place, held in enumerate(scene["met"]) if not held}
+        self._unmet = {index for index, held in enumerate(scene["met"]) if not held}
         self._share = 1.0 / (len(asked) + 1)
         self._return = 0.0
         self._terminated = self._truncated = False
@@ -66,7 +66,7 @@ class Alfworld(ReplayedEnvironment):
         return self._shown("\n".join(line for line in opening.splitlines() if line)), self._info()
 
     def step(self, action: str) -> StepResult:
-        """Act; an action that the engine does not know counts as a step, too.
+        """Act. An action that the engine does not know also counts as a step.
 
         Raises:
             EnvironmentFailedError: if the worker is gone or the engine failed.
@@ -94,8 +94,8 @@ class Alfworld(ReplayedEnvironment):
             seat.leave()
 
     def _reward(self, held: list[bool]) -> float:
-        """Milestones that are new, and on success all that is left of the return."""
-        new = {place for place in self._unmet if held[place]}
+        """The share of new milestones; after success, the rest of the return."""
+        new = {index for index in self._unmet if held[index]}
         self._unmet -= new
         reward = 1.0 - self._return if self._terminated else self._share * len(new)
         self._return += reward

@@ -1,7 +1,7 @@
-"""ALFWorld's grammar, derived without parsing anything twice (runs in a worker process, beside TextWorld).
+"""Texts by ALFWorld's grammar, without parsing anything twice. Only worker processes import this module.
 
-TextWorld parses each text it derives anew at every step, and deep-copies every symbol with its context. Here a text is
-parsed once (by TextWorld's own parser) and contexts are passed down, never copied. What is derived is the same, which
+TextWorld parses each text again at every step, and deep-copies every symbol with its context. Here each text is parsed
+once, by TextWorld's own parser, and contexts are never copied. The texts are the same, which
 ``tests/unit/envs/test_alfworld_engine.py`` checks game by game; the reference is TextWorld 1.7.0's
 ``textworld/envs/pddl/textgen/__init__.py``.
 """
@@ -19,18 +19,18 @@ from textworld.envs.pddl import textgen
 from textworld.logic import Rule
 
 PARSED_TEXTS = 4096
-"""How many parsed texts are kept: some 80 are common to all games, one more comes with each goal."""
+"""The number of parsed texts that are kept. About 80 are common to all games; each goal adds one."""
 
 _SAFE = (ast.Expression, ast.BinOp, ast.Add, ast.BoolOp, ast.Or, ast.Name, ast.Load, ast.Constant)
 
 
 class UnsafeGrammarError(ValueError):
-    """A game's grammar that would run more code than naming an object takes."""
+    """A game's grammar that would run more code than names need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """An object or a place, as texts call it."""
+    """An object or a place with its names in texts."""
 
     id: str
     name: str
@@ -43,7 +43,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a text is derived in: the facts, who is who, and what has been matched so far."""
+    """What the derivation of a text depends on: the facts, the entities, and what has been matched so far."""
 
     state: Any
     """``textworld.logic.State``."""
@@ -57,7 +57,7 @@ class Context:
         return [replace(self, mapping={**self.mapping, **mapping}) for mapping in found]
 
     def holds(self, query: str) -> bool:
-        """Whether there is any."""
+        """Whether there is a way of making ``query`` true."""
         return any(True for _ in self.state.all_assignments(_query(query), self.mapping))
 
     def names(self) -> dict[str, Entity]:
@@ -78,7 +78,7 @@ class Narrator:
                 check_expressions(production.rhs)
 
     def say(self, text: str, context: Context) -> str:
-        """What ``text`` becomes in ``context``."""
+        """The text that is derived from ``text`` in ``context``."""
         return "".join(self._derive(symbol, context) for symbol in parse(text))
 
     def _derive(self, symbol: Any, context: Context) -> str:
@@ -119,14 +119,14 @@ class Narrator:
 
 @lru_cache(maxsize=PARSED_TEXTS)
 def parse(text: str) -> tuple[Any, ...]:
-    """The symbols of a text, by TextWorld's parser. They are shared: nobody may change them."""
+    """The symbols of a text, by TextWorld's parser. They are shared, so do not change them."""
     symbols = tuple(textgen._parse_and_convert(text, rule_name="symbols"))
     check_expressions(symbols)
     return symbols
 
 
 def check_expressions(symbols: Sequence[Any]) -> None:
-    """TextWorld evaluates the ``{…}`` of a grammar as Python, and grammars come with downloaded games.
+    """Refuse unsafe expressions: TextWorld evaluates the ``{…}`` of grammars, which are downloaded, as Python.
 
     Raises:
         UnsafeGrammarError: for an expression that does more than read, add and choose names.
@@ -149,7 +149,7 @@ def _code(expression: str) -> CodeType:
     try:
         tree = ast.parse(text, mode="eval")
     except SyntaxError:
-        raise UnsafeGrammarError(f"the grammar's {{{text[:100]}}} is no expression") from None
+        raise UnsafeGrammarError(f"the grammar's {{{text[:100]}}} is not an expression") from None
     for node in ast.walk(tree):
         if not isinstance(node, _SAFE) and not (isinstance(node, ast.Attribute) and not node.attr.startswith("_")):
             raise UnsafeGrammarError(f"the grammar's {{{text[:100]}}} does more than name things: it is not run")

@@ -1,8 +1,8 @@
-"""A worker process: it holds games and answers one line of JSON for each line it reads.
+"""A worker process, which plays games and answers each line of JSON with one line.
 
-Started as ``python -m retro.envs.alfworld.worker`` by :mod:`retro.envs.alfworld.workers`. It ends when its standard
-input does, so that it never outlives whoever started it. Requests: ``{"do": "start", "game": 1, "data": {…}, "asked":
-[…]}``, ``{"do": "step", "game": 1, "command": "look"}``, ``{"do": "close", "game": 1}``.
+:mod:`retro.envs.alfworld.workers` starts it as ``python -m retro.envs.alfworld.worker``. It ends when its standard
+input ends, so it never outlives the process that started it. Requests: ``{"do": "start", "game": 1, "data": {…},
+"asked": […]}``, ``{"do": "step", "game": 1, "command": "look"}``, ``{"do": "close", "game": 1}``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Games:
         self._games: dict[int, tuple[Game, list[Milestone]]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked. What a broken game raises goes back as ``error``; the other games go on."""
+        """Answer a request. An exception of a game becomes an ``error``; the other games continue."""
         try:
             return self._do(request)
         except Exception as error:
@@ -41,16 +41,16 @@ class Games:
             case "start":
                 game = open_game(request["data"])
                 self._games[number] = (game, request["asked"])
-                return self._told(number, game.start())
+                return self._described(number, game.start())
             case "step":
-                return self._told(number, self._games[number][0].step(request["command"]))
+                return self._described(number, self._games[number][0].step(request["command"]))
             case "close":
                 self._games.pop(number)[0].close()
                 return {}
             case other:
                 raise ValueError(f"no request {other!r}")
 
-    def _told(self, number: int, scene: Scene) -> dict[str, Any]:
+    def _described(self, number: int, scene: Scene) -> dict[str, Any]:
         game, asked = self._games[number]
         return {
             "feedback": scene.feedback,
@@ -62,7 +62,9 @@ class Games:
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us; we end with our input
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that started this one; this one ends with its input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the planner prints must not come between the answers
     games = Games()

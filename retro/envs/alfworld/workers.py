@@ -1,8 +1,8 @@
-"""ALFWorld's worker processes, as seen by whoever plays: they are started, loaded evenly, replaced, and ended.
+"""ALFWorld's worker processes, from the side of the plays: they are started, loaded evenly, replaced, and stopped.
 
-TextWorld's engine never gives memory back, keeps state in a shared library and is not made for threads: it lives in
-processes of its own. They are fresh interpreters that talk JSON over pipes, not forks (which would copy a process with
-threads) and not ``multiprocessing`` spawns (which would import the caller's main module once more).
+TextWorld's engine does not free memory, keeps state in a shared library and does not support threads, so it runs in its
+own processes. They are new interpreters that exchange JSON over pipes; forks would copy a process with threads, and
+``multiprocessing`` spawns would import the caller's main module again.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any
 from retro.envs.base import EnvironmentFailedError
 
 ENDS_IN_SECONDS = 5.0
-"""How long a worker may take to end by itself, before it is killed."""
+"""The time a worker has to end by itself before it is killed."""
 _MAX_LAST_WORDS = 300
 
 
 class Worker:
-    """One process. Any thread may ask it; it answers one request at a time."""
+    """One process. Any thread may use it; it answers one request at a time."""
 
     def __init__(self) -> None:
         self.games = 0
-        """Being played in it now."""
+        """The number of games that it plays now."""
         self.started = 0
-        """Played in it until now."""
+        """The number of games that it has started."""
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._end = ""
@@ -60,10 +60,10 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send ``request``, wait for the answer.
+        """Send ``request``, and wait for the answer.
 
         Raises:
-            EnvironmentFailedError: if the game is broken, or the process is gone.
+            EnvironmentFailedError: if the game failed, or the process is gone.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with self._lock:
@@ -71,9 +71,9 @@ class Worker:
                 self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
                 line = self._process.stdout.readline()
-            except (OSError, ValueError):  # its end of the pipe is closed, or stop() closed ours
+            except (OSError, ValueError):  # the process or stop() closed the pipe
                 line = ""
-            except BaseException:  # interrupted between question and answer: the next answer would be the wrong one
+            except BaseException:  # interrupted before the answer, which the next request would then get
                 self._process.kill()
                 raise
         if not line.endswith("\n"):
@@ -84,16 +84,16 @@ class Worker:
         return answer
 
     def stop(self) -> None:
-        """End the process: it goes by itself when its input ends."""
+        """End the process, which it does by itself when its input ends."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(OSError):  # it died with our last request unread
+        with contextlib.suppress(OSError):  # it died before it read the last request
             self._process.stdin.close()
         self._ended()
         with self._lock:
             self._process.stdout.close()
 
     def _ended(self) -> str:
-        """How the process ended, which is waited for."""
+        """Wait for the end of the process; return how it ended."""
         with self._ending:
             if not self._end:
                 try:
@@ -111,7 +111,7 @@ class Worker:
 
 
 class Seat:
-    """One game's place in a worker."""
+    """The seat of one game in a worker."""
 
     def __init__(self, pool: WorkerPool, worker: Worker, number: int) -> None:
         self._pool = pool
@@ -126,8 +126,8 @@ class Seat:
         return self.worker.ask({"do": "step", "game": self._number, "command": command})
 
     def leave(self) -> None:
-        """Give the place back. Once only."""
-        with contextlib.suppress(EnvironmentFailedError):  # there is nothing left to give back
+        """Give the seat back. Call it only once."""
+        with contextlib.suppress(EnvironmentFailedError):  # the worker is gone
             self.worker.ask({"do": "close", "game": self._number})
         self._pool.left(self.worker)
 
@@ -136,9 +136,9 @@ class WorkerPool:
     """The workers of one task set.
 
     Args:
-        workers: How many take new games.
-        games_per_worker: After so many games a worker takes no more, and ends with the last of them. Until then it is
-            one more than ``workers``.
+        workers: the number of workers that take new games.
+        games_per_worker: after so many games a worker takes no more, and ends with the last of them. Until then it
+            exists in addition to ``workers``.
     """
 
     def __init__(self, workers: int, games_per_worker: int) -> None:
@@ -151,11 +151,11 @@ class WorkerPool:
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        """Those there are now, also those that only finish their games."""
+        """All workers, including those that only finish their games."""
         return tuple(self._workers)
 
     def seat(self) -> Seat:
-        """A place in the least loaded worker; one is started if there may be more and all are busy."""
+        """A seat in the least loaded worker. If all are busy and more are allowed, a new one is started."""
         with self._lock:
             dead = [worker for worker in self._workers if not worker.alive]
             for worker in dead:
@@ -181,7 +181,7 @@ class WorkerPool:
             worker.stop()
 
     def close(self) -> None:
-        """End all workers, also under plays that are not over."""
+        """Stop all workers, even those with plays that are not over."""
         with self._lock:
             _stop_all(self._workers)
 
@@ -192,10 +192,10 @@ def _stop_all(workers: list[Worker]) -> None:
 
 
 def _worker_environment() -> dict[str, str]:
-    """The caller's own environment and import path; the order of sets is fixed, so that games play alike everywhere."""
+    """The caller's environment and import path, with a fixed order of sets, so that games play equally everywhere."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path),
         "PYTHONHASHSEED": "0",
-        "ALFWORLD_DATA": tempfile.gettempdir(),  # importing alfworld makes this folder; a worker needs no data
+        "ALFWORLD_DATA": tempfile.gettempdir(),  # importing alfworld creates this folder; a worker needs no data
     }

@@ -86,7 +86,7 @@ class HotpotQATasks(TaskSet):
         return HotpotQA(self._question(task), self._load().store, self._steps)
 
     def oracle(self, task: Task) -> str:
-        """Which pages to open, what stands there, how it is found, and the answer."""
+        """The pages to open, the facts on them and how to find them, and the answer."""
         question = self._question(task)
         titles = dict.fromkeys(fact.page.title for fact in question.facts)
         said = [f"Search[{title}]{_said_there(question, title)}" for title in titles]
@@ -103,7 +103,7 @@ class HotpotQATasks(TaskSet):
         return questions[task.id]
 
     def _files(self) -> dict[Path, list[Split]]:
-        """Each file with the splits that share it, test's first."""
+        """Each file with the splits that share it; that of test comes first."""
         files: dict[Path, list[Split]] = {}
         for split in reversed(Split):
             if split in self._paths:
@@ -146,20 +146,20 @@ def _question_file(source: str) -> Path:
 
 
 def _said_there(question: Question, title: str) -> str:
-    """The facts of one page; of those that opening it does not show, what to look up."""
+    """The facts of one page, with a word to look up for each fact that opening the page does not show."""
     said = ""
     for fact in question.facts:
-        if fact.page.title == title and fact.place is not None:
-            if fact.place >= SENTENCES_SHOWN:
-                said += f" Lookup[{_telling_word(fact.page, fact.place)}]"
-            said += f' "{fact.page.sentences[fact.place]}"'
+        if fact.page.title == title and fact.index is not None:
+            if fact.index >= SENTENCES_SHOWN:
+                said += f" Lookup[{_telling_word(fact.page, fact.index)}]"
+            said += f' "{fact.page.sentences[fact.index]}"'
     return said
 
 
-def _telling_word(page: Page, place: int) -> str:
-    """The longest of the words that the fewest sentences before this one have: looking it up leads here soonest."""
-    before = [sentence.casefold() for sentence in page.sentences[:place]]
-    words = re.findall(r"\w+", page.sentences[place])
+def _telling_word(page: Page, index: int) -> str:
+    """The word of a sentence that the fewest earlier sentences contain (the longest such word)."""
+    before = [sentence.casefold() for sentence in page.sentences[:index]]
+    words = re.findall(r"\w+", page.sentences[index])
     return min(
         words, key=lambda word: (sum(word.casefold() in sentence for sentence in before), -len(word)), default=""
     )

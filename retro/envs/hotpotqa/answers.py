@@ -1,4 +1,4 @@
-"""How an answer is judged: exact match and F1 of words, as HotPotQA's ``hotpot_evaluate_v1.py`` does."""
+"""Exact match and F1 of words of an answer, as in HotPotQA's ``hotpot_evaluate_v1.py``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _ALL_OR_NOTHING = frozenset({"yes", "no", "noanswer"})
 
 
 def normalised(text: str) -> str:
-    """``text`` in lower case, without ASCII punctuation, articles and superfluous white space."""
+    """``text`` in lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, gold: str) -> bool:
-    """Whether both are the same once normalised."""
+    """Whether both are equal after normalisation."""
     return normalised(answer) == normalised(gold)
 
 
 def f1(answer: str, gold: str) -> float:
     """The harmonic mean of precision and recall of the normalised words, in [0, 1].
 
-    Where either is yes, no or noanswer, only the same counts.
+    If either is yes, no or noanswer, the score is 0 unless they are equal.
     """
     ours, theirs = normalised(answer), normalised(gold)
     if ours != theirs and not _ALL_OR_NOTHING.isdisjoint((ours, theirs)):

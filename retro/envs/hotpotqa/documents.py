@@ -1,4 +1,4 @@
-"""Where an actor's searches are answered: what a store of pages is, and one that holds all its pages itself."""
+"""Stores of pages, which answer an actor's searches: their protocol, and one with all pages in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 MOST_SIMILAR = 5
-"""How many titles a search that finds no page returns at most."""
+"""The largest number of titles that a search without a page returns."""
 
 _MAX_QUERY_CHARS = 1_000
 _WORD = re.compile(r"\w+")
@@ -20,45 +20,41 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of an encyclopaedia: its first sentences are what a search shows."""
+    """One page of an encyclopaedia. A search shows its first sentences."""
 
     title: str
     sentences: tuple[str, ...]
 
 
 class DocumentStore(Protocol):
-    """Pages by title. May be asked from several threads at once."""
+    """Pages by title. Several threads may use it at once."""
 
     def search(self, entity: str) -> Page | list[str]:
-        """The page called ``entity``; where there is none, up to ``MOST_SIMILAR`` similar titles, the likeliest first.
+        """The page called ``entity``; if there is none, up to ``MOST_SIMILAR`` similar titles, the most likely first.
 
         Raises:
-            EnvironmentFailedError: if the store cannot be asked.
+            EnvironmentFailedError: if the store does not answer.
         """
         ...
 
-    def close(self) -> None:
-        """Give back what is held. Nothing by default."""
-        return
-
 
 def folded(text: str) -> str:
-    """``text`` without case and diacritics, underscores as spaces: ``José_Martí`` → ``jose marti``."""
+    """``text`` without case and diacritics, and with spaces for underscores: ``José_Martí`` → ``jose marti``."""
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     return text.replace("_", " ").casefold()
 
 
 def title_key(title: str) -> str:
-    """What titles that differ in case, diacritics, underscores, white space and punctuation alone have in common."""
+    """A key that is equal for titles that differ only in case, diacritics, underscores, spaces and punctuation."""
     return " ".join(_WORD.findall(folded(title)))
 
 
 class OfflineDocuments(DocumentStore):
-    """Pages that are held in memory; of two with one title the first counts.
+    """Pages in memory. If two have the same title, the first is used.
 
-    A title is found as it is written, or by its :func:`title_key` if no other page shares that. Anything else is ranked
-    by BM25 over titles (counted twice) and text, with an index that is built when it is first needed.
+    A page is found by its exact title, or by its :func:`title_key` if no other page has the same key. Otherwise titles
+    are ranked by BM25 over titles (counted twice) and text, with an index that is built when it is first needed.
     """
 
     def __init__(self, pages: Iterable[Page]) -> None:
@@ -86,7 +82,7 @@ class OfflineDocuments(DocumentStore):
         return list(dict.fromkeys([page.title for page in alike] + ranked))[:MOST_SIMILAR]
 
     def ranked(self, query: str) -> list[str]:
-        """The titles of the ``MOST_SIMILAR`` pages that fit ``query`` best; of those with a word of it alone."""
+        """The titles of the pages that fit ``query`` best, at most ``MOST_SIMILAR``; all share a word with it."""
         with self._ranking:  # a stemmer serves one thread at a time
             if self._index is None:
                 self._index = _Index(list(self._pages.values()))
@@ -123,6 +119,6 @@ class _Index:
             return []
         scores = self._bm25.get_scores(words)
         least = np.partition(scores, -MOST_SIMILAR)[-MOST_SIMILAR] if len(scores) > MOST_SIMILAR else 0.0
-        places = np.flatnonzero((scores > 0) & (scores >= least))
-        best = places[np.argsort(-scores[places], kind="stable")][:MOST_SIMILAR]  # stable: ties in the pages' order
-        return [self._titles[place] for place in best]
+        rows = np.flatnonzero((scores > 0) & (scores >= least))
+        best = rows[np.argsort(-scores[rows], kind="stable")][:MOST_SIMILAR]  # stable: ties in the pages' order
+        return [self._titles[row] for row in best]

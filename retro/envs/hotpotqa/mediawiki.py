@@ -1,6 +1,6 @@
-"""A MediaWiki server asked politely: one request at a time, each answer kept, a pause where the server wants one.
+"""A polite client of a MediaWiki server: one request at a time, cached answers, pauses when the server asks for them.
 
-After https://www.mediawiki.org/wiki/API:Etiquette and https://meta.wikimedia.org/wiki/User-Agent_policy.
+It follows https://www.mediawiki.org/wiki/API:Etiquette and https://meta.wikimedia.org/wiki/User-Agent_policy.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 RETRIED_ERRORS = ("maxlag", "ratelimited", "readonly", "internal_api_error")
-"""Beginnings of the error codes that say: later."""
+"""The beginnings of error codes that may pass."""
 LONGEST_PAUSE_SECONDS = 120.0
 MAX_ANSWER_BYTES = DATA_BYTES
-"""As it is sent, and once more as it is unpacked."""
+"""The limit before and after unpacking."""
 MAX_REDIRECTS = 5
 
 _COMMON = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5"}
 
 
 class _TryAgain(Exception):
-    """One request failed in a way that passes; ``after`` is the pause in seconds that the server asks for."""
+    """A request failed in a way that may pass; ``after`` is the pause in seconds that the server asks for."""
 
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
@@ -45,18 +45,18 @@ class _TryAgain(Exception):
 
 
 class MediaWiki:
-    """The query module of a MediaWiki's ``api.php``. May be asked from several threads.
+    """The query module of a MediaWiki's ``api.php``. Several threads may use it.
 
     Args:
-        base_url: The address of ``api.php``.
-        cache: A file that keeps every answer for good; without one they are kept until :meth:`close`.
-        timeout_seconds: The longest silence, and about half of the longest duration, of one request.
-        contact: An address or page at which the server's operators reach who runs this.
-        max_retries: How often a request is sent again after timeouts, lost connections, rate limits and server errors.
-        pause: Waits for some seconds.
+        base_url: the address of ``api.php``.
+        cache: a file that keeps every answer; without one, answers are kept until :meth:`close`.
+        timeout_seconds: the longest silence of one request, and about half of its longest duration.
+        contact: an address or page at which the server's operators can reach the user.
+        max_retries: how often a request is repeated after timeouts, lost connections, rate limits and server errors.
+        pause: waits for some seconds.
 
     Raises:
-        ValueError: if ``cache`` is a file, but no cache of ours.
+        ValueError: if ``cache`` is a file of another kind.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class MediaWiki:
         """The answer to ``action=query`` with ``parameters``.
 
         Raises:
-            EnvironmentFailedError: if there is none, after all retries. Until the next success further requests are
-                sent once only.
+            EnvironmentFailedError: if there is none after all retries. Then further requests are sent only once, until
+                one succeeds.
         """
         request = json.dumps([self._base_url, sorted(parameters.items())])
         known = self._answers.get(request)
         if known is not None:
             return known
         with self._requesting:
-            known = self._answers.get(request)  # it may have been asked for while this thread waited
+            known = self._answers.get(request)  # another thread may have asked for it meanwhile
             if known is None:
                 known = self._asked_until_answered({**_COMMON, **parameters})
                 self._answers.put(request, known)
@@ -142,7 +142,7 @@ class MediaWiki:
         return self._understood(body, pause)
 
     def _sent(self, client: httpx.Client, parameters: Mapping[str, str]) -> tuple[httpx.Response, bytes]:
-        """The response and its body, after redirects to other pages of the same host."""
+        """The response and its body, after redirects within the same host."""
         request = client.build_request("GET", self._base_url, params=dict(parameters))
         for _ in range(MAX_REDIRECTS + 1):
             with closing(client.send(request, stream=True)) as response:
@@ -157,7 +157,7 @@ class MediaWiki:
         raise self._failed(f"more than {MAX_REDIRECTS} redirects; is base_url the address of its api.php?")
 
     def _body(self, response: httpx.Response) -> bytes:
-        """Read by parts: a server that sends a byte now and then would never run into a timeout."""
+        """The body, read in parts, since a server that slowly sends single bytes would never cause a timeout."""
         until = time.monotonic() + 2 * self._timeout_seconds
         body = bytearray()
         for part in response.iter_raw():
@@ -168,11 +168,11 @@ class MediaWiki:
         return self._unpacked(bytes(body), response.headers.get("Content-Encoding", "identity").strip().lower())
 
     def _unpacked(self, body: bytes, encoding: str) -> bytes:
-        """Unpacked here, where a limit can be set: a few kilobytes of gzip can hold gigabytes."""
+        """The unpacked body. A limit is needed, because a few kilobytes of gzip can hold gigabytes."""
         if encoding in ("", "identity"):
             return body
         if encoding not in ("gzip", "x-gzip"):
-            raise self._failed(f"its answer is packed by {cut(encoding, 40)!r}, and gzip was asked for")
+            raise self._failed(f"its answer is packed by {cut(encoding, 40)!r} instead of gzip")
         unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
             unpacked = unpacking.decompress(body, MAX_ANSWER_BYTES + 1)
@@ -207,7 +207,7 @@ class MediaWiki:
 
 
 def _seconds_asked_for(header: str | None) -> float | None:
-    """A ``Retry-After``: seconds, or a date (RFC 9110, 10.2.3); None where there is none, or none that can be read."""
+    """The seconds of a ``Retry-After`` header, which may be a date (RFC 9110, 10.2.3); None if it is not readable."""
     if header is None:
         return None
     try:
@@ -222,7 +222,7 @@ def _seconds_asked_for(header: str | None) -> float | None:
 
 
 class _Answers:
-    """Answers by request, in SQLite: each is written whole or not at all, whoever else has the file open."""
+    """Answers by request, in SQLite, so that several processes can use the file."""
 
     def __init__(self, file: str | None) -> None:
         self._name = file or ":memory:"
@@ -242,7 +242,7 @@ class _Answers:
         if row is None:
             return None
         try:
-            answer = parse_json(str(row[0]), limit=2 * MAX_ANSWER_BYTES)  # JSON may have been written longer
+            answer = parse_json(str(row[0]), limit=2 * MAX_ANSWER_BYTES)  # the stored JSON may be longer
         except UnreadableError as error:
             raise self._damaged(str(error)) from None
         if not isinstance(answer, dict):

@@ -1,6 +1,7 @@
-"""One question played by ReAct's three actions: open a page, look words up on it, answer (Yao et al. 2022).
+"""One question with ReAct's three actions: open a page, look up words on it, answer (Yao et al. 2022).
 
-The return is the answer's F1, success is exact match. What a search and a lookup show follows ReAct's ``wikienv.py``.
+The return is the answer's F1, and success is an exact match. Searches and lookups show what ReAct's ``wikienv.py``
+shows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from retro.envs.hotpotqa.documents import DocumentStore, Page
 from retro.envs.hotpotqa.questions import Question
 
 SENTENCES_SHOWN = 5
-"""Of a page that is opened (ReAct's ``get_page_obs``)."""
+"""The number of sentences that opening a page shows (ReAct's ``get_page_obs``)."""
 ALLOWED = "Allowed is one action at a time: Search[title], Lookup[keyword] or Finish[answer]"
 OVER = "The play is over."
 
@@ -25,9 +26,9 @@ _MAX_SENTENCE_CHARS = 1_000
 
 
 def parse_action(action: str) -> tuple[str, str] | None:
-    """``Search[a page]`` as ``("search", "a page")``; brackets within the argument belong to it.
+    """``Search[a page]`` as ``("search", "a page")``; the argument may contain brackets.
 
-    None for anything else: no such action, an empty argument, two actions at once.
+    None for anything else: an unknown action, an empty argument, or two actions.
     """
     match = _ACTION.fullmatch(action)
     if match is None:
@@ -37,7 +38,7 @@ def parse_action(action: str) -> tuple[str, str] | None:
 
 
 def _closes_early(argument: str) -> bool:
-    """Whether a bracket closes that was not opened here: then the action ended before, and something follows."""
+    """Whether a bracket closes that was not opened here, so that the action ended and something follows."""
     depth = 0
     for char in argument:
         depth += (char == "[") - (char == "]")
@@ -147,11 +148,11 @@ def _not_found(entity: str) -> str:
 
 
 def _cut(sentence: str) -> str:
-    """What passes for a sentence may be a whole table of a live page."""
+    """A sentence within the limit; a "sentence" of a live page may be a whole table."""
     return sentence if len(sentence) <= _MAX_SENTENCE_CHARS else f"{sentence[:_MAX_SENTENCE_CHARS]} …"
 
 
 def echo(text: str) -> str:
-    """What was sent, on one line of at most 100 printable characters."""
+    """``text`` on one line of at most 100 printable characters."""
     shown = " ".join("".join(char if char.isprintable() else " " for char in text[: 10 * _MAX_ECHO_CHARS]).split())
     return shown if len(shown) <= _MAX_ECHO_CHARS else f"{shown[: _MAX_ECHO_CHARS - 1]}…"

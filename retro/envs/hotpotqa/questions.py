@@ -1,7 +1,7 @@
 """HotpotQA's question files: the official JSON, and the same fields as parquet.
 
-Three layouts of an entry's paragraphs are in use, and all are read: ``[[title, [sentence, …]], …]`` (the official
-JSON), ``[{"title": …, "sentences": […]}, …]``, and ``{"title": […], "sentences": [[…], …]}`` (the hub's parquet).
+An entry's paragraphs may have any of three layouts: ``[[title, [sentence, …]], …]`` (the official JSON),
+``[{"title": …, "sentences": […]}, …]``, and ``{"title": […], "sentences": [[…], …]}`` (the hub's parquet).
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ UNKNOWN_KIND = "question"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A sentence that supports the answer, by its place on its page; None where the file does not say which."""
+    """A sentence that supports the answer, by its index on its page; None if the file does not say which."""
 
     page: Page
-    place: int | None
+    index: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question and all that is known about it."""
+    """One question with its answer and facts."""
 
     id: str
     text: str
     answer: str
     kind: str
-    """``bridge``, ``comparison``, or ``question`` where the file does not say."""
+    """``bridge``, ``comparison``, or ``question`` if the file does not say."""
     facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a question file, as it stands there."""
+    """One unchecked entry of a question file."""
 
     source: str
     number: int
     fields: Mapping[str, Any]
 
     def pages(self) -> list[Page]:
-        """Its paragraphs that have text, titles without HTML escapes.
+        """Its paragraphs with text; titles without HTML escapes.
 
         Raises:
-            ValueError: names the file, the entry and the field.
+            ValueError: naming the file, the entry and the field.
         """
         pages = []
         for title, sentences in self._pairs("context", "title", "sentences"):
             is_page = isinstance(title, str) and isinstance(sentences, list)
             if not is_page or not all(isinstance(sentence, str) for sentence in sentences):
-                raise self._wrong("context", "is no list of titles with their sentences")
+                raise self._wrong("context", "is not a list of titles with their sentences")
             pages.append(Page(html.unescape(title), tuple(" ".join(sentence.split()) for sentence in sentences)))
         return [page for page in pages if any(page.sentences)]
 
@@ -65,15 +65,15 @@ class Entry:
         """Its question; ``pages`` are its own paragraphs.
 
         Raises:
-            ValueError: names the file, the entry and the field.
+            ValueError: naming the file, the entry and the field.
         """
         by_title = {page.title: page for page in pages}
         facts = []
-        for title, place in self._pairs("supporting_facts", "title", "sent_id"):
-            if not isinstance(title, str) or not isinstance(place, int):
-                raise self._wrong("supporting_facts", "is no list of titles with the places of sentences")
+        for title, index in self._pairs("supporting_facts", "title", "sent_id"):
+            if not isinstance(title, str) or not isinstance(index, int):
+                raise self._wrong("supporting_facts", "is not a list of titles with indices of sentences")
             page = by_title.get(html.unescape(title), Page(html.unescape(title), ()))
-            facts.append(Fact(page, place if 0 <= place < len(page.sentences) else None))
+            facts.append(Fact(page, index if 0 <= index < len(page.sentences) else None))
         return Question(
             id=self._text("_id" if "_id" in self.fields else "id"),
             text=self._text("question"),
@@ -85,9 +85,9 @@ class Entry:
     def _text(self, name: str) -> str:
         text = self.fields.get(name)
         if text is None and name == "answer":
-            raise self._wrong(name, "is missing; the official test questions have none, take the dev file")
+            raise self._wrong(name, "is missing; the official test questions have none, use the dev file")
         if not isinstance(text, str) or not text.strip():
-            raise self._wrong(name, "is missing" if text is None else "is no text")
+            raise self._wrong(name, "is missing" if text is None else "is not a text")
         return " ".join(text.split())
 
     def _pairs(self, name: str, first: str, second: str) -> list[tuple[Any, Any]]:
@@ -102,7 +102,7 @@ class Entry:
             pairs = [(item.get(first), item.get(second)) if isinstance(item, dict) else item for item in value]
             if all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
                 return [(pair[0], pair[1]) for pair in pairs]
-        raise self._wrong(name, f"is no list of pairs ({first}, {second})")
+        raise self._wrong(name, f"is not a list of pairs ({first}, {second})")
 
     def _wrong(self, name: str, what: str) -> ValueError:
         known = self.fields.get("_id", self.fields.get("id"))
@@ -114,12 +114,12 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a ``.json`` or ``.parquet`` file, numbered from 0.
 
     Raises:
-        ValueError: if the file is not what its suffix says, or an entry is no object.
+        ValueError: if the file is not what its suffix says, or an entry is not an object.
     """
     entries = _parquet(path) if path.suffix == ".parquet" else _json(path)
     for number, fields in enumerate(entries):
         if not isinstance(fields, dict):
-            raise ValueError(f"hotpotqa: {path}: entry {number} is no object with question, answer and context")
+            raise ValueError(f"hotpotqa: {path}: entry {number} is not an object with question, answer and context")
         yield Entry(str(path), number, fields)
 
 

@@ -1,8 +1,8 @@
-"""The contract of an environment as one call: ``check_environment(MyTasks())`` in a test of yours.
+"""The contract of an environment as one call in a test: ``check_environment(MyTasks())``.
 
-What is checked is what training relies on: that a task's environment is rebuilt from its id alone, that equal actions
-play equally, that many plays go on side by side, that nothing an actor writes breaks a play or makes it endless, and
-that returns lie in [0, 1].
+It checks what training relies on: an environment is made from its task's id alone, equal actions have equal results,
+many plays can run side by side, nothing that an actor writes breaks a play or makes it endless, and returns are in
+[0, 1].
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def check_environment(
     """Check that ``taskset`` and the environment of one of its tasks keep the contract of :mod:`retro.envs.base`.
 
     Args:
-        taskset: The task set. It is not closed: it stays yours.
-        task: The task that is played; by default the first one of the first split that has any.
-        actions: The script that is played again and again, as far as the play lasts; one that wins shows the most. By
-            default the invalid actions and words of the opening observation.
-        seed: What every reset is given.
-        max_steps: In how many steps a play of invalid actions must be over.
+        taskset: the task set, which is not closed.
+        task: the task to play; by default the first one of the first split with tasks.
+        actions: the script of all plays; one that solves the task checks the most. By default the invalid actions and
+            words of the opening observation.
+        seed: the seed of every reset.
+        max_steps: the number of steps in which a play of invalid actions must end.
 
     Raises:
-        AssertionError: names the rule that is broken and what was seen.
+        AssertionError: naming the rule that is broken and what was seen.
     """
     check_taskset(taskset)
     listed = check_splits(taskset)

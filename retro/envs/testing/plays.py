@@ -12,15 +12,27 @@ from itertools import cycle, islice
 from typing import Any
 
 from retro.envs.base import Environment, StepResult, TaskSet
-from retro.envs.testing.rules import require, shown
 from retro.types import Task
 
 INVALID_ACTIONS = ("", "zzqx", "zzqx " * 2000, "zzqx\nzzqx", "\x00")
-"""No action, no such action, one of 10,000 characters, two at once, and one that is no text."""
+"""An empty action, an unknown one, one of 10,000 characters, two at once, and one that is not text."""
 MAX_OBSERVATION = 2000
-"""The longest answer to an invalid action, in characters: it must not fill the actor's prompt with its own words."""
+"""The longest answer to an invalid action, in characters, so that it does not fill the actor's prompt."""
 
 _TOLERANCE = 1e-9
+_LONGEST = 300
+
+
+def require(kept: bool, rule: str, seen: str) -> None:
+    """Raise ``AssertionError`` with the rule and what was seen, unless it is kept."""
+    if not kept:
+        raise AssertionError(f"{rule}: {seen}")
+
+
+def shown(value: object) -> str:
+    """The repr of ``value`` for a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class Turn:
 
 @contextmanager
 def made(taskset: TaskSet, task: Task) -> Iterator[Environment]:
-    """A new environment of ``task``; it is closed twice at the end."""
+    """A new environment of ``task``, which is closed twice at the end."""
     environment = taskset.make(task)
     rule = "an environment has the members of retro.envs.base.Environment (derive from it)"
     for member in ("reset", "step", "snapshot", "restore", "close"):
@@ -69,7 +81,7 @@ def reset(environment: Environment, seed: int) -> str:
 
 
 def step(environment: Environment, action: str) -> Turn:
-    """Step, and see that the answer is one."""
+    """Step, and check the answer."""
     rule = "whatever an actor writes is answered by an observation, never by an exception"
     try:
         result = environment.step(action)
@@ -94,7 +106,7 @@ def _turn(result: StepResult, seen: str) -> Turn:
 
 
 def play(environment: Environment, actions: Sequence[str]) -> list[Turn]:
-    """Step through ``actions``, as far as the play lasts, from wherever it is."""
+    """Step through ``actions`` until the play is over."""
     turns: list[Turn] = []
     for action in actions:
         turns.append(step(environment, action))
@@ -121,7 +133,7 @@ def check_replays(taskset: TaskSet, task: Task, actions: Sequence[str], seed: in
 
 
 def check_side_by_side(taskset: TaskSet, task: Task, actions: Sequence[str], seed: int) -> None:
-    """Plays that go on side by side do not touch one another."""
+    """Plays that run side by side do not affect one another."""
     with made(taskset, task) as environment:
         reset(environment, seed)
         alone = play(environment, actions)
@@ -136,7 +148,7 @@ def check_side_by_side(taskset: TaskSet, task: Task, actions: Sequence[str], see
 
 
 def check_invalid_actions(taskset: TaskSet, task: Task, seed: int) -> None:
-    """What is no action is answered in a few words."""
+    """The answer to an invalid action is short."""
     rule = f"the answer to an invalid action has at most {MAX_OBSERVATION:,} characters"
     with made(taskset, task) as environment:
         for action in INVALID_ACTIONS:
@@ -159,7 +171,7 @@ def check_ends(taskset: TaskSet, task: Task, seed: int, max_steps: int) -> None:
 
 
 def check_snapshot(taskset: TaskSet, task: Task, actions: Sequence[str], seed: int) -> None:
-    """A snapshot is plain JSON, touches nothing, and the play goes on from it equally; skipped where there is none."""
+    """A snapshot is plain JSON, changes nothing, and a play continues equally from it; skipped if there is none."""
     with made(taskset, task) as environment:
         reset(environment, seed)
         turns = play(environment, actions)
@@ -185,7 +197,7 @@ def check_snapshot(taskset: TaskSet, task: Task, actions: Sequence[str], seed: i
 
 
 def check_threads(taskset: TaskSet, task: Task, actions: Sequence[str], seed: int) -> None:
-    """A blocking environment is made, reset, stepped and closed by whichever thread is free."""
+    """Different threads may make, reset, step and close a blocking environment."""
     with made(taskset, task) as environment:
         reset(environment, seed)
         turns = play(environment, actions)

@@ -1,12 +1,11 @@
-"""The rules of a task set: what it lists, and how a task is rebuilt."""
+"""The rules of a task set: what it lists, and that tasks are made from their ids."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from retro.envs.base import TaskSet, UnknownTaskError
-from retro.envs.testing.plays import made, reset
-from retro.envs.testing.rules import require, shown
+from retro.envs.testing.plays import made, require, reset, shown
 from retro.types import Split, Task
 
 _MOST_LISTED = 64
@@ -14,7 +13,7 @@ _BEYOND = 10**12
 
 
 def check_taskset(taskset: TaskSet) -> None:
-    """The members of the protocol, and what they are."""
+    """Check the members of the protocol."""
     rule = "a task set has the members of retro.envs.base.TaskSet (derive from it)"
     for member in ("name", "blocking", "tasks", "make", "oracle", "close"):
         require(hasattr(taskset, member), rule, f"{type(taskset).__name__} has no {member}")
@@ -23,7 +22,7 @@ def check_taskset(taskset: TaskSet) -> None:
 
 
 def check_splits(taskset: TaskSet) -> dict[Split, list[Task]]:
-    """That the listed tasks are unique, disjoint, the same each time, and have an end. Returns what was listed."""
+    """Check that the listed tasks are unique, disjoint, the same each time, and have an end; return them."""
     listed = {split: _listed(taskset, split) for split in Split}
     require(any(listed.values()), "a task set has tasks", "tasks(split, 1) raised ValueError for every split")
     split_of: dict[tuple[str, str], Split] = {}
@@ -76,7 +75,10 @@ def _check_order(taskset: TaskSet, split: Split, tasks: list[Task]) -> None:
 
 def _check_beyond_the_end(taskset: TaskSet, split: Split) -> None:
     rule = "tasks() raises ValueError when more tasks are asked for than there are"
-    for count, offset in ((1, _BEYOND), (_BEYOND, 0)):  # this order: who stops at the first lists no trillion
+    for count, offset in (
+        (1, _BEYOND),
+        (_BEYOND, 0),
+    ):  # in this order, so that a failing task set does not list a trillion tasks
         try:
             tasks = taskset.tasks(split, count, offset)
         except ValueError:
@@ -85,8 +87,8 @@ def _check_beyond_the_end(taskset: TaskSet, split: Split) -> None:
 
 
 def check_unknown(taskset: TaskSet, task: Task) -> None:
-    """An id that there is not."""
-    rule = "make() raises UnknownTaskError for an id that there is not"
+    """Check an unknown id."""
+    rule = "make() raises UnknownTaskError for an unknown id"
     unknown = Task(task.environment, "no such task", task.split)
     try:
         taskset.make(unknown)
@@ -98,7 +100,7 @@ def check_unknown(taskset: TaskSet, task: Task) -> None:
 
 
 def check_rebuilt(taskset: TaskSet, task: Task, seed: int) -> str:
-    """That (environment, id) alone rebuilds ``task``. Returns its opening observation."""
+    """Check that ``task`` can be made from (environment, id) alone; return its opening observation."""
     rule = "(environment, id) alone rebuilds a task"
     elsewhere = next(split for split in Split if split is not task.split)
     bare = Task(task.environment, task.id, elsewhere)

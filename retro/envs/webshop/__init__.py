@@ -1,7 +1,7 @@
 """WebShop as text: search a shop of real products, click, choose options, and buy what an instruction asks for.
 
 The tasks, pages and scores of WebShop (Yao et al., arXiv 2207.01206; github.com/princeton-nlp/WebShop) in the text form
-of ReAct, without Java, Flask and spaCy. Where it departs from upstream: docs/environments/webshop.md.
+of ReAct, without Java, Flask and spaCy. docs/environments/webshop.md lists the differences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TITLE_WORDS_TO_SEARCH = (8, 16, 64)
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What one source holds."""
+    """The products and goals of one source."""
 
     catalogue: Catalogue
     goals: Goals
@@ -83,8 +83,8 @@ class WebshopTasks(TaskSet):
         for files in self._files.values():
             if instructions == "human" and files.attributes is not None and files.human is None:
                 raise ValueError(
-                    f"webshop: data: beside {files.products} there is no items_human_ins.json, which human "
-                    f"instructions need; {REMEDY}; or set instructions to synthetic"
+                    f"webshop: data: {files.products.parent} has no items_human_ins.json, which human instructions "
+                    f"need; {REMEDY}; or set instructions to synthetic"
                 )
 
     def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
@@ -97,7 +97,7 @@ class WebshopTasks(TaskSet):
         return [self._task(goal_id, split) for goal_id in ids[offset : offset + count]]
 
     def count(self, split: Split) -> int:
-        """How many tasks ``split`` has."""
+        """The number of tasks of ``split``."""
         return len(self._split_ids(split))
 
     def make(self, task: Task) -> Webshop:
@@ -105,11 +105,7 @@ class WebshopTasks(TaskSet):
         return Webshop(shop.catalogue, goal, self._rules)
 
     def goal(self, task: Task) -> Goal:
-        """What ``task`` asks for.
-
-        Raises:
-            UnknownTaskError: as :meth:`make` does.
-        """
+        """What ``task`` asks for."""
         return self._find(task)[1]
 
     def product(self, task: Task) -> Product:
@@ -133,7 +129,7 @@ class WebshopTasks(TaskSet):
         return Task(self.name, goal_id, split, shop.catalogue.product(goal.asin).category)
 
     def _find(self, task: Task) -> tuple[Shop, Goal]:
-        """The source that has the task, whichever split it is for; the split's own is looked at first."""
+        """The shop that has the task, and its goal. Any source may have it; that of the task's split comes first."""
         own = self._source_of.get(task.split)
         for source in sorted(self._files, key=lambda source: source != own):
             shop = self._shop(source)
@@ -161,7 +157,7 @@ class WebshopTasks(TaskSet):
         return self._splits == "official"
 
     def _hint(self, split: Split) -> str:
-        """What else to try where a split is too small."""
+        """What to try if a split is too small."""
         hints = []
         if self._is_official(self._source_of[split]):
             hints.append("splits: hashed (the published splits are meant for the full catalogue)")
@@ -185,7 +181,7 @@ class WebshopTasks(TaskSet):
 
 
 def know_all(catalogue: Catalogue, goal: Goal) -> str:
-    """The reflection of someone who knows the product that ``goal`` was written for."""
+    """A reflection by someone who knows the product that ``goal`` was written for."""
     product = catalogue.product(goal.asin)
     said = []
     found = finding_search(catalogue, product)
@@ -202,9 +198,9 @@ def know_all(catalogue: Catalogue, goal: Goal) -> str:
 
 
 def finding_search(catalogue: Catalogue, product: Product) -> tuple[str, int] | None:
-    """A search by title words that has ``product`` among its results, and on which page; None if none has.
+    """A search by title words that finds ``product``, and the page of the results; None if none finds it.
 
-    The shortest search with it on the first page, else the one with it the furthest to the front.
+    It is the shortest search with the product on the first page, else the one with the lowest page.
     """
     best: tuple[int, str] | None = None
     title = words(product.name)
@@ -220,9 +216,9 @@ def finding_search(catalogue: Catalogue, product: Product) -> tuple[str, int] | 
 
 
 def options_to_choose(product: Product, goal: Goal) -> list[str]:
-    """For each option that ``goal`` asks for, the value of ``product`` that counts as it, where there is one.
+    """For each option that ``goal`` asks for, the value of ``product`` that counts as it, if there is one.
 
-    Equal values are preferred to similar ones, and each of the product's options is used once.
+    Equal values are preferred to similar ones, and each option of the product is used once.
     """
     free = dict(product.options)
     chosen = []

@@ -1,7 +1,7 @@
-"""WebShop's shop: its products by id, what they cost, and the search over them.
+"""WebShop's products by id, their prices, and the search over them.
 
 A small source is read into memory. A large one (the full catalogue has 1.18 million products) is prepared once: an
-Arrow file and a search index beside the data, which later loads map into memory instead of reading them.
+Arrow file and a search index are written beside the data, and later loads map these into memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from retro.envs.webshop.sources import Row, SourceFiles, read_rows
 from retro.types import derive_seed
 
 RESULTS = 50
-"""How many products a search finds at most."""
+"""The largest number of products that a search finds."""
 SMALL_SOURCE_BYTES = 64 * 2**20
-"""A source up to this size is read anew at every load, and nothing is written beside it."""
+"""A source up to this size is read at every load, and nothing is written."""
 PRODUCTS_IN_MEMORY = 4096
 BATCH_ROWS = 4096
 _FORMAT = 1
-"""Counted up when what is prepared changes: older preparations are then left alone and made anew."""
+"""Increased when the prepared files change, so that older ones are not used any more."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,23 +41,23 @@ class Product:
     """One product of the shop."""
 
     asin: str
-    """Its id: at most 10 characters."""
+    """The id, at most 10 characters."""
     name: str
     category: str
     """One of five: beauty, electronics, fashion, garden, grocery."""
     query: str
-    """The search that it was found with when the shop was scraped."""
+    """The search that found the product when the shop was scraped."""
     product_category: str
     """A path: ``Home & Kitchen › Furniture › …``."""
     description: str
     features: tuple[str, ...]
     price: float
-    """Dollars. Drawn once and for all from the id where the shop gives a range."""
+    """Dollars. If the shop gives a range, the price is drawn from it, seeded by the id."""
     price_tag: str
     options: Mapping[str, tuple[str, ...]]
-    """Name → values, of which a buyer chooses one."""
+    """Name → values, from which a buyer chooses one."""
     attributes: tuple[str, ...]
-    """What it is said to be (``easy clean``); asked for by instructions, and shown only if the play shows it."""
+    """Properties such as ``easy clean``, which instructions ask for. They are shown only if the rules say so."""
     instruction: str | None
     """A synthetic instruction without options and price; None if there is none."""
     instruction_attributes: tuple[str, ...]
@@ -65,32 +65,23 @@ class Product:
     """Instructions that people wrote: ``instruction``, ``attributes``, ``options``."""
 
 
+_TEXT_COLUMNS = (
+    *("asin", "name", "category", "query", "product_category", "description", "price_tag"),
+    *("options", "instruction", "human"),
+)
+_LIST_COLUMNS = ("features", "attributes", "instruction_attributes")
+
+
 def _schema() -> Any:
     import pyarrow
 
-    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    return pyarrow.schema(
-        {
-            "asin": text,
-            "name": text,
-            "category": text,
-            "query": text,
-            "product_category": text,
-            "description": text,
-            "features": texts,
-            "prices": pyarrow.list_(pyarrow.float64()),
-            "price_tag": text,
-            "options": text,
-            "attributes": texts,
-            "instruction": text,
-            "instruction_attributes": texts,
-            "human": text,
-        }
-    )
+    text, prices = pyarrow.string(), pyarrow.list_(pyarrow.float64())
+    texts = dict.fromkeys(_LIST_COLUMNS, pyarrow.list_(text))
+    return pyarrow.schema(dict.fromkeys(_TEXT_COLUMNS, text) | texts | {"prices": prices})
 
 
 class Catalogue:
-    """The products of one source. Their places are numbered in the source's order."""
+    """The products of one source, numbered by rows in the source's order."""
 
     def __init__(self, batches: Sequence[Any], index: SearchIndex) -> None:
         """``batches`` are Arrow record batches of one length (the last may be shorter); ``index`` numbers rows."""
@@ -98,34 +89,34 @@ class Catalogue:
         self._batch_rows = batches[0].num_rows
         self._index = index
         self._asins = [asin for batch in batches for asin in batch.column("asin").to_pylist()]
-        self._places = {asin: place for place, asin in enumerate(self._asins)}
+        self._rows = {asin: row for row, asin in enumerate(self._asins)}
         self._product = lru_cache(maxsize=PRODUCTS_IN_MEMORY)(self._read_product)
 
     def __len__(self) -> int:
         return len(self._asins)
 
     def __contains__(self, asin: str) -> bool:
-        return asin in self._places
+        return asin in self._rows
 
     def __iter__(self) -> Iterator[str]:
         """All ids, in the source's order."""
         return iter(self._asins)
 
     def column(self, name: str) -> Iterator[Any]:
-        """One value a product, as stored."""
+        """One stored value for each product."""
         for batch in self._batches:
             yield from batch.column(name).to_pylist()
 
     def product(self, asin: str) -> Product:
         """The product with this id (``KeyError`` if there is none)."""
-        return self._product(self._places[asin])
+        return self._product(self._rows[asin])
 
     def search(self, query: str) -> list[str]:
-        """The ids of the at most 50 products that fit ``query`` best."""
-        return [self._asins[place] for place in self._index.best(query, RESULTS)]
+        """The ids of the products that fit ``query`` best, at most 50."""
+        return [self._asins[row] for row in self._index.best(query, RESULTS)]
 
-    def _read_product(self, place: int) -> Product:
-        batch, row = divmod(place, self._batch_rows)
+    def _read_product(self, number: int) -> Product:
+        batch, row = divmod(number, self._batch_rows)
         return _product(self._batches[batch].slice(row, 1).to_pylist()[0])
 
 
@@ -151,20 +142,19 @@ def _product(row: Row) -> Product:
 
 
 def search_text(row: Row) -> str:
-    """What a search looks at: title, description, first feature and options, as upstream indexes them."""
+    """The text that a search uses: title, description, first feature and options, as upstream indexes them."""
     options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in json.loads(row["options"]).items())
     return " ".join((row["name"], row["description"], row["features"][0] if row["features"] else "", options))
 
 
 def load_catalogue(files: SourceFiles, prepared: Path | None = None) -> Catalogue:
-    """The products of ``files``; a large source is prepared first, if it is not yet.
+    """The products of ``files``. A large source is prepared at its first load.
 
     Args:
-        files: What to read.
-        prepared: The folder for what is prepared; by default the data's own.
+        prepared: the folder for the prepared files; by default the data's own.
 
     Raises:
-        ValueError: for files that are not what they should be, or a folder that cannot be written.
+        ValueError: for files in another layout, or a folder that cannot be written.
     """
     if sum(path.stat().st_size for path in files.all) <= SMALL_SOURCE_BYTES:
         return _read(files)
@@ -202,13 +192,13 @@ def _batches(files: SourceFiles) -> Iterator[tuple[Any, list[Row]]]:
 
 
 def _digest(files: SourceFiles) -> str:
-    """Tells versions of the files apart by name, size and time of change: reading gigabytes to hash them is slow."""
+    """A digest of the files' names, sizes and times of change; hashing gigabytes of content would be slow."""
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files.all]
     return hashlib.blake2b(json.dumps([_FORMAT, facts]).encode(), digest_size=8).hexdigest()
 
 
 def _prepare(files: SourceFiles, folder: Path) -> None:
-    """Write the Arrow file and the index of ``files`` to ``folder``, whole or not at all."""
+    """Write the Arrow file and the index of ``files`` to ``folder``, completely or not at all."""
     import pyarrow
 
     logger.info("webshop: preparing %s for the first time; this takes minutes", files.products)
@@ -217,8 +207,8 @@ def _prepare(files: SourceFiles, folder: Path) -> None:
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise ValueError(
-            f"webshop: the index of {files.products} cannot be written to {folder.parent} ({error.strerror}); name a "
-            "folder that can, as environment.options.prepared"
+            f"webshop: the index of {files.products} cannot be written to {folder.parent} ({error.strerror}); name "
+            "another folder as environment.options.prepared"
         ) from error
     try:
         with (
@@ -239,11 +229,11 @@ def _prepare(files: SourceFiles, folder: Path) -> None:
 
 
 def _publish(unfinished: Path, folder: Path) -> None:
-    os.chmod(unfinished, 0o755)  # mkdtemp's folders are for one user alone
+    os.chmod(unfinished, 0o755)  # mkdtemp's folders are private
     try:
         unfinished.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was quicker, with the same result
+        if not folder.is_dir():  # else another process has written the same files
             raise
 
 

@@ -1,8 +1,8 @@
-"""WebShop's goals: what an instruction asks for, and which of them are for training, validation and test.
+"""WebShop's goals: what an instruction asks for, and the splits into training, validation and test.
 
-``human`` instructions were written by people, ``synthetic`` ones are put together from a product's attributes and one
-choice of each option. Goals are shuffled as upstream shuffles them, so that on the full catalogue the published test
-set (the first 500) and validation set (the next 1,000) are those of the paper (Yao et al., arXiv 2207.01206).
+People wrote the ``human`` instructions; ``synthetic`` ones are made from a product's attributes and one choice of each
+option. Goals are shuffled as upstream shuffles them. So on the full catalogue, the test set (the first 500) and the
+validation set (the next 1,000) are those of the paper (Yao et al., arXiv 2207.01206).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ OFFICIAL = {Split.TEST: slice(0, 500), Split.VALIDATION: slice(500, 1500), Split
 SHUFFLE_SEED = 233
 """Upstream's."""
 PRICE_LIMITS = tuple(10.0 * tens for tens in range(1, 100))
-"""What an instruction can name as its limit, dollars: one of the four next above the price."""
+"""The price limits of instructions, dollars. An instruction names one of the next four above the price."""
 
 _ID = re.compile(r"(?P<asin>.+)-(?P<kind>human|synthetic)-(?P<number>0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What has to be bought."""
+    """What to buy."""
 
     id: str
     asin: str
-    """The product that the instruction was written for. Others that fit are as good."""
+    """The product that the instruction was written for. Any other product that fits is as good."""
     instruction: str
     attributes: tuple[str, ...]
     options: tuple[str, ...]
     price_limit: float | None
-    """Dollars, None for no limit."""
+    """Dollars; None for no limit."""
 
 
 class Goals:
@@ -62,18 +62,18 @@ class Goals:
 
     @property
     def asins(self) -> set[str]:
-        """The products that there are goals for."""
+        """The products with goals."""
         return set(self._asins)
 
     def official(self, split: Split) -> list[str]:
         """The ids of a published split."""
-        return [self._id(place) for place in self._order[OFFICIAL[split]]]
+        return [self._id(row) for row in self._order[OFFICIAL[split]]]
 
     def hashed(self, split: Split, among: Sequence[Split]) -> list[str]:
-        """The ids of the part that falls to ``split`` of ``among``. All goals of one product are in one part."""
+        """The ids in ``split``, one of the splits ``among`` that share the goals. A product's goals stay together."""
         asins = dict.fromkeys(self._asins)
         own = {asin for asin in asins if split_of(asin, "webshop", among) is split}
-        return [self._id(place) for place in self._order if self._asins[place] in own]
+        return [self._id(row) for row in self._order if self._asins[row] in own]
 
     def goal(self, goal_id: str) -> Goal | None:
         """The goal with this id; None if there is none."""
@@ -83,12 +83,12 @@ class Goals:
         product, number = self._catalogue.product(match["asin"]), int(match["number"])
         return _human_goal(product, number) if self.kind == "human" else _synthetic_goal(product, number)
 
-    def _id(self, place: int) -> str:
-        return f"{self._asins[place]}-{self.kind}-{self._numbers[place]}"
+    def _id(self, row: int) -> str:
+        return f"{self._asins[row]}-{self.kind}-{self._numbers[row]}"
 
 
 def _human(catalogue: Catalogue) -> Iterator[tuple[str, list[int]]]:
-    """Instructions without an attribute are left out, as upstream leaves them out."""
+    """As in upstream, instructions without attributes are left out."""
     for asin, human in zip(catalogue, catalogue.column("human"), strict=True):
         if human:
             yield asin, [number for number, entry in enumerate(json.loads(human)) if entry["attributes"]]
@@ -136,7 +136,7 @@ def _synthetic_goal(product: Product, number: int) -> Goal | None:
 
 
 def _combination(values: Sequence[Sequence[str]], number: int) -> tuple[str, ...]:
-    """The ``number``-th of ``itertools.product(*values)``: the last place turns fastest."""
+    """The ``number``-th of ``itertools.product(*values)``, where the last value changes fastest."""
     chosen = []
     for choices in reversed(values):
         number, choice = divmod(number, len(choices))
@@ -145,7 +145,7 @@ def _combination(values: Sequence[Sequence[str]], number: int) -> tuple[str, ...
 
 
 def _price_limit(product: Product, *key: str | int) -> float | None:
-    """The higher of two draws among the next four limits; upstream draws unseeded, here the id decides."""
+    """The higher of two draws among the next four limits. Upstream draws without a seed; here the id is the seed."""
     above = [limit for limit in PRICE_LIMITS if limit > product.price][:4]
     if len(above) < 2:
         return None

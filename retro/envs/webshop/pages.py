@@ -1,4 +1,4 @@
-"""What the shop's pages say: ReAct's text of WebShop's pages, with what can be clicked in brackets."""
+"""The text of the shop's pages, as in ReAct. What can be clicked is in brackets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES = "Description", "Features", "Reviews
 
 
 def search_page(instruction: str) -> str:
-    """Where a play begins, and what :data:`BACK` leads to."""
+    """The first page of a play, and the target of :data:`BACK`."""
     return f"WebShop\nInstruction:\n{instruction}\n[Search]"
 
 
 def result_buttons(found: int, page: int) -> list[str]:
-    """The buttons of results page ``page`` (from 1) of ``found`` products; the products' ids are clickable too."""
+    """The buttons of results page ``page`` (from 1) of ``found`` products. The products' ids are clickable, too."""
     buttons = [BACK]
     if page > 1:
         buttons.append(PREVIOUS)
@@ -27,7 +27,7 @@ def result_buttons(found: int, page: int) -> list[str]:
 
 
 def results_page(products: Sequence[Product], found: int, page: int) -> str:
-    """``products`` are the page's own."""
+    """Results page ``page`` (from 1) with its ``products``."""
     back, *turning = result_buttons(found, page)
     lines = [f"[{back}]", f"Page {page} (Total results: {found})", *(f"[{button}]" for button in turning)]
     lines += [f"[{product.asin}] {product.name} {product.price_tag}" for product in products]
@@ -35,12 +35,12 @@ def results_page(products: Sequence[Product], found: int, page: int) -> str:
 
 
 def product_buttons(show_attributes: bool) -> list[str]:
-    """The buttons of a product's page; the values of its options are clickable too."""
+    """The buttons of a product's page. The values of its options are clickable, too."""
     return [BACK, PREVIOUS, DESCRIPTION, FEATURES, REVIEWS, *([ATTRIBUTES] if show_attributes else []), BUY]
 
 
 def product_page(product: Product, chosen: Mapping[str, str], show_attributes: bool) -> str:
-    """``chosen`` options stand in double brackets."""
+    """A product's page, with ``chosen`` options in double brackets."""
     first, second, *rest = product_buttons(show_attributes)
     lines = [f"[{first}]", f"[{second}]"]
     for name, values in product.options.items():
@@ -51,7 +51,7 @@ def product_page(product: Product, chosen: Mapping[str, str], show_attributes: b
 
 
 def detail_page(product: Product, button: str, characters: int) -> str:
-    """What :data:`DESCRIPTION` and its like lead to, cut to ``characters``."""
+    """The page behind :data:`DESCRIPTION` or a similar button, cut to ``characters``."""
     text = {
         DESCRIPTION: product.description,
         FEATURES: "\n".join(product.features),
@@ -64,7 +64,7 @@ def detail_page(product: Product, button: str, characters: int) -> str:
 
 
 def clicked_option(value: str, chosen: Mapping[str, str]) -> str:
-    """After a click on an option: the page stays, so only what changed is said."""
+    """The answer to a click on an option. The page stays the same, so only the change is shown."""
     listed = ", ".join(f"{name}: {chosen[name]}" for name in chosen)
     return f"You have clicked {value}.\nChosen so far: {listed}"
 

@@ -36,7 +36,7 @@ _SECOND_ACTION = re.compile(r"\]\s*(?:search|click)\s*\[", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a play goes, whatever its task."""
+    """The rules of a play, for any task."""
 
     steps: int = 15
     page_characters: int = 2000
@@ -143,7 +143,7 @@ class Webshop(Environment):
         return self._show()
 
     def _leave_product(self) -> None:
-        """Chosen options are forgotten with the product, as upstream forgets them."""
+        """As in upstream, chosen options are forgotten with the product."""
         self._asin, self._detail, self._chosen = "", "", {}
 
     def _go_back(self) -> None:
@@ -176,7 +176,7 @@ class Webshop(Environment):
         return search_page(self.goal.instruction)
 
     def _clickable(self) -> dict[str, str]:
-        """What the current page can be clicked on, by its lower-case text. Buttons win over options of their name."""
+        """What can be clicked on the current page, by lower-case text. A button wins over an option of its name."""
         if self._detail:
             texts = [BACK, PREVIOUS]
         elif self._asin:

@@ -1,7 +1,7 @@
 """WebShop's score of a purchase: type · (attributes + options + price) / (all that was asked for), in [0, 1].
 
-The rules are upstream's ``goal.py`` (Yao et al., arXiv 2207.01206, appendix A.5), written anew. What differs is said at
-:func:`title_words` (no spaCy) and :func:`colour` (our own list of colours).
+The rules are those of upstream's ``goal.py`` (Yao et al., arXiv 2207.01206, appendix A.5). :func:`title_words` (no
+spaCy) and :func:`colour` (our own list of colours) differ.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from retro.envs.webshop.goals import Goal
 from retro.envs.webshop.search import STOP_WORDS
 
 SAME_ABOVE = 85
-"""Two texts whose token set ratio is above this mean the same."""
+"""Two texts with a higher token set ratio mean the same."""
 COLOURS = (
     "amber apricot aqua azure beige black blue bronze brown burgundy camel champagne charcoal chocolate coffee copper "
     "coral cream cyan gold gray green grey indigo ivory jade khaki lavender lilac lime magenta maroon mauve mint "
     "mustard navy nude olive orange peach pink plum purple red rose rust sand silver tan taupe teal turquoise violet "
     "walnut white wine yellow"
 )
-"""In alphabetical order: the first one that a value names stands for it."""
+"""In alphabetical order; a value stands for the first colour that it names."""
 FUNCTION_WORDS = "all any from its more most only our out over per under up via you your"
-"""Besides the search's stop words: no part of what a product is called."""
+"""Further words, beside the search's stop words, that do not name a product."""
 
 _COLOUR_PATTERNS = {name: re.compile(rf"(?<![a-z]){name}(?![a-z])") for name in COLOURS.split()}
 _NOT_NAMING = STOP_WORDS | set(FUNCTION_WORDS.split())
@@ -32,21 +32,21 @@ _NOT_NAMING = STOP_WORDS | set(FUNCTION_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a purchase is worth, and why."""
+    """The parts of a purchase's score."""
 
     type: float
     """0, 0.1, 0.5 or 1: whether it is that kind of product at all."""
     attributes: int
-    """How many of the asked ones it has; ``options`` alike."""
+    """How many of the attributes that were asked for it has; ``options`` likewise."""
     options: int
     price: bool
     """Whether it costs at most the limit."""
     asked: int
-    """Attributes, options and the price together."""
+    """The number of attributes and options that were asked for, plus 1 for the price."""
 
     @property
     def total(self) -> float:
-        """In [0, 1]; exactly 1 is success."""
+        """The score in [0, 1]; exactly 1 is success."""
         return self.type * ((self.attributes + self.options + self.price) / self.asked)
 
 
@@ -62,7 +62,7 @@ def score(bought: Product, options: Collection[str], goal: Goal, target: Product
 
 
 def type_score(bought: Product, target: Product) -> float:
-    """Whether two products are of one kind: by the share of ``target``'s title words, search and category."""
+    """Whether two products are of one kind, by the shared words of ``target``'s title, the search, and the category."""
     wanted = title_words(target.name)
     shared = len(wanted & title_words(bought.name)) / len(wanted) if wanted else 0.2
     if shared == 0:
@@ -78,21 +78,21 @@ def _categories(product: Product) -> set[str]:
 
 
 def title_words(name: str) -> set[str]:
-    """The words of a title that stand for upstream's nouns: two letters or more, no digits, no function words.
+    """The words of a title in place of upstream's nouns: two letters or more, without digits and function words.
 
-    Upstream takes what spaCy tags as noun or proper noun. In titles, which are hardly sentences, that is nearly every
-    word; adjectives are counted here and not there.
+    Upstream uses what spaCy tags as a noun or proper noun. In titles, which are hardly sentences, that is nearly every
+    word; adjectives count here and not there.
     """
     return {word for word in re.findall(r"[^\W\d_]{2,}", _apart_from_numbers(name.lower())) if word not in _NOT_NAMING}
 
 
 def _apart_from_numbers(text: str) -> str:
-    """``4k`` and ``b2b`` are no words."""
+    """The text without words such as ``4k`` and ``b2b``."""
     return re.sub(r"\w*\d\w*", " ", text)
 
 
 def has_attribute(product: Product, attribute: str) -> bool:
-    """Whether the product is said to be so: by its attributes, nearly, or word for word in its texts."""
+    """Whether the product has an attribute: a similar one in its list, or the same words in its texts."""
     if any(same(own, attribute) for own in product.attributes):
         return True
     texts = (product.name, " ".join(product.features), product.description)
@@ -105,9 +105,9 @@ def same_option(wanted: str, chosen: str) -> bool:
 
 
 def colour(value: str) -> str:
-    """The first colour of the alphabet that ``value`` names; ``value`` itself if it names none.
+    """The alphabetically first colour that ``value`` names; ``value`` itself if it names none.
 
-    Upstream also finds colours within words (``red`` in ``embroidered``); here a letter beside a colour rules it out.
+    Upstream also finds colours within words (``red`` in ``embroidered``); here they must be separate words.
     """
     return next((name for name, pattern in _COLOUR_PATTERNS.items() if name in value and pattern.search(value)), value)
 
@@ -117,10 +117,10 @@ def same(one: str, other: str) -> bool:
 
 
 def token_set_ratio(one: str, other: str) -> int:
-    """How alike two texts are by their sets of words, 0 to 100: thefuzz's ``token_set_ratio``.
+    """How similar two texts are by their sets of words, 0 to 100: thefuzz's ``token_set_ratio``.
 
-    The words that both have are compared with those and the rest of each; the best of the three comparisons counts. So
-    a text whose words are all in the other one scores 100.
+    Three texts are compared: the shared words, and the shared words with the rest of either text. The best ratio
+    counts, so a text whose words are all in the other one scores 100.
     """
     first, second = _tokens(one), _tokens(other)
     if not first or not second:
@@ -139,20 +139,20 @@ def _joined(tokens: Iterable[str]) -> str:
 
 
 def _ratio(one: str, other: str) -> int:
-    """Twice the longest common subsequence by both lengths, in percent; 0 if one is empty."""
+    """Twice the longest common subsequence divided by the sum of lengths, in percent; 0 if one is empty."""
     if not one or not other:
         return 0
     return round(200 * _common(one, other) / (len(one) + len(other)))
 
 
 def _common(one: str, other: str) -> int:
-    """The length of the longest common subsequence, a row of the table at a time as an integer's bits (Hyyrö 2004)."""
-    everywhere = (1 << len(one)) - 1
-    places: dict[str, int] = {}
-    for place, character in enumerate(one):
-        places[character] = places.get(character, 0) | 1 << place
-    row = everywhere
+    """The length of the longest common subsequence; each row of its table is one integer's bits (Hyyrö 2004)."""
+    ones = (1 << len(one)) - 1
+    positions: dict[str, int] = {}
+    for index, character in enumerate(one):
+        positions[character] = positions.get(character, 0) | 1 << index
+    row = ones
     for character in other:
-        here = row & places.get(character, 0)
-        row = ((row + here) | (row - here)) & everywhere
+        here = row & positions.get(character, 0)
+        row = ((row + here) | (row - here)) & ones
     return len(one) - row.bit_count()

@@ -1,7 +1,7 @@
 """WebShop's search engine without Java: BM25 over product texts, with Lucene's English analysis.
 
-Upstream asks Pyserini (Lucene: BM25 with k1 = 0.9, b = 0.4, English analyser). Here ``bm25s`` computes the same scores;
-words are cut by nearly the same rule, stop words are Lucene's, stems are Porter's.
+Upstream uses Pyserini (Lucene: BM25 with k1 = 0.9, b = 0.4, English analyser). Here ``bm25s`` computes the same
+scores; the rule for words is nearly the same, stop words are Lucene's, and stems are Porter's.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _STOPPED = -1
 
 
 def words(text: str) -> list[str]:
-    """The words of ``text``, lower case, without an English possessive's end; stop words are still there."""
+    """The words of ``text`` in lower case, without the end of an English possessive; stop words included."""
     found: list[str] = _WORD.findall(text.lower())
     return [word[:-2] if word.endswith(("'s", "’s")) else word for word in found]
 
 
 class Analyser:
-    """Words to the numbers of their stems. Each word is stemmed once."""
+    """Maps words to the numbers of their stems. Each word is stemmed once."""
 
     def __init__(self, vocabulary: dict[str, int] | None = None) -> None:
         import Stemmer
@@ -44,7 +44,7 @@ class Analyser:
         self._known: dict[str, int] = {}
 
     def learn(self, text: str) -> list[int]:
-        """The stems of ``text``; new ones are given the next numbers."""
+        """The stems of ``text``. New stems get the next numbers."""
         found = []
         for word in words(text):
             number = self._known.get(word)
@@ -58,13 +58,13 @@ class Analyser:
         return found
 
     def read(self, text: str) -> list[int]:
-        """The stems of ``text`` that the vocabulary has."""
+        """The stems of ``text`` that are in the vocabulary."""
         stems = [self._stem(word) for word in words(text) if word not in STOP_WORDS]
         return [self.vocabulary[stem] for stem in stems if stem in self.vocabulary]
 
 
 class SearchIndex:
-    """Documents by number, found by words."""
+    """Finds numbered documents by words."""
 
     def __init__(self, scores: Any, analyser: Analyser) -> None:
         self._scores = scores
@@ -72,7 +72,7 @@ class SearchIndex:
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> SearchIndex:
-        """Index ``texts``, of which there must be one at least; a document's number is its place among them."""
+        """Index ``texts``, at least one. A document's number is its index among them."""
         analyser = Analyser()
         documents = [analyser.learn(text) for text in texts]
         analyser.vocabulary.setdefault("", len(analyser.vocabulary))  # bm25s fails on an empty vocabulary
@@ -86,15 +86,12 @@ class SearchIndex:
 
     @classmethod
     def load(cls, folder: Path) -> SearchIndex:
-        """The index that :meth:`save` wrote; its arrays stay on the disk and are read where they are needed."""
+        """The index that :meth:`save` wrote. Its arrays are memory-mapped."""
         scores = _bm25s().BM25.load(folder, mmap=True)
         return cls(scores, Analyser(scores.vocab_dict))
 
     def best(self, query: str, count: int) -> list[int]:
-        """The numbers of at most ``count`` documents that share a stem with ``query``, the best first.
-
-        Equal scores are ordered by number, as Lucene does.
-        """
+        """The numbers of at most ``count`` documents that share a stem with ``query``, best first, then by number."""
         stems = self._analyser.read(query)
         if not stems:
             return []

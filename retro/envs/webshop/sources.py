@@ -1,7 +1,7 @@
 """WebShop's published files, read one product at a time.
 
-Two layouts: upstream's JSON files (``items_shuffle*.json``, ``items_ins_v2*.json``, ``items_human_ins.json``), cleaned
-as upstream's ``load_products`` cleans them, and one Parquet file whose rows are already clean.
+There are two layouts: upstream's JSON files (``items_shuffle*.json``, ``items_ins_v2*.json``,
+``items_human_ins.json``), cleaned as in upstream's ``load_products``, and one Parquet file of clean rows.
 """
 
 from __future__ import annotations
@@ -21,29 +21,26 @@ REMEDY = (
     "items_human_ins.json with setup.sh of github.com/princeton-nlp/WebShop"
 )
 UNPRICED = 100.0
-"""Dollars that a product without a price costs, as upstream has it."""
+"""The price of a product without one, dollars, as in upstream."""
 MAX_ASIN_CHARACTERS = 10
 MAX_MAPPING_BYTES = 2**32
-"""Of ``items_ins_v2.json`` and ``items_human_ins.json``, which are read whole."""
-
+"""The largest ``items_ins_v2.json`` and ``items_human_ins.json``, which are read as a whole."""
 MAX_COMBINATIONS = 1_000_000
-"""Of one product's options: each has a synthetic instruction."""
-
+"""The largest number of combinations of a product's options, each of which has a synthetic instruction."""
 Row = dict[str, Any]
-"""One product as ``catalogue.SCHEMA`` has it."""
-
+"""One product with the columns of ``catalogue._schema``."""
 
 _NOT_IN_LAYOUT = (KeyError, TypeError, AttributeError, ValueError)
-"""What reading an entry raises that is not as it should be."""
+"""The errors of reading an entry in another layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """The files that one source is made of."""
+    """The files of one source."""
 
     products: Path
     attributes: Path | None = None
-    """None: the products are a Parquet file that holds everything."""
+    """None if the products are a Parquet file, which has everything."""
     human: Path | None = None
 
     @property
@@ -52,7 +49,7 @@ class SourceFiles:
 
 
 def find_files(source: Path) -> SourceFiles:
-    """The files that ``source`` names: a Parquet file, a JSON file of products, or a folder with one of the latter.
+    """The files of ``source``: a Parquet file, a JSON file of products, or a folder with a JSON file of products.
 
     Raises:
         ValueError: if a file is missing, or a folder has several files of products.
@@ -64,7 +61,7 @@ def find_files(source: Path) -> SourceFiles:
     attributes = [products.parent / f"items_ins_v2{end}.json" for end in dict.fromkeys((suffix, ""))]
     there = [path for path in attributes if path.is_file()]
     if not there:
-        raise ValueError(f"webshop: data: beside {products} there is no {attributes[0].name}; {REMEDY}")
+        raise ValueError(f"webshop: data: {products.parent} has no {attributes[0].name}; {REMEDY}")
     human = products.parent / "items_human_ins.json"
     return SourceFiles(products, there[0], human if human.is_file() else None)
 
@@ -82,10 +79,10 @@ def _products_in(folder: Path) -> Path:
 
 
 def read_rows(files: SourceFiles) -> Iterator[Row]:
-    """The products of a source in its order: each id once, ids longer than 10 characters left out, as upstream does.
+    """The products of a source in its order, each id once. As in upstream, ids of over 10 characters are left out.
 
     Raises:
-        ValueError: for a file that is not what it should be; names the file and the product.
+        ValueError: for a file in another layout, naming the file and the product.
     """
     seen: set[str] = set()
     for row in _read_parquet(files.products) if files.attributes is None else _read_json(files):

@@ -77,7 +77,7 @@ def measured_scale(reward_folder: Path) -> RewardRecord:
         facts = read_json(path)
         if facts["score_std"] == 0:
             raise ConfigError(
-                f"{path}: score_std is 0, so all reflections have one score; train longer, run the reward stage again"
+                f"{path}: score_std is 0, so all reflections have one score: train longer; run the reward stage again"
             )
         return RewardRecord(mean=facts["score_mean"], std=facts["score_std"], loss=facts["loss"])
     except ValidationError as error:

@@ -245,7 +245,7 @@ def test_an_environment_that_breaks_is_reported() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "id: needed, and not given"),
+        ({}, "id: required, and not given"),
         ({"id": 7}, "id: Input should be a valid string"),
         ({"id": "retro-test/Corridr-v0"}, "cannot be made: .*Corridr"),
         ({"id": "no_such_module:Corridor-v0"}, "cannot be made: No module named 'no_such_module'"),

@@ -60,8 +60,8 @@ def test_an_environment_of_ones_own_is_a_module_and_a_class(tmp_path: Path, monk
         ("json:JSONDecoder", {}, "'json:JSONDecoder' is not a task set"),
         ("retro.envs.household:Household", {}, "is not a task set"),
         ("household", {"plces": 5}, r"options of household: plces: no such option; there are: places, "),
-        ("mixture", {}, "options of mixture: environments: needed, and not given"),
-        ("gymnasium", {"actions": ["left"]}, "options of gymnasium: id: needed, and not given"),
+        ("mixture", {}, "options of mixture: environments: required, and not given"),
+        ("gymnasium", {"actions": ["left"]}, "options of gymnasium: id: required, and not given"),
     ],
 )
 def test_a_wrong_class_and_wrong_options_are_named_in_a_users_words(

@@ -357,4 +357,4 @@ def test_a_run_that_no_measurement_could_judge_keeps_its_last_policy(
     folder = run_stage(POLICY, config)
     assert equal(folder / "best", folder / "checkpoint-2")
     assert [line["validation_lost"] for line in metrics(config) if "validation_lost" in line] == [1.0, 1.0]
-    assert "the last one, step 2, is taken" in caplog.text
+    assert "the last one, step 2, is used" in caplog.text
