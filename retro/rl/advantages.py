@@ -1,4 +1,8 @@
-"""How much better a token was than expected: GAE, leave-one-out and group-normalised advantages, and whitening."""
+"""How much better a token was than expected: GAE, leave-one-out and group-normalised advantages, and whitening.
+
+The two that compare the responses of a group take one value for each response, (B,), and B group labels. They are
+exactly 0 for a group of equal values, up to rounding, and raise ``ValueError`` for a group of one.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,14 @@ from retro.rl.experience import Reduce, alone, masked_sum
 from retro.ties import EQUAL
 
 ROUNDING_STEPS = 4
-"""Spacings of floats by which equal totals may differ: each was rounded as a score, as a sum and with its penalty."""
+"""Equal totals may differ by this many float spacings: each was rounded as a score, as a sum and with its penalty."""
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16) over right-padded responses.
 
-    δ_t = r_t + γ V_{t+1} − V_t and Â_t = δ_t + γλ Â_{t+1}; after a response's last token both V and Â are 0, also where
-    the response was cut: a cut response has no continuation that would ever be read.
+    δ_t = r_t + γ V_{t+1} − V_t and Â_t = δ_t + γλ Â_{t+1}. After a response's last token V and Â are 0, even if the
+    response was cut, since nobody reads a continuation.
 
     Args:
         rewards, values, mask: (B, L)
@@ -40,17 +44,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
-    """Each response's total minus the mean of its siblings' (RLOO, Ahmadian et al. 2024, eq. 8).
-
-    Exactly 0 for a group whose totals are equal up to rounding.
-
-    Args:
-        totals: (B,)
-        groups: B labels; a group needs two members.
-
-    Raises:
-        ValueError: for a group of one.
-    """
+    """Each response's total minus the mean of the rest of its group (RLOO, Ahmadian et al. 2024, eq. 8)."""
     one_hot, sizes = _membership(totals, groups)
     sums = one_hot @ (totals @ one_hot)  # (B,)
     return (totals - (sums - totals) / (sizes - 1)).masked_fill(_tied(totals, one_hot), 0.0)
@@ -59,16 +53,7 @@ def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
 def group_normalised(scores: Tensor, groups: Sequence[int]) -> Tensor:
     """(score − group mean) / (group std + ε), std over n − 1 (GRPO, Shao et al. 2024, section 4.1.2).
 
-    :func:`retro.ratings.group_normalised` for tensors, several groups at once.
-
-    Exactly 0 for a group whose scores are equal up to rounding: the division would make a signal of the rounding.
-
-    Args:
-        scores: (B,)
-        groups: B labels; a group needs two members.
-
-    Raises:
-        ValueError: for a group of one.
+    This is :func:`retro.ratings.group_normalised` for several groups of tensors.
     """
     one_hot, sizes = _membership(scores, groups)
     centred = scores - (one_hot @ (scores @ one_hot)) / sizes
@@ -87,7 +72,7 @@ def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _tied(values: Tensor, one_hot: Tensor) -> Tensor:
-    """(B,) bool: whether all values of the response's group are equal, up to the rounding of their dtype."""
+    """(B,) bool: whether all values of the response's group are equal, up to rounding in their dtype."""
     if not len(values):
         return torch.zeros_like(values, dtype=torch.bool)
     members = one_hot.bool()  # (B, G)
@@ -98,7 +83,7 @@ def _tied(values: Tensor, one_hot: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor, reduce: Reduce = alone, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit variance over the real tokens of all processes; (B, L) in and out, zero at padding."""
+    """``values`` (B, L) with mean 0 and variance 1 over the tokens of all processes, and 0 at padding."""
     count_and_sum = reduce(torch.stack([mask.sum().to(values.dtype), masked_sum(values, mask)]))
     count = count_and_sum[0].clamp(min=1)
     centred = values - count_and_sum[1] / count

@@ -1,6 +1,6 @@
-"""The distance to the reference: estimators a token, the penalty inside the reward, and its coefficient.
+"""The KL divergence from the reference: estimators per token, the penalty in the reward, and its coefficient.
 
-Estimators after Schulman, "Approximating KL divergence" (2020), for actions drawn from π.
+The estimators are those of Schulman, "Approximating KL divergence" (2020), for actions drawn from π.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from retro.rl.options import KlSection
 def k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     """log π − log π_ref (any shape): unbiased for KL(π ‖ π_ref), of either sign.
 
-    For the reward only. As a loss its expected gradient is E[∇ log π] = 0.
+    Use it only in the reward: as a loss, its expected gradient is E[∇ log π] = 0.
     """
     return log_probs - reference_log_probs
 
@@ -32,9 +32,9 @@ def penalised_rewards(
 
     Args:
         scores: (B,)
-        log_probs, reference_log_probs: (B, L), of the policy that sampled.
+        log_probs, reference_log_probs: (B, L), by the policy that sampled, and by the reference.
         mask: (B, L), every row with at least one token.
-        coefficient: β, units of the score a nat.
+        coefficient: β, units of the score per nat.
 
     Returns:
         (B, L), zero at padding.
@@ -53,8 +53,8 @@ def next_coefficient(coefficient: float, section: KlSection, observed: float, re
     β ← β · (1 + clip(KL / target − 1, ±0.2) · responses / horizon) (Ziegler et al. 2019, section 2.2).
 
     Args:
-        observed: mean KL of the step, nats a response.
-        responses: how many the step had, over all processes.
+        observed: the mean KL of the step, nats per response.
+        responses: the number of responses of the step, over all processes.
     """
     if not section.adaptive:
         return coefficient

@@ -1,4 +1,4 @@
-"""PPO's loss terms, a value a token: whoever sums them divides by the count of tokens over all processes."""
+"""PPO's loss terms, one value per token. The caller divides their sums by the number of tokens of all processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def clipped_surrogate(
         clip: ε
 
     Returns:
-        (loss, clipped), both (B, L): ``clipped`` is 1 where the clip took the gradient away.
+        (loss, clipped), both (B, L): ``clipped`` is 1 where clipping removes the gradient.
     """
     ratio = torch.exp(log_probs - old_log_probs)
     free = -ratio * advantages

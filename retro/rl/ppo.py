@@ -1,16 +1,17 @@
 """Proximal policy optimisation of responses, from scored rollouts to the updated policy (arXiv 1707.06347).
 
-Read from top to bottom: :func:`build_experience` turns scores into token rewards and advantages, :func:`update` makes
-the epochs over them. The caller supplies the responses, their scores and the policy's forward pass.
+:func:`build_experience` turns scores into token rewards and advantages, and :func:`update` makes the epochs over them.
+The caller supplies the responses, their scores and the policy's forward pass.
 
-Several processes hold different contexts of the same step. Every mean is over the tokens of all of them: gradients are
-sums, divided by a count that went through ``reduce``, so that n processes make the update of one.
+Processes have different contexts of the same step. Every mean is over the tokens of all processes: gradients are sums,
+divided by a count over all processes, so that n processes make the same update as one.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -34,15 +35,15 @@ TERMS = (
     "clip_fraction",
     "value_clip_fraction",
 )
-"""Sums over the tokens of a minibatch, in the order in which they travel beside the gradients."""
+"""Sums over the tokens of a minibatch, in the order in which they are reduced with the gradients."""
 
 
 def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, reduce: Reduce = alone) -> Experience:
     """Scores → token rewards (KL to the reference inside) → advantages → whitening.
 
-    ``gae`` learns a value a token. ``rloo`` and ``group`` give one advantage a response, to each of its tokens: the
-    score plus the KL penalty of the whole response, minus what its siblings got. ``group`` divides the scores alone by
-    their deviation: a group whose scores are all equal would otherwise be told by its KL noise, blown up to unit size.
+    ``gae`` has a value for each token. ``rloo`` and ``group`` give all tokens of a response one advantage: its score
+    plus its KL penalty, minus the mean of the rest of the group. ``group`` divides only the scores by their deviation;
+    else the KL noise of a group with equal scores would be scaled up to unit size.
 
     Args:
         coefficient: β of this step.
@@ -63,16 +64,8 @@ def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, 
         returns = totals[:, None] * mask
     if section.whitens:
         advantages = whiten(advantages, mask, reduce)
-    return Experience(
-        mask=mask,
-        contexts=rollout.contexts,
-        log_probs=rollout.log_probs,
-        reference_log_probs=rollout.reference_log_probs,
-        values=rollout.values,
-        rewards=rewards,
-        advantages=advantages,
-        returns=returns,
-    )
+    sampled = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    return Experience(**sampled, rewards=rewards, advantages=advantages, returns=returns)
 
 
 def update(
@@ -88,15 +81,15 @@ def update(
 
     Args:
         policy: the forward pass of this process's responses.
-        trainables: each clipped to ``max_grad_norm`` by itself.
-        seed: of the order of contexts; equal on all processes.
+        trainables: each is clipped to ``max_grad_norm`` by itself.
+        seed: that of the order of contexts; equal on all processes.
 
     Returns:
-        Means over the tokens of all processes and all optimiser steps, ``grad_norm/NAME`` before clipping, how many
-        ``updates`` there were, and whether ``target_kl`` ended them early (``stopped``, 0 or 1).
+        Means over the tokens of all processes and all optimiser steps, ``grad_norm/NAME`` before clipping, the number
+        of ``updates``, and whether ``target_kl`` ended them early (``stopped``, 0 or 1).
 
     Raises:
-        DivergedError: on a loss or gradient that is not finite; the parameters are left as they were before it.
+        DivergedError: on a loss or gradient that is not finite. The parameters stay as they were.
     """
     parameters = [parameter for trainable in trainables for parameter in trainable.parameters]
     sums = torch.zeros(len(TERMS), dtype=torch.float64)
@@ -120,7 +113,7 @@ def update(
 
 
 def _minibatches(experience: Experience, section: PpoOptions, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:
-    """(this process's rows, tokens of all processes) of every optimiser step; contexts are shuffled, groups whole."""
+    """(this process's rows, tokens of all processes) of every optimiser step: whole groups in shuffled order."""
     rows_of: dict[int, list[int]] = {}
     for row, context in enumerate(experience.contexts):
         rows_of.setdefault(context, []).append(row)
@@ -142,7 +135,7 @@ def _minibatches(experience: Experience, section: PpoOptions, seed: int, reduce:
 def _backward(experience: Experience, policy: Policy, rows: Sequence[int], tokens: int, section: PpoOptions) -> Tensor:
     """Accumulate the gradients of this process's share of a minibatch; return the sums of its terms, (len(TERMS),)."""
     total = torch.zeros(len(TERMS), device=experience.mask.device)
-    for chosen, outputs in policy(rows):  # asked without rows, too: a base in pieces needs all processes
+    for chosen, outputs in policy(rows):  # even without rows, since a base in pieces needs all processes
         terms = _terms(experience, chosen, outputs, section)
         loss = terms["policy_loss"] - section.entropy_coefficient * terms["entropy"]
         if section.advantage == "gae":
@@ -192,10 +185,10 @@ def _metrics(
 
 
 def describe(experience: Experience, reduce: Reduce = alone) -> dict[str, float]:
-    """What a step's experience looks like, over all processes, before the update.
+    """Metrics of a step's experience over all processes, before the update.
 
-    ``kl`` and ``reward`` are means over responses (nats a response; score minus penalty), ``length`` in tokens,
-    ``explained_variance`` 1 − Var(R − V) / Var(R) over tokens.
+    ``kl`` (nats) and ``reward`` (score minus penalty) are means over responses, ``length`` is in tokens, and
+    ``explained_variance`` is 1 − Var(R − V) / Var(R) over tokens.
     """
     mask = experience.mask
     divergence = k1(experience.log_probs, experience.reference_log_probs)

@@ -32,7 +32,7 @@ POLICY, REFERENCE = "policy", "reference"
 
 @dataclass(slots=True)
 class Packs:
-    """Groups of responses behind their prompts, and their packings, of which each is made once in a step."""
+    """Groups of responses behind their prompts, and their packings, each made once in a step."""
 
     prompts: list[list[int]]
     responses: list[list[list[int]]]
