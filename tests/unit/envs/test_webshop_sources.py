@@ -166,5 +166,5 @@ def test_missing_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
         find_files(tmp_path)
     write_shop(tmp_path)
     (tmp_path / "items_ins_v2.json").unlink()
-    with pytest.raises(ValueError, match=r"there is no items_ins_v2\.json"):
+    with pytest.raises(ValueError, match=r"has no items_ins_v2\.json"):
         find_files(tmp_path)

@@ -192,7 +192,7 @@ def test_flex_attention_is_chosen_by_the_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(attention, "find_spec", lambda name: object())
-    monkeypatch.setattr(bases, "_told", {})
+    monkeypatch.setattr(bases, "_logged", {})
     with caplog.at_level("INFO", logger="retro.models.bases"):
         assert [uses_flex_attention(model), uses_flex_attention(model)] == [why is None] * 2
     assert len(caplog.records) == (why is not None)
@@ -202,5 +202,5 @@ def test_flex_attention_is_chosen_by_the_device(
 def test_no_flex_attention_on_a_cpu_or_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not uses_flex_attention(build("llama"))
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
-    monkeypatch.setattr(bases, "_told", {})
+    monkeypatch.setattr(bases, "_logged", {})
     assert not uses_flex_attention(OnCuda())  # type: ignore[arg-type]

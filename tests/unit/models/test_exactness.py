@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_costs_a_test_at_each_start(
     monkeypatch.setenv(outcomes.CACHE, str(file))
     with caplog.at_level("INFO", logger="retro.models.outcomes"):
         check_sampling(build("llama"), tokenizer)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text
 
 
 def test_a_kept_outcome_is_obeyed(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:

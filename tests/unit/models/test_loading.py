@@ -250,7 +250,7 @@ def test_longrope_keeps_to_one_set_of_frequencies(
     """What a sequence computes depends neither on its neighbours nor on how long it will become, and is what the model
     itself computes for sequences on that side of the border."""
     name = saved("phi3", tmp_path, tokenizer, **longrope())
-    with caplog.at_level("INFO", logger="retro.models.loading"):
+    with caplog.at_level("INFO", logger="retro.models.rotary"):
         section = ModelSection(base=name, max_prompt_tokens=needed - 14, max_new_tokens=14)
         base = SharedBase.load(section, "cpu")
     assert ("short_factor" if needed == 64 else "long_factor") in caplog.text
@@ -282,7 +282,7 @@ def test_an_adapter_of_the_other_frequencies_is_refused_with_the_remedy(
     short.add_role("policy", LoraSection(r=2), seed=0)
     short.save_role("policy", tmp_path / "adapter")
     long = SharedBase.load(ModelSection(base=name, max_prompt_tokens=51, max_new_tokens=14), "cpu")
-    with pytest.raises(AdapterMismatchError, match=r"max_prompt_tokens and model\.max_new_tokens as they were"):
+    with pytest.raises(AdapterMismatchError, match=r"max_prompt_tokens and model\.max_new_tokens as in its training"):
         long.load_role("policy", tmp_path / "adapter", trainable=False)
     short.load_role("policy", tmp_path / "adapter", trainable=False)
 
