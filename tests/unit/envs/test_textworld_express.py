@@ -216,7 +216,7 @@ def test_parameters_reach_the_engine() -> None:
         ({"games": ["chess"]}, "games: there is no 'chess'; there are: cookingworld, "),
         ({"games": "coin"}, "games: .*Sequence"),
         ({"games": []}, "games: .*at least 1 item"),
-        ({"parameters": ["coin"]}, "parameters: Input should be a valid mapping"),
+        ({"parameters": ["coin"]}, "parameters: Input should be a valid dictionary"),
         ({"parameters": {"chess": ""}}, "parameters: 'chess' is not one of `games`"),
         ({"parameters": {"coin": "numLocations=99"}}, "parameters of coin: Number of locations must be less than"),
         ({"parameters": {"coin": "size=3"}}, r"parameters of coin: Unrecognized property name \(size\)"),

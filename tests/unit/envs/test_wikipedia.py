@@ -324,7 +324,7 @@ def test_no_server_at_all_fails_the_environment() -> None:
         (sends(b"[" * 100_000), r"nested deeper than 100 levels"),
         (sends(b'{"a": ' + b"9" * 5_000 + b"}"), r"an integer beyond 64 bits"),
         (sends(b"\xff"), r"not UTF-8"),
-        (sends(b"x", Content_Encoding="br"), r"packed by 'br', and gzip was asked for"),
+        (sends(b"x", Content_Encoding="br"), r"packed by 'br' instead of gzip"),
         (sends(status=302, Location="http://localhost:1/w/api.php"), r"it redirects to localhost: if you trust that"),
         (
             sends({"error": {"code": "badvalue", "info": "Unrecognised value."}}),
