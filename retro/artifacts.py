@@ -55,12 +55,12 @@ def digest_actor_parts(section: ActorSection) -> dict[str, str]:
     return {role: digest_model(name) for role, name in section.parts.items()}
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader always finds the old file or the new one, also after a crash."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` so that a reader always finds the old file or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,13 +1,16 @@
-"""The paths in a run folder. A path that several parts of the package read is spelt here only."""
+"""The paths in a run folder and the cache folder. A path that several parts of the package read is spelt here only."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ADAPTER = "adapter"
 BEST = "best"
 CHECKPOINT = "checkpoint-"
 """The prefix of a checkpoint's folder, before its step."""
+CACHE = "RETRO_CACHE"
+"""The environment variable that names another cache folder than ``~/.cache/retro``."""
 
 
 class RunFolder:
@@ -34,3 +37,9 @@ class RunFolder:
         """The policy stage's folder: ``best/``, ``checkpoint-*/``, ``rollouts/``."""
         self.export = path / "export"
         self.evaluation = path / "evaluation"
+
+
+def cache_folder() -> Path:
+    """The folder of results that can be computed again, shared by all runs."""
+    named = os.environ.get(CACHE)
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from retro.artifacts import write_json
+from retro.layout import cache_folder
 from retro.models.bases import Use
 from retro.reading import read_json
 from retro.types import from_json
 
 logger = logging.getLogger(__name__)
 
-CACHE = "RETRO_CACHE"
-"""The environment variable that names another folder than ``~/.cache/retro``."""
 Outcome = dict[Use, str | None]
 """For each use of a base, why it cannot share prompts, or None."""
 
@@ -30,9 +28,7 @@ def outcome_file(model: PreTrainedModel, purpose: str) -> Path:
     Args:
         purpose: what else the test depends on: the use of the base, and its adapters.
     """
-    named = os.environ.get(CACHE)
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retro"
-    return folder / "exactness" / f"{_fingerprint(model, purpose)}.json"
+    return cache_folder() / "exactness" / f"{_fingerprint(model, purpose)}.json"
 
 
 def read_outcome(path: Path) -> Outcome | None:

@@ -1,16 +1,16 @@
 """ALFWorld's engine for one game, in two forms. Only worker processes import this module.
 
-:class:`CachedGame` plays on TextWorld's ``PddlState``, translates a problem once instead of four times, parses a
-grammar once, and derives texts with :mod:`retro.envs.alfworld.text`. It depends on TextWorld's internals, so it is used
-only with the versions that it was checked with. With other versions :class:`UpstreamGame` plays on TextWorld's and
-ALFWorld's own classes. Neither patches them.
+:class:`CachedGame` plays on TextWorld's ``PddlState``, translates a problem once instead of four times
+(:mod:`retro.envs.alfworld.translation`), parses a grammar once, and derives texts with
+:mod:`retro.envs.alfworld.text`. It depends on TextWorld's internals, so it is used only with the versions that it was
+checked with. With other versions :class:`UpstreamGame` plays on TextWorld's and ALFWorld's own classes. Neither patches
+them.
 
 Source: TextWorld 1.7.0 (``textworld/envs/pddl``), ALFWorld 0.4.2 (``AlfredDemangler``), both MIT.
 """
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from textworld.envs.pddl import logic as pddl_logic
 from textworld.logic import Proposition, Type, TypeHierarchy, Variable
 
 from retro.envs.alfworld.text import Context, Entity, Narrator
+from retro.envs.alfworld.translation import Translation, translate
 
 CHECKED_VERSIONS = {"textworld": "1.7.0", "alfworld": "0.4.2"}
 """The versions for which a test found equal transcripts from both engines."""
@@ -109,7 +110,7 @@ class CachedGame:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         grammar = _read_grammar(data["grammar"])
-        self._problem = _translate(data["pddl_domain"], data["pddl_problem"])
+        self._problem = translate(data["pddl_domain"], data["pddl_problem"])
         self._actions = grammar.actions
         self._narrator = grammar.narrator
         self._library = self._free_libraries.pop() if self._free_libraries else fast_downward.load_lib()
@@ -160,46 +161,13 @@ def _read_grammar(text: str) -> _Grammar:
     return _Grammar(logic.actions, Narrator(logic.grammar._rules))
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """The parts of a translated problem that a play needs."""
-
-    sas: bytes
-    parents_of: Mapping[str, tuple[str, ...]]
-    type_of: Mapping[str, str]
-    facts: tuple[Any, ...]
-    operators: Mapping[str, Any]
-
-
-@lru_cache(maxsize=16)
-def _translate(domain: str, problem: str) -> _Problem:
-    gc.disable()  # collecting garbage among the 100,000 new objects would take a fifth of the time, and find none
-    try:
-        task, sas = fast_downward.pddl2sas(domain, problem)
-    finally:
-        gc.enable()
-    type_of = {entity.name: entity.type_name for entity in task.objects}
-    atoms = [fact for fact in task.init if isinstance(fact, fast_downward.translate.pddl.conditions.Atom)]
-    return _Problem(
-        sas=sas.encode(),
-        parents_of={kind.name: tuple(kind.supertype_names) for kind in reversed(task.types)},  # "object" comes twice
-        type_of=type_of,
-        facts=tuple(
-            Proposition(atom.predicate, [Variable(name, type_of[name]) for name in atom.args])
-            for atom in atoms
-            if atom.predicate != "="
-        ),
-        operators={action.name: SimpleNamespace(parameters=action.parameters) for action in task.actions},
-    )
-
-
 class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld ships no types
     """``PddlState`` of a problem that is already translated, with facts in the order in which they are needed.
 
     The constructor of ``PddlState`` translates twice, the second time for a planner that is not used here.
     """
 
-    def __init__(self, library: Any, problem: _Problem, actions: Mapping[str, Any]) -> None:
+    def __init__(self, library: Any, problem: Translation, actions: Mapping[str, Any]) -> None:
         types = TypeHierarchy()
         for name, parents in problem.parents_of.items():
             types.add(Type(name, parents))
@@ -209,11 +177,17 @@ class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld ships no 
         self._vars_by_type: dict[str, set[Any]] = defaultdict(set)
         self._var_counts: Counter[str] = Counter()
         self._sorted: dict[Any, tuple[Any, ...]] = {}
-        self._actions = problem.operators
+        self._actions = {
+            name: SimpleNamespace(parameters=[SimpleNamespace(name=one, type_name=kind) for one, kind in parameters])
+            for name, parameters in problem.parameters_of.items()
+        }
         self.name2type = problem.type_of
         self.downward_lib = library
-        library.load_sas(problem.sas)
-        self.add_facts(problem.facts)
+        library.load_sas(problem.sas.encode())
+        self.add_facts(
+            Proposition(predicate, [Variable(name, problem.type_of[name]) for name in names])
+            for predicate, names in problem.facts
+        )
         atoms = (pddl_logic.Atom * library.get_state_size())()
         library.get_state(atoms)
         facts = [atom.get_fact(self.name2type) for atom in atoms]

@@ -19,7 +19,7 @@ from tests.unit.envs.alfworld_rooms import COOL_MUG, HEAT_POTATO, READ_BOOK, ROO
 pytest.importorskip("alfworld", reason="pip install 'retro[alfworld]'")
 pytest.importorskip("textworld", reason="pip install 'retro[alfworld]'")
 
-from retro.envs.alfworld import engine
+from retro.envs.alfworld import engine, translation
 from retro.envs.alfworld.engine import CachedGame, Game, Scene, UpstreamGame, open_game
 from retro.envs.alfworld.text import UnsafeGrammarError
 
@@ -149,3 +149,31 @@ def test_milestones_of_another_kind_are_an_error() -> None:
         milestones("pick_three", READ_BOOK.problem())
     with pytest.raises(ValueError, match="not one of kind pick_two_obj_and_place"):
         milestones("pick_two_obj_and_place", READ_BOOK.problem())
+
+
+def test_a_translation_is_kept_between_processes_and_made_again_when_it_is_damaged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path))
+    translation.translate.cache_clear()
+    domain, problem = COOL_MUG.data()["pddl_domain"], COOL_MUG.data()["pddl_problem"]
+    first = translation.translate(domain, problem)
+    (file,) = tmp_path.glob("alfworld/*")
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("it was translated again")
+
+    translation.translate.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(translation, "_translated", refuse)
+        again = translation.translate(domain, problem)
+    assert again.sas == first.sas
+    assert_equal_transcripts(COOL_MUG.data(), COOL_MUG.walkthrough, [2, 7])
+
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"", whole[:40] + b"\0\0\0" + whole[43:]):
+        file.write_bytes(damaged)
+        translation.translate.cache_clear()
+        assert translation.translate(domain, problem).sas == first.sas
+        assert file.read_bytes() == whole
+    translation.translate.cache_clear()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from retro.config import LoraSection
-from retro.models import exactness, outcomes
+from retro.models import exactness
 from retro.models.adapters import SharedBase
 from retro.models.backbone import UnsupportedModelError, plain_model
 from retro.models.bases import shares_prompts
@@ -26,7 +26,7 @@ LORA = LoraSection(r=4)
 
 @pytest.fixture(autouse=True)
 def _nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(outcomes.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
 
 
 def embed(model: PreTrainedModel, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
@@ -252,7 +252,7 @@ def test_a_cache_that_cannot_be_written_costs_a_test_at_each_start(
 ) -> None:
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setenv(outcomes.CACHE, str(file))
+    monkeypatch.setenv("RETRO_CACHE", str(file))
     with caplog.at_level("INFO", logger="retro.models.outcomes"):
         check_sampling(build("llama"), tokenizer)
     assert "cannot be written" in caplog.text
