@@ -8,8 +8,10 @@ most 49 steps, return 1 for success; see ``docs/environments/alfworld.md``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SkipValidation
 
@@ -23,6 +25,8 @@ from retro.envs.sources import sources_by_split, split_of
 from retro.types import Split, Task
 
 NAME = "alfworld"
+Rooms = Mapping[Literal["train", "validation", "test"], Sequence[int]]
+"""The rooms of some splits, as ``FloorPlan`` numbers."""
 
 
 class AlfworldTasks(TaskSet):
@@ -36,6 +40,8 @@ class AlfworldTasks(TaskSet):
         graded: whether milestones (taken, treated, one of two placed) earn a part of the return.
         workers: the number of processes that take new games; by default one for each core.
         games_per_worker: a worker is replaced after so many games, because the engine does not free memory.
+        rooms: the rooms (``FloorPlan`` numbers) of a split; a split that is not named has all other rooms. By default
+            the tasks of one source are divided without regard to rooms.
 
     Raises:
         ValueError: for a wrong option, or missing data.
@@ -53,9 +59,11 @@ class AlfworldTasks(TaskSet):
         graded: bool = False,
         workers: PositiveInt | None = None,
         games_per_worker: PositiveInt = 20,
+        rooms: Rooms | None = None,
     ) -> None:
         self._sources = sources_by_split(sources_of(_default_data() if data is None else data), NAME)
         self._games = {source: open_games(source) for source in dict.fromkeys(self._sources.values())}
+        self._rooms = _rooms_by_split(rooms or {})
         self._steps = steps
         self._admissible = admissible
         self._graded = graded
@@ -66,6 +74,10 @@ class AlfworldTasks(TaskSet):
         if offset + count > len(kinds):
             raise ValueError(f"alfworld: split {split} has {len(kinds):,} tasks, {offset + count:,} were asked for")
         return [Task(NAME, id, split, kinds[id]) for id in list(kinds)[offset : offset + count]]
+
+    def count(self, split: Split) -> int:
+        """How many tasks a split has."""
+        return len(self._kinds(split))
 
     def make(self, task: Task) -> Alfworld:
         return Alfworld(task.id, self._holding(task), self.pool, self._steps, self._admissible, self._graded)
@@ -84,15 +96,42 @@ class AlfworldTasks(TaskSet):
                 f"alfworld: data names no source for split {split}; it does for {', '.join(self._sources)}"
             )
         source = self._sources[split]
-        among = [other for other in Split if self._sources.get(other) == source]
         kinds = self._games[source].kinds
+        if self._rooms:
+            return {id: kind for id, kind in kinds.items() if self._has_room(split, room_of(id))}
+        among = [other for other in Split if self._sources.get(other) == source]
         return {id: kind for id, kind in kinds.items() if split_of(id, NAME, among) is split}
+
+    def _has_room(self, split: Split, room: int) -> bool:
+        if split in self._rooms:
+            return room in self._rooms[split]
+        return not any(room in rooms for rooms in self._rooms.values())
 
     def _holding(self, task: Task) -> Games:
         for games in self._games.values():
             if games.has(task.id):
                 return games
         raise UnknownTaskError(f"alfworld: no game {task.id!r} in {', '.join(self._games)}; ids look like TASK/TRIAL")
+
+
+def room_of(task_id: str) -> int:
+    """The ``FloorPlan`` number of a task's room: the last part of its name.
+
+    Raises:
+        ValueError: if the name does not end with a number.
+    """
+    room = task_id.partition("/")[0].rpartition("-")[2]
+    if not room.isdecimal():
+        raise ValueError(f"alfworld: rooms: the name of task {task_id!r} does not end with the number of a room")
+    return int(room)
+
+
+def _rooms_by_split(rooms: Rooms) -> dict[Split, frozenset[int]]:
+    found = {Split(split): frozenset(numbers) for split, numbers in rooms.items()}
+    for first, second in combinations(found, 2):
+        for room in sorted(found[first] & found[second]):
+            raise ValueError(f"alfworld: rooms: room {room} is in two splits, {first} and {second}")
+    return found
 
 
 def _default_data() -> str:

@@ -289,6 +289,28 @@ def test_splits_that_name_one_source_share_it(tasks: AlfworldTasks, rooms: Path,
 
 
 @needs_engine
+def test_rooms_divide_the_tasks_and_a_split_that_is_not_named_has_the_other_rooms(
+    make: MakeTasks, tmp_path: Path
+) -> None:
+    names = [f"put-Plate-{trial}-{room}" for room in (1, 12, 301) for trial in ("a", "b")]
+    for name in names:
+        PUT_PLATE.write(tmp_path / name / "trial_A")
+    divided = make(str(tmp_path), rooms={"validation": [12], "test": [301, 7]})
+    found = {
+        split: [task.id.partition("/")[0] for task in divided.tasks(split, divided.count(split))] for split in Split
+    }
+    assert found == {Split.TRAIN: names[:2], Split.VALIDATION: names[2:4], Split.TEST: names[4:]}
+    with pytest.raises(ValueError, match="split test has 2 tasks, 3 were asked for"):
+        divided.tasks(Split.TEST, 3)
+
+
+@needs_engine
+def test_a_task_without_a_room_is_named_where_rooms_divide(make: MakeTasks) -> None:
+    with pytest.raises(ValueError, match=r"the name of task '.*made-up/trial_A' does not end with the number"):
+        make(rooms={"test": [1]}).tasks(Split.TEST, 1)
+
+
+@needs_engine
 def test_the_releases_folders_are_the_splits(make: MakeTasks, tmp_path: Path) -> None:
     for folder, room in {"train": COOL_MUG, "valid_seen": READ_BOOK, "valid_unseen": PUT_PLATE}.items():
         room.write(tmp_path / folder / task_of(room).id)
@@ -328,6 +350,10 @@ def test_an_unknown_game_is_said(tasks: AlfworldTasks, id: str) -> None:
         ({"games_per_worker": 1.5}, "games_per_worker: Input should be a valid integer"),
         ({"admissible": "yes"}, "admissible: Input should be a valid boolean"),
         ({"graded": 1}, "graded: Input should be a valid boolean"),
+        ({"rooms": [1]}, "rooms: Input should be a valid (dictionary|mapping)"),
+        ({"rooms": {"test": ["1"]}}, r"rooms\.test\.0: Input should be a valid integer"),
+        ({"rooms": {"dev": [1]}}, "Input should be 'train', 'validation' or 'test'"),
+        ({"rooms": {"test": [1, 2], "validation": [2]}}, "rooms: room 2 is in two splits"),
         ({"step": 3}, "step"),
     ],
 )
