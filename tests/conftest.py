@@ -63,7 +63,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama (d = 32, 2 layers, 4 heads, 2 of them for keys) and the household's word-level tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.quickstart_models.tokenizer import build_tokenizer
+    from scripts.small_models.household.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = LlamaConfig(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from scripts.quickstart_models.tokenizer import build_tokenizer
+from scripts.small_models.household.tokenizer import build_tokenizer
 from tests.pipeline.running import ROOT, read_metrics, retro
 
 

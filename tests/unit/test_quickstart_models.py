@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from retro.envs.household import CLOSED, TOOLS, World, draw_world, kind_of, know_all
 from retro.prompts import load_prompts
 from retro.types import Trajectory
-from scripts.quickstart_models import reflections
-from scripts.quickstart_models.demonstrator import FORGETS, Advice, Demonstrator
-from scripts.quickstart_models.probes import load, rollouts, rooms
-from scripts.quickstart_models.samples import Play, play, plays
-from scripts.quickstart_models.tokenizer import build_tokenizer
-from scripts.quickstart_models.train import Example, train
+from scripts.small_models.household import reflections
+from scripts.small_models.household.demonstrator import FORGETS, Advice, Demonstrator
+from scripts.small_models.household.probes import load, rollouts, rooms
+from scripts.small_models.household.samples import Play, play, plays
+from scripts.small_models.household.tokenizer import build_tokenizer
+from scripts.small_models.train import Example, train
 
 QUICKSTART = Path(__file__).parents[2] / "data" / "quickstart"
 PROMPTS = load_prompts("household")

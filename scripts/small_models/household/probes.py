@@ -1,6 +1,6 @@
 """Probes of each ability of the quickstart's two models: what the model card's table is made from.
 
-python -m scripts.quickstart_models.probes --rooms 300
+python -m scripts.small_models.household.probes --rooms 300
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from retro.models.generation import Engine
 from retro.models.text import encode_prompt
 from retro.prompts import load_prompts
 from retro.types import Sampling, Split, Step, Task, Trajectory, derive_seed
-from scripts.quickstart_models import reflections
-from scripts.quickstart_models.demonstrator import Advice
-from scripts.quickstart_models.samples import play
+from scripts.small_models.household import reflections
+from scripts.small_models.household.demonstrator import Advice
+from scripts.small_models.household.samples import play
 
 PROMPTS = load_prompts("household")
 PROBE_SEEDS = 2_000_000_000_000

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from retro.envs.household import LAMP, TOOLS, World
 from retro.types import Step
-from scripts.quickstart_models.demonstrator import Advice, names
+from scripts.small_models.household.demonstrator import Advice, names
 
 MIXTURE = {"useful": 0.45, "vague": 0.18, "repetitive": 0.12, "wrong": 0.25}
 VAGUE = ("be more careful.", "try again.", "do not waste steps.", "think before you act.", "search all places.")

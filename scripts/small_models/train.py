@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.quickstart_models.optimiser import build_optimisers
+from scripts.small_models.optimiser import build_optimisers
 
 MICROBATCH_TOKENS = 2048
 
@@ -33,23 +33,57 @@ class Example:
         return len(self.prefix) + sum(map(len, self.branches))
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a model of Llama's architecture."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    positions: int
+    rope_theta: float
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of the shipped models."""
+
+    shape: Shape
+    seed: int
+    steps: int
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        rope_theta=1000.0,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.positions,
+        rope_theta=shape.rope_theta,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
+
+
+def actor_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Example:
+    """An actor's whole play: every action is learnt, with the line's end; nothing else is."""
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(prompt)][:-1]
+    ask, end = tokenizer.convert_tokens_to_ids([">", "\n"])
+    learnt: list[bool] = []
+    acting = False
+    for token in ids:
+        learnt.append(acting)
+        acting = token == ask or (acting and token != end)
+    return Example(ids, learnt, [])
 
 
 def train(

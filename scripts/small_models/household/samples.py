@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from retro.envs.household import Household, World, draw_world, know_all
 from retro.types import Split, Step, Task, derive_seed
-from scripts.quickstart_models import reflections
-from scripts.quickstart_models.demonstrator import Demonstrator
+from scripts.small_models.household import reflections
+from scripts.small_models.household.demonstrator import Demonstrator
 
 _BUILD_SEEDS = 1_000_000_000
 """Rooms of the pipeline's splits have seeds below this."""

@@ -1,0 +1,192 @@
+"""The stochastic demonstrator that ALFWorld's small actors are cloned from.
+
+It obeys the notes in its prompt, right or wrong, and the newest first where they differ. Without notes it searches by a
+weak prior that knows nothing of where things usually lie, forgets treatments, and puts two things into two places.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scripts.small_models.alfworld.language import TOOLS, Advice, Says
+from scripts.small_models.alfworld.view import View, kind_of
+
+
+@dataclass(frozen=True)
+class Character:
+    """How one demonstrator plays when no note tells it otherwise."""
+
+    prior: dict[str, float]
+    """How much it likes to look at a kind of place; 1 for those that are not listed."""
+    forgets: dict[str, float]
+    """How often it leaves a treatment out."""
+    splits: float
+    """How often it takes the second thing to another place than the first."""
+    slips: float = 0.01
+    """How often a step is wasted."""
+
+
+CHARACTERS = {
+    "a": Character(
+        prior={"drawer": 1.5, "shelf": 2.0, "sidetable": 2.0, "dresser": 2.0, "garbagecan": 1.5, "countertop": 0.7},
+        forgets={"clean": 0.4, "heat": 0.4, "cool": 0.6},
+        splits=0.5,
+    ),
+    "b": Character(
+        prior={"cabinet": 1.5, "desk": 2.0, "sofa": 2.0, "bed": 2.0, "stoveburner": 1.5, "diningtable": 0.7},
+        forgets={"clean": 0.6, "heat": 0.4, "cool": 0.4},
+        splits=0.5,
+    ),
+}
+
+
+@dataclass
+class Told:
+    """What the notes say, the newest first."""
+
+    where: list[tuple[str, str]] = field(default_factory=list)
+    """Things and their places."""
+    empty: set[str] = field(default_factory=set)
+    tries: list[str] = field(default_factory=list)
+    treats: list[str] = field(default_factory=list)
+    together: str = ""
+    plan: tuple[str, ...] = ()
+
+    @classmethod
+    def by(cls, notes: Sequence[Sequence[Advice]]) -> Told:
+        """
+        Args:
+            notes: The oldest first, as they stand in the prompt.
+        """
+        told = cls()
+        for advice in (advice for note in reversed(notes) for advice in note):
+            match advice.says:
+                case Says.WHERE:
+                    if advice.thing not in dict(told.where):
+                        told.where.append((advice.thing, advice.names[0]))
+                case Says.EMPTY:
+                    told.empty.update(advice.names)
+                case Says.TRY:
+                    told.tries.extend(name for name in advice.names if name not in told.tries)
+                case Says.TREAT:
+                    told.treats.extend(verb for verb in advice.names if verb not in told.treats)
+                case Says.TOGETHER:
+                    told.together = told.together or advice.names[0]
+                case Says.PLAN:
+                    told.plan = told.plan or advice.names
+                case _:
+                    pass
+        return told
+
+
+class Demonstrator:
+    """Plays one episode: :meth:`act` gives the next action, :meth:`see` takes the answer to it."""
+
+    def __init__(
+        self, opening: str, notes: Sequence[Sequence[Advice]], character: Character, rng: random.Random
+    ) -> None:
+        self.view = View.of(opening)
+        self._told = Told.by(notes)
+        self._character = character
+        self._rng = rng
+        self._plan = list(self._told.plan)
+        goal = self.view.goal
+        own = [goal.verb] if goal.verb and rng.random() >= character.forgets[goal.verb] else []
+        self._treats = list(dict.fromkeys([*own, *self._told.treats]))
+        self._gave_up: set[str] = set()
+        self._targets = self._choose_targets()
+        self._action = ""
+
+    def act(self) -> str:
+        self._action = self._next()
+        return self._action
+
+    def see(self, observation: str) -> None:
+        self.view.see(self._action, observation)
+        if not observation.startswith("Nothing happens"):
+            return
+        self._plan = []
+        verb = self._action.split()[0]
+        if verb in self._treats:
+            self._treats.remove(verb)
+        self._gave_up.add(self._action)
+
+    def _next(self) -> str:
+        if self._plan:
+            return self._plan.pop(0)
+        if self._rng.random() < self._character.slips:
+            return self._rng.choice(("look", "inventory"))
+        view = self.view
+        if view.holding:
+            return self._bring()
+        if len(view.put) < view.goal.count:
+            return self._fetch()
+        return "look"
+
+    def _fetch(self) -> str:
+        view = self.view
+        wanted = [thing for thing in view.wanted(view.goal.thing) if self._take(thing) not in self._gave_up]
+        for thing in wanted:
+            if view.where[thing] == view.at:
+                return f"open {view.at}" if view.shut else self._take(thing)
+        if wanted:
+            return self._go(view.where[wanted[0]])
+        return self._search(view.goal.thing)
+
+    def _take(self, thing: str) -> str:
+        return f"take {thing} from {self.view.where[thing]}"
+
+    def _bring(self) -> str:
+        view = self.view
+        if view.goal.kind == "look":
+            lamps = view.wanted(view.goal.place)
+            if not lamps:
+                return self._search(view.goal.place)
+            at = view.where[lamps[0]]
+            return f"use {lamps[0]}" if at == view.at else self._go(at)
+        for verb in self._treats:
+            tools = view.of_kind(TOOLS[verb])
+            if tools and (verb, view.holding) not in view.treated:
+                return f"{verb} {view.holding} with {tools[0]}" if view.at == tools[0] else self._go(tools[0])
+        target = self._targets[min(len(view.put), len(self._targets) - 1)]
+        if view.at != target:
+            return self._go(target)
+        if view.shut:
+            return f"open {target}"
+        action = f"move {view.holding} to {target}"
+        return action if action not in self._gave_up else "look"
+
+    def _go(self, place: str) -> str:
+        return f"go to {place}"
+
+    def _search(self, kind: str) -> str:
+        view, told = self.view, self._told
+        if view.shut and view.at and view.at not in view.searched:
+            return f"open {view.at}"
+        left = [place for place in view.places if place not in view.searched and f"go to {place}" not in self._gave_up]
+        for thing, place in told.where:
+            if kind_of(thing) == kind and place in left:
+                return self._go(place)
+        for place in told.tries:
+            if place in left:
+                return self._go(place)
+        candidates = [place for place in left if place not in told.empty] or left
+        if not candidates:
+            return "look"
+        weights = [self._character.prior.get(kind_of(place), 1.0) for place in candidates]
+        return self._go(self._rng.choices(candidates, weights)[0])
+
+    def _choose_targets(self) -> list[str]:
+        """Where the first and the second thing go."""
+        view = self.view
+        if view.goal.kind == "look":
+            return []
+        fitting = view.of_kind(view.goal.place)
+        if self._told.together in view.places:
+            return [self._told.together] * 2
+        first = self._rng.choice(fitting)
+        others = [place for place in fitting if place != first]
+        split = bool(others) and self._rng.random() < self._character.splits
+        return [first, self._rng.choice(others) if split else first]

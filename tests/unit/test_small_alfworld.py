@@ -1,0 +1,269 @@
+"""What ALFWorld's small models are made from: notes, the demonstrator on the real engine, samples, the tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from retro.envs.alfworld import AlfworldTasks
+from retro.prompts import load_prompts
+from retro.types import Split, Task
+from scripts.small_models.alfworld import reflections, steps_at
+from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
+from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, UNREAD, Advice, Says
+from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
+from scripts.small_models.alfworld.samples import Renumbering, actor_example, retrospective_example
+from scripts.small_models.alfworld.tokenizer import build_tokenizer
+from scripts.small_models.alfworld.view import Goal, View, kind_of
+from tests.unit.envs.alfworld_rooms import CLEAN_MUG, COOL_MUG, HEAT_POTATO, PUT_PLATE, READ_BOOK, ROOMS, TWO_MUGS, Room
+
+needs_engine = pytest.mark.skipif(
+    importlib.util.find_spec("textworld") is None, reason="needs pip install 'retro[alfworld]'"
+)
+PROMPTS = load_prompts("household")
+TOKENIZER = build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AlfworldTasks]:
+    folder = tmp_path_factory.mktemp("rooms")
+    for number, room in enumerate(ROOMS):
+        room.write(folder / f"{room.kind}-{number}" / "trial_A")
+    made = AlfworldTasks({"train": str(folder)}, workers=1, graded=True)
+    yield made
+    made.close()
+
+
+def task_of(room: Room) -> Task:
+    return Task("alfworld", f"{room.kind}-{ROOMS.index(room)}/trial_A", Split.TRAIN, room.kind)
+
+
+def played(world: AlfworldTasks, room: Room, notes: Sequence[Sequence[Advice]], seed: int = 0, who: str = "a") -> Play:
+    return play(task_of(room), world, notes, CHARACTERS[who], random.Random(seed))
+
+
+def actions(attempt: Play) -> list[str]:
+    return [step.action for step in attempt.steps]
+
+
+def goes(attempt: Play) -> list[str]:
+    return [action.removeprefix("go to ") for action in actions(attempt) if action.startswith("go to ")]
+
+
+PLATE = Advice(Says.WHERE, ("cabinet 2",), "plate 1")
+WRONG = Advice(Says.WHERE, ("countertop 1",), "plate 1")
+
+
+@needs_engine
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.kind)
+def test_whoever_is_told_the_plan_follows_it_and_succeeds(world: AlfworldTasks, room: Room) -> None:
+    attempt = played(world, room, [[Advice(Says.PLAN, room.walkthrough)]])
+    assert actions(attempt) == list(room.walkthrough)
+    assert attempt.success
+    assert attempt.return_ == pytest.approx(1.0)
+    assert oracle_plan(world.oracle(task_of(room)) or "") == room.walkthrough
+
+
+@needs_engine
+def test_it_goes_where_the_thing_is_said_to_be_right_or_wrong_the_newest_note_first(world: AlfworldTasks) -> None:
+    assert goes(played(world, PUT_PLATE, [[PLATE]]))[0] == "cabinet 2"
+    assert goes(played(world, PUT_PLATE, [[PLATE], [WRONG], [Advice(Says.VAGUE)]]))[0] == "countertop 1"
+    assert goes(played(world, PUT_PLATE, [[WRONG], [PLATE]]))[0] == "cabinet 2"
+
+
+@needs_engine
+def test_it_tries_places_in_the_order_that_it_is_told_and_leaves_out_the_empty_ones(world: AlfworldTasks) -> None:
+    asked = ("sinkbasin 1", "fridge 1")
+    assert goes(played(world, PUT_PLATE, [[Advice(Says.TRY, asked)]]))[:2] == list(asked)
+    others = tuple(place for place in View.of(played(world, PUT_PLATE, []).opening).places if place != "cabinet 2")
+    first = {goes(played(world, PUT_PLATE, [[Advice(Says.EMPTY, others)]], seed))[0] for seed in range(8)}
+    assert first == {"cabinet 2"}
+
+
+@needs_engine
+def test_without_notes_it_searches_here_and_there_and_opens_what_is_closed(world: AlfworldTasks) -> None:
+    attempts = [played(world, PUT_PLATE, [], seed) for seed in range(12)]
+    assert len({goes(attempt)[0] for attempt in attempts}) > 3
+    for attempt in attempts:
+        closed = {step.action.removeprefix("go to ") for step in attempt.steps if step.observation.endswith("closed.")}
+        assert {f"open {place}" for place in closed} <= set(actions(attempt))
+
+
+@needs_engine
+@pytest.mark.parametrize(("room", "verb"), [(HEAT_POTATO, "heat"), (COOL_MUG, "cool"), (CLEAN_MUG, "clean")])
+def test_it_treats_the_thing_when_a_note_says_so_and_sometimes_forgets_it(
+    world: AlfworldTasks, room: Room, verb: str
+) -> None:
+    def treats(notes: Sequence[Sequence[Advice]]) -> list[bool]:
+        attempts = [played(world, room, notes, seed) for seed in range(12)]
+        return [any(action.startswith(verb) for action in actions(attempt)) for attempt in attempts]
+
+    assert all(treats([[Advice(Says.TREAT, (verb,))]]))
+    assert len(set(treats([]))) == 2
+
+
+@needs_engine
+def test_two_things_go_to_the_place_that_is_named_for_both(world: AlfworldTasks) -> None:
+    place = next(action.rpartition(" to ")[2] for action in TWO_MUGS.walkthrough if action.startswith("move"))
+    attempts = [played(world, TWO_MUGS, [[Advice(Says.TOGETHER, (place,))]], seed) for seed in range(4)]
+    for attempt in attempts:
+        moves = [action for action in actions(attempt) if action.startswith("move")]
+        assert moves
+        assert all(action.endswith(f" to {place}") for action in moves)
+    assert any(attempt.success for attempt in attempts)
+
+
+@needs_engine
+def test_a_plan_that_cannot_be_carried_out_is_dropped(world: AlfworldTasks) -> None:
+    attempt = played(world, PUT_PLATE, [[PLATE], [Advice(Says.PLAN, ("go to fridge 1", "take mug 9 from fridge 1"))]])
+    assert actions(attempt)[:2] == ["go to fridge 1", "take mug 9 from fridge 1"]
+    assert attempt.success
+
+
+@needs_engine
+def test_a_play_of_the_lamp_ends_under_it(world: AlfworldTasks) -> None:
+    attempts = [played(world, READ_BOOK, [], seed) for seed in range(6)]
+    assert any(attempt.success for attempt in attempts)
+    assert {actions(attempt)[-1] for attempt in attempts if attempt.success} == {"use desklamp 1"}
+
+
+@needs_engine
+def test_plays_are_kept_and_an_interrupted_file_goes_on(
+    world: AlfworldTasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [task_of(room) for room in (PUT_PLATE, READ_BOOK, COOL_MUG)]
+    write_plays(tasks, world, "a", 1, tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_text()
+    assert whole.count("\n") == 3
+    (tmp_path / "cut.jsonl").write_text(whole[: whole.index("\n") + 1] + '{"task": "half a li')
+    write_plays(tasks, world, "a", 1, tmp_path / "cut.jsonl")
+    assert read_plays(tmp_path / "cut.jsonl") == read_plays(tmp_path / "whole.jsonl")
+
+
+@needs_engine
+def test_what_a_failed_play_shows_is_true_and_wrong_notes_are_not(world: AlfworldTasks) -> None:
+    lies = {thing: place for place, things in PUT_PLATE.places.items() for thing in things}
+    rng = random.Random(0)
+    failures = []
+    for seed in range(40):
+        attempt = played(world, COOL_MUG, [[Advice(Says.WHERE, ("countertop 1",), "mug 1")]], seed)
+        failures += [] if attempt.success else [attempt]
+    assert failures
+    for attempt in failures:
+        found = reflections.find(attempt.opening, attempt.steps, attempt.notes)
+        assert all(lies[thing] == place for thing, place in found.seen.items())
+        assert not set(found.empty) & set(found.seen.values())
+        assert not set(found.fresh) & set(found.view.searched)
+        treated = any(action.startswith("cool") for action in actions(attempt))
+        assert found.forgotten == ("" if treated else "cool")
+        said = reflections.useful(found, rng, each=1.0)
+        assert said
+        repaired = [played(world, COOL_MUG, [said], seed) for seed in range(3)]
+        assert all(one.success for one in repaired)
+
+
+@needs_engine
+def test_samples_learn_the_actions_alone_and_renumbering_keeps_their_meaning(world: AlfworldTasks) -> None:
+    rng = random.Random(1)
+    for attempt in chain(task_of(TWO_MUGS), world, "a", rng):
+        example = actor_example(attempt, TOKENIZER, PROMPTS, PHRASINGS["a"], rng, most_steps=49)
+        learnt = [token for token, flag in zip(example.prefix, example.learnt, strict=True) if flag]
+        lines = TOKENIZER.decode(learnt).split("\n")[:-1]
+        assert len(lines) == len(attempt.steps)
+        assert [kind_words(line) for line in lines] == [kind_words(action) for action in actions(attempt)]
+        assert TOKENIZER.unk_token_id not in example.prefix
+        renumbered = Renumbering(attempt, rng).play(attempt)
+        view, other = View.of(attempt.opening), View.of(renumbered.opening)
+        assert list(map(kind_of, view.places)) == list(map(kind_of, other.places))
+        assert len(set(other.places)) == len(view.places)
+        assert view.goal == other.goal
+
+
+def kind_words(action: str) -> list[str]:
+    return [word for word in action.split() if not word.isdigit()]
+
+
+@needs_engine
+def test_reflections_stand_behind_one_prompt(world: AlfworldTasks) -> None:
+    attempt = next(one for seed in range(40) if not (one := played(world, COOL_MUG, [], seed)).success)
+    example = retrospective_example(attempt, TOKENIZER, PROMPTS, PHRASINGS["all"], random.Random(0), count=4)
+    assert len(example.branches) == 4
+    assert not any(example.learnt)
+    assert all(branch[-1] == TOKENIZER.eos_token_id for branch in example.branches)
+    assert TOKENIZER.unk_token_id not in [*example.prefix, *(token for branch in example.branches for token in branch)]
+
+
+@pytest.mark.parametrize(
+    ("task", "goal"),
+    [
+        ("put a mug in coffeemachine.", Goal("put", "mug", "coffeemachine")),
+        ("put some soapbar on toilet.", Goal("put", "soapbar", "toilet")),
+        ("put two cd in safe.", Goal("two", "cd", "safe")),
+        ("find two pillow and put them in sofa.", Goal("two", "pillow", "sofa")),
+        ("clean some knife and put it in drawer.", Goal("treat", "knife", "drawer", "clean")),
+        ("put a hot mug in cabinet.", Goal("treat", "mug", "cabinet", "heat")),
+        ("put a cool potato in microwave.", Goal("treat", "potato", "microwave", "cool")),
+        ("look at bowl under the desklamp.", Goal("look", "bowl", "desklamp")),
+        ("examine the pen with the floorlamp.", Goal("look", "pen", "floorlamp")),
+    ],
+)
+def test_goals_are_read(task: str, goal: Goal) -> None:
+    assert Goal.of(f"You are in the middle of a room.\nYour task is to: {task}") == goal
+
+
+def test_another_goal_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no goal of ALFWorld's: 'sing'"):
+        Goal.of("Your task is to: sing")
+
+
+def test_the_tokenizer_is_lossless_on_every_sentence() -> None:
+    rng = random.Random(0)
+    names = {
+        Says.WHERE: ("cabinet 12",),
+        Says.EMPTY: ("drawer 3", "shelf 2", "bed 1"),
+        Says.TRY: ("drawer 3",),
+        Says.TOGETHER: ("sofa 1",),
+        Says.PLAN: ("go to bed 1", "take mug 2 from bed 1", "clean mug 2 with sinkbasin 1", "use desklamp 1"),
+        Says.STORY: ("toilet 1", "cart 1"),
+    }
+    for says in Says:
+        for verb in ("clean", "heat", "cool"):
+            for _ in range(60):
+                text = PHRASINGS["all"].word(
+                    Advice(says, (verb,) if says is Says.TREAT else names.get(says, ()), "mug 2"), rng
+                )
+                ids = TOKENIZER.encode(text)
+                assert TOKENIZER.unk_token_id not in ids, text
+                assert TOKENIZER.decode(ids) == text
+    assert TOKENIZER.tokenize("go to cabinet 12\nYou arrive at cabinet 12.") == [
+        "go to",
+        "cabinet 12",
+        "\n",
+        "You arrive at",
+        "cabinet 12",
+        ".",
+    ]
+
+
+def test_each_actor_has_sentences_that_the_other_has_not_and_neither_has_those_it_is_tested_with() -> None:
+    for says in SENTENCES:
+        a, b = set(PHRASINGS["a"].known(says)), set(PHRASINGS["b"].known(says))
+        assert a - b
+        assert b - a
+        assert a | b == set(SENTENCES[says])
+        assert not a & set(UNREAD["a"].known(says))
+        assert not b & set(UNREAD["b"].known(says))
+
+
+def test_the_newest_note_is_told_first() -> None:
+    told = Told.by([[PLATE, Advice(Says.TRY, ("bed 1",))], [WRONG, Advice(Says.TRY, ("sofa 1", "bed 1"))]])
+    assert told.where == [("plate 1", "countertop 1")]
+    assert told.tries == ["sofa 1", "bed 1"]
+
+
+def test_the_curriculum_ends_with_whole_plays() -> None:
+    assert [steps_at(step, 100) for step in (0, 10, 30, 99)] == [8, 16, 30, 49]
