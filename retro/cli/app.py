@@ -109,6 +109,28 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, for examp
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, each with a training seed of its own.")],
+    arms: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="ARM ARM", help="Two arms; by default all planned pairs.")
+    ] = None,
+) -> None:
+    """Compare arms over several runs, each trained with another seed.
+
+    The intervals are about training again, which no figure of a single run is. The runs must have been evaluated on
+    the same tasks.
+
+    \b
+    Examples:
+      retro compare runs/seed-0 runs/seed-1 runs/seed-2
+      retro compare runs/seed-0 runs/seed-1 runs/seed-2 --arms ppo-env retry-sampled
+    """
+    from retro.cli.comparing import compare_runs
+
+    compare_runs(runs, arms)
+
+
+@app.command()
 def reflect(
     adapter: Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")],
     trajectory: Annotated[

@@ -42,10 +42,14 @@ def most_episodes(config: RunConfig) -> dict[str, int]:
     counts = config.environment.tasks.model_dump()
     tasks = sum(counts[split] for split in config.collect.splits)
     controls = config.collect.controls if config.actor.temperature > 0 else 0
+    of_task = 1 + (config.collect.attempts - 1) * (config.collect.group + controls)
+    collected = tasks * of_task
+    if config.collect.episodes is not None:
+        collected = min(collected, config.collect.episodes + of_task - 1)
     played = config.ppo.steps * config.ppo.contexts * _retries(config)
     guarded = 1 + math.ceil(config.ppo.steps / config.ppo.validate_every)  # before the first step and after the last
     return {
-        "collect": tasks * (1 + (config.collect.attempts - 1) * (config.collect.group + controls)),
+        "collect": collected,
         "ppo": played + guarded * config.ppo.validation_contexts,
         "evaluate": counts["test"] * config.evaluate.attempts,
     }

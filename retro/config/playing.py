@@ -101,5 +101,9 @@ class CollectSection(Section):
     """Reflections sampled for a failed episode, each with its own retry."""
     controls: NonNegativeInt = 1
     """Retries without a reflection beside each group. An actor at temperature 0 plays none."""
-    source: Literal["base", "sft"] = "base"
+    episodes: PositiveInt | None = None
+    """Play tasks, in order, only until there are so many episodes; the last task is played to its end."""
+    source: str = "base"
+    """Who writes the reflections: ``base`` (the untrained model), ``sft`` (the run's own SFT stage), or a path: another
+    run, a stage, a checkpoint or a PEFT adapter."""
     splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]

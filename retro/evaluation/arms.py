@@ -13,12 +13,13 @@ from pathlib import Path
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
 from retro.config import ActorSection, ConfigError, MemorySection, RunConfig, SamplerSection, build, deciding
 from retro.envs import deciding_options, played_environments
-from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.records import FORMAT
 from retro.evaluation.roles import Description, Parts, Role, Writer
 from retro.evaluation.sources import Written
 from retro.memory.bank import bank_digest, bank_of
 from retro.prompts import PromptLibrary
+from retro.retrospective.adapter_files import find_adapter
 
 MODELS = frozenset({Writer.BASE, Writer.ADAPTER})
 """Writers whose reflections are sampled: a sampler can choose among them."""

@@ -18,8 +18,9 @@ from retro.config import (
 )
 from retro.config.points import POINTS
 from retro.evaluation.arms import MODELS, Arm, Policy, check_models
-from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
+from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.roles import Writer
+from retro.retrospective.adapter_files import checkpoint_of
 
 _WRITERS = {str(writer): writer for writer in Writer if writer is not Writer.ADAPTER}
 _BEST_OF = "-bon"

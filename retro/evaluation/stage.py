@@ -7,6 +7,8 @@ episode where it stopped.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from retro.artifacts import digest_model, digest_path, write_json
 from retro.config import ActorSection, ArmSection, ConfigError, MemorySection, RunConfig, build
 from retro.evaluation import presets
 from retro.evaluation.arms import Arm, actor_digests, adapter_of, describe, fingerprint, prompts_digest
-from retro.evaluation.locate import checkpoint_of, reward_model, stage_adapter
+from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.models import RetrospectiveArms
 from retro.evaluation.play import ArmPlayer
 from retro.evaluation.records import FORMAT, EpisodeRecords, Record, RecordFileError, chains
@@ -27,6 +29,7 @@ from retro.evaluation.statistics import Outcome, outcome
 from retro.memory.bank import bank_inputs, bank_of
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS
 from retro.prompts import PromptLibrary
+from retro.retrospective.adapter_files import checkpoint_of
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.stage import MANIFEST, Stage, Work, read_manifest
@@ -43,15 +46,18 @@ Outcomes = dict[str, dict[str, Outcome]]
 
 
 def evaluation_inputs(config: RunConfig) -> dict[str, str]:
-    """A digest of every model that the arms play with, and the format of the results."""
+    """A digest of every model that the arms play with, of what the arms are, and the format of the results."""
+    arms = presets.planned_arms(config)
+    parts = json.dumps([describe(arm, config) for arm in arms], sort_keys=True)
     inputs = {
         "format": str(FORMAT),
+        "arms": hashlib.sha256(parts.encode()).hexdigest(),  # a short name may come to stand for other parts
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config),
     }
     inputs |= actor_digests(config.actor) | bank_inputs(config)
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
-    for arm in presets.planned_arms(config):
+    for arm in arms:
         if arm.policy.path is not None:
             adapters[f"policy of {arm.name}"] = adapter_of(arm.policy, config)
         for actor, what in ((arm.actor, arm.name), (arm.retries, f"{arm.name}'s retries")):

@@ -1,6 +1,6 @@
 """Stage ``collect``: the actor plays tasks, the model reflects on failures, and every reflection gets its own retry.
 
-Reads the tasks, the actor and the retrospective model (the untrained base, or the ``sft`` adapter for a second round);
+Reads the tasks, the actor and the retrospective model (the untrained base, or an adapter for a second round);
 fills the replay buffer, one transaction for each episode. Nothing is played twice: an episode's id is the digest of
 what decides it, so a killed or enlarged collection plays only what is missing. A second round, or a changed actor, has
 other ids and other draws; the earlier episodes stay in the buffer.
@@ -31,13 +31,14 @@ from retro.models.adapters import SharedBase
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS
 from retro.models.loading import resolve_device
 from retro.prompts import PromptLibrary
+from retro.retrospective.adapter_files import checkpoint_of, find_adapter
 from retro.retrospective.policy import Policy
-from retro.rollout.attempts import Plan
+from retro.rollout.attempts import Journal, Plan
 from retro.rollout.collect import collect
 from retro.rollout.progress import CollectionProgress
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
-from retro.rollout.trials import Unreflected
+from retro.rollout.trials import Skip, Unreflected
 from retro.stage import Stage, Work
 from retro.training.examples import prompts_digest
 from retro.types import Episode, Split, StopReason, Task
@@ -93,8 +94,9 @@ def collect_inputs(config: RunConfig) -> dict[str, str]:
     }
     if isinstance(config.actor, CheckpointSection):
         inputs["actor"] = digest_model(config.actor.model)
-    if config.collect.source == "sft":
-        inputs["sft"] = digest_path(_sft_adapter(config))
+    adapter = _writer(config)
+    if adapter is not None:
+        inputs["sft" if config.collect.source == "sft" else "source"] = digest_path(adapter)
     return inputs
 
 
@@ -118,18 +120,18 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         if isinstance(actor, OpenAIActor):
             asyncio.run(actor.check())  # before minutes are spent on loading the base
         base = SharedBase.load(config.model, device)
-        role = None
-        if section.source == "sft":
-            role = "sft"
-            base.load_role(role, _sft_adapter(config), trainable=False)
+        adapter, role, source = _writer(config), None, section.source
+        if adapter is not None:
+            role, source = "sft", source if source == "sft" else checkpoint_of(Path(source))[0]
+            base.load_role(role, adapter, trainable=False)
         prompts = PromptLibrary.from_section(config.environment)
         generator = build(config.model.generator, base=base)
-        policy = Policy.on(base, role, prompts, config.model, section.source, generator)
+        policy = Policy.on(base, role, prompts, config.model, source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
         runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
         with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
-            progress = CollectionProgress(len(tasks))
-            trees = asyncio.run(collect(runner, tasks, plan, policy, buffer, progress, unreflected.append))
+            skip = unreflected.append
+            trees = asyncio.run(collect_within(section.episodes, runner, tasks, plan, policy, buffer, skip))
             held = buffer.count()
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees, unreflected)
@@ -142,6 +144,36 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
     refuse_a_failing_actor(trees)
     if config.buffer.url is None:
         work.output("buffer", RunFolder(config.run_dir).buffer)
+
+
+async def collect_within(
+    episodes: int | None,
+    runner: Runner,
+    tasks: Sequence[Task],
+    plan: Plan,
+    policy: Policy,
+    journal: Journal,
+    skip: Skip,
+) -> list[list[Episode]]:
+    """The trees of ``tasks``; of the first ones alone, if these hold as many as ``episodes``.
+
+    A wave has as many tasks as cannot exceed what is left, so the outcome does not depend on the runner.
+    """
+    most = 1 + (plan.attempts - 1) * (plan.group + plan.controls)
+    if episodes is None:
+        return await collect(runner, tasks, plan, policy, journal, CollectionProgress(len(tasks)), skip)
+    trees: list[list[Episode]] = []
+    left = episodes
+    while left > 0 and len(trees) < len(tasks):
+        wave = tasks[len(trees) :][: max(1, left // most)]
+        trees += await collect(runner, wave, plan, policy, journal, CollectionProgress(len(wave)), skip)
+        left = episodes - sum(map(len, trees))
+    if left > 0:
+        logger.warning(
+            "collect.episodes is %d, but all %d tasks had only %d: raise environment.tasks",
+            *(episodes, len(tasks), episodes - left),
+        )
+    return trees
 
 
 def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:
@@ -234,7 +266,7 @@ def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
         "seed": config.seed,
         "environment.options": deciding_options(environment.name, to_jsonable_python(environment.options)),
         "memory": deciding(config.memory),
-        "source": config.collect.source,
+        "source": config.collect.source if config.collect.source in ("base", "sft") else "adapter",
         **{f"actor.{key}": value for key, value in (ACTOR_NAMING | deciding(config.actor)).items()},
     }
     for key in (*NAMING, *ALSO_NAMING):
@@ -244,7 +276,16 @@ def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([parts, dict(inputs)], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sft_adapter(config: RunConfig) -> Path:
+def _writer(config: RunConfig) -> Path | None:
+    """The adapter that writes the reflections; None: the untrained base."""
+    source = config.collect.source
+    if source == "base":
+        return None
+    if source != "sft":
+        try:
+            return find_adapter(Path(source))
+        except ConfigError as error:
+            raise ConfigError(f"collect.source is not base, sft or an adapter's path: {error}") from None
     path = RunFolder(config.run_dir).sft_adapter
     if not path.is_dir():
         raise ConfigError(f"collect.source is 'sft', but there is no {path}: run with collect.source=base first")

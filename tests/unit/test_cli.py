@@ -31,7 +31,7 @@ from retro.wire.failures import QuotaError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *(["run"], *([stage] for stage in STAGES), ["report"], ["reflect"], ["doctor"]),
+    *(["run"], *([stage] for stage in STAGES), ["report"], ["compare"], ["reflect"], ["doctor"]),
     *(
         ["buffer", "import"],
         ["buffer", "stats"],

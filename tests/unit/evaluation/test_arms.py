@@ -21,10 +21,11 @@ from retro.config import (
     parse_section,
 )
 from retro.evaluation.arms import Arm, adapter_of, describe, fingerprint
-from retro.evaluation.locate import find_adapter, reward_model, stage_adapter
+from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.presets import available_names, selected_arms
 from retro.evaluation.roles import Role, Writer
 from retro.evaluation.stage import checkpoint_name, evaluation_inputs, with_checkpoints
+from retro.retrospective.adapter_files import find_adapter
 from retro.retrospective.samplers.best_of import BestOf
 from tests.builders import run_config
 
@@ -290,7 +291,7 @@ def test_checkpoints_are_played_beside_the_controls(whole: RunConfig) -> None:
 
 
 def test_the_stage_reads_every_model(whole: RunConfig) -> None:
-    own = {"format", "actor", "base", "prompts", "sft", "ppo", "reward"}
+    own = {"format", "arms", "actor", "base", "prompts", "sft", "ppo", "reward"}
     assert set(evaluation_inputs(whole)) == own
     ten = str(whole.run_dir / "ppo" / "checkpoint-10")
     other = {"name": "mine", "policy": ten, "actor": {"model": str(whole.run_dir / "ppo"), "temperature": 1.0}}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from retro.buffer.store import ReplayBuffer
+from retro.cli.estimate import most_episodes
 from retro.config import ConfigError, RunConfig
 from retro.envs import make_taskset
 from retro.rollout.attempts import Attempt
@@ -147,6 +148,36 @@ def test_a_second_round_by_the_sft_adapter_goes_to_the_same_buffer_under_other_d
     assert sources["sft"] > 0
     summary = json.loads((second.run_dir / "collect" / "collect.json").read_text())
     assert summary["other_episodes"] == held + base
+
+
+def test_a_second_round_by_another_runs_adapter_plays_as_many_episodes_as_it_may(filled_config: MakeConfig) -> None:
+    few = {"environment": {"tasks": {"train": 2, "validation": 0, "test": 0}}}
+    first = filled_config(**few, collect={"attempts": 2, "group": 2}, sft={"epochs": 1, "batch_size": 8})
+    run_stage(COLLECT, first)
+    run_stage(SFT, first)
+    source = str(first.run_dir / "sft")
+
+    def second(name: str, **collect: object) -> RunConfig:
+        counts = first.environment.tasks.model_copy(update={"train": 12, "offset": 2})
+        return first.model_copy(
+            update={
+                "name": name,
+                "environment": first.environment.model_copy(update={"tasks": counts}),
+                "collect": first.collect.model_copy(update={"source": source, "splits": ["train"], **collect}),
+            }
+        )
+
+    whole, within, wrong = second("whole"), second("within", episodes=7), second("wrong", source="bse")
+    with pytest.raises(ConfigError, match=r"collect\.source is not base, sft or an adapter's path: checkpoint bse"):
+        run_stage(COLLECT, wrong)
+    for config in (whole, within):
+        run_stage(COLLECT, config)
+    played = episodes(within)
+    assert 7 <= len(played) < 7 + 3  # a task has three episodes at most
+    assert {episode.id for episode in played} < {episode.id for episode in episodes(whole)}
+    assert {e.reflection.source for e in played if e.reflection} == {f"{first.name}/sft"}
+    assert {episode.task.id for episode in played} == {"train-2", "train-3", "train-4"}  # tasks that first did not play
+    assert most_episodes(within)["collect"] == 7 + 2 and most_episodes(whole)["collect"] == 12 * 3
 
 
 def test_too_few_tasks_is_an_error_that_names_the_key(make_config: MakeConfig) -> None:
