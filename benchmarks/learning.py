@@ -5,7 +5,8 @@
 
 Each seed is two runs: ``seed-S-env`` (PPO on the true ΔG) and ``seed-S-rm`` (PPO on the reward model), which share one
 collection, one SFT and one reward model. All arms of both are evaluated on the same tasks in ``seed-S-env``. Written to
-``runs/learning``: ``learning.json`` (with each task's outcome), ``learning.md``, ``learning.png``.
+``runs/learning``: ``learning.json``, ``learning.md``, ``learning.png``, and ``outcomes.jsonl``, a line for each arm,
+seed and task.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from retro.evaluation.results import (
     Outcomes,
     Results,
     compare,
+    outcome_to_json,
     outcomes_from_json,
     summarise,
 )
 from retro.evaluation.roles import Description, Role, one_of
+from retro.evaluation.seeds import MOST_SEEDS, compare_methods
 from retro.evaluation.table import best_learned_arm, results_table
 from retro.stage import read_manifest
 from retro.types import Split
@@ -188,8 +191,15 @@ def judge(outcomes: Mapping[str, Outcomes], results: Results, draws: Draws) -> l
             if claim.low_at_least is not None
             else "not below"
         )
+        several = comparison["seeds"] > 1
+        method = compare_methods(outcomes, claim.a, claim.b, results["attempts"] - 1, draws) if several else None
         verdicts.append(
-            {"claim": f"{claim.a} against {claim.b}: {wanted}", "holds": claim.holds(comparison), **comparison}
+            {
+                "claim": f"{claim.a} against {claim.b}: {wanted}",
+                "holds": claim.holds(comparison),
+                **comparison,
+                "method": method,
+            }
         )
     names = (one_of(results["arms"], Role.CONTROL), best_learned_arm(results), one_of(results["arms"], Role.CEILING))
     if all(names):
@@ -228,6 +238,13 @@ def summarise_seeds(arguments: argparse.Namespace) -> bool:
     verdicts = judge(outcomes, results, draws)
     folder = Path(arguments.runs)
     write_json(folder / "learning.json", {"seeds": sorted(found), "verdicts": verdicts, "reward": rewards, **results})
+    rows = (
+        {"arm": arm, "seed": seed, "task": task, **outcome_to_json(outcome)}
+        for arm, by_seed in outcomes.items()
+        for seed, by_task in by_seed.items()
+        for task, outcome in by_task.items()
+    )
+    write_atomically(folder / "outcomes.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_atomically(folder / "learning.md", markdown(results, verdicts, rewards, arguments))
     save_png(success_by_trial(results), folder / "learning.png")
     console = Console()
@@ -260,20 +277,26 @@ def markdown(
         lines.append(f"| {name} | {' | '.join(cells)} | {arm['tokens_per_task']:,.0f} |")
     lines += [
         "",
-        "| claim | difference, points | 95 % interval | p (sign-flip) | seeds agreeing | holds |",
-        "|---|---|---|---|---|---|",
+        "| claim | difference, points | 95 % interval, these adapters | p (sign-flip) | seeds agreeing | holds | "
+        "95 % interval, training again | seeds needed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for verdict in verdicts:
         holds = "yes" if verdict["holds"] else "**no**"
         if "difference" in verdict:
             low, high = verdict["ci95"]
+            again, needed = "one seed", ""
+            if method := verdict["method"]:
+                again = " to ".join(f"{100 * end:+.1f}" for end in method["ci95"])
+                needed = str(method["seeds_needed"] or f"more than {MOST_SEEDS}")
             lines.append(
                 f"| {verdict['claim']} | {100 * verdict['difference']:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | "
-                f"{verdict['p_value']:.1e} | {verdict['seeds_agreeing']} of {verdict['seeds']} | {holds} |"
+                f"{verdict['p_value']:.1e} | {verdict['seeds_agreeing']} of {verdict['seeds']} | {holds} | "
+                f"{again} | {needed} |"
             )
         else:
             figure = f"{verdict['closed']:.2f}" if "closed" in verdict else verdict.get("why", "")
-            lines.append(f"| {verdict['claim']} | {figure} | | | | {holds} |")
+            lines.append(f"| {verdict['claim']} | {figure} | | | | {holds} | | |")
     lines += ["", "| seed | reward model: accuracy within groups | pairs | AUC |", "|---|---|---|---|"]
     for seed, figures in rewards.items():
         lines.append(

@@ -130,8 +130,12 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
         runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
         with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
-            skip = unreflected.append
-            trees = asyncio.run(collect_within(section.episodes, runner, tasks, plan, policy, buffer, skip))
+            if section.episodes is None:
+                progress, skip = CollectionProgress(len(tasks)), unreflected.append
+                played = collect(runner, tasks, plan, policy, buffer, progress, skip)
+            else:
+                played = collect_within(section.episodes, runner, tasks, plan, policy, buffer, unreflected.append)
+            trees = asyncio.run(played)
             held = buffer.count()
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees, unreflected)
@@ -147,7 +151,7 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
 
 
 async def collect_within(
-    episodes: int | None,
+    episodes: int,
     runner: Runner,
     tasks: Sequence[Task],
     plan: Plan,
@@ -155,13 +159,11 @@ async def collect_within(
     journal: Journal,
     skip: Skip,
 ) -> list[list[Episode]]:
-    """The trees of ``tasks``; of the first ones alone, if these hold as many as ``episodes``.
+    """The trees of the first of ``tasks`` that hold as many as ``episodes``.
 
     A wave has as many tasks as cannot exceed what is left, so the outcome does not depend on the runner.
     """
     most = 1 + (plan.attempts - 1) * (plan.group + plan.controls)
-    if episodes is None:
-        return await collect(runner, tasks, plan, policy, journal, CollectionProgress(len(tasks)), skip)
     trees: list[list[Episode]] = []
     left = episodes
     while left > 0 and len(trees) < len(tasks):

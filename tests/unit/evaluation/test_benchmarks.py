@@ -33,6 +33,7 @@ def test_seeds_are_pooled_in_the_tables_order_and_judged() -> None:
     verdicts = {verdict["claim"].split(":")[0]: verdict for verdict in judge(outcomes, summary, DRAWS)}
     assert verdicts["reflexion against retry-sampled"]["holds"]
     assert verdicts["ppo-env against shuffled"]["seeds_agreeing"] == 3
+    assert len(verdicts["ppo-env against shuffled"]["method"]["by_seed"]) == 3
     headroom = next(v for claim, v in verdicts.items() if claim.startswith("headroom"))
     assert 0.5 <= headroom["closed"] <= 1.0 and headroom["holds"]
 
