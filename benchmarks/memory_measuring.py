@@ -18,7 +18,7 @@ from benchmarks.memory_tracking import LiveBytes, saved_bytes
 from retro.config import LoraSection, ModelSection
 from retro.models.adapters import SharedBase
 from retro.models.backbone import plain_model
-from retro.models.cache import RowCache
+from retro.models.cache import Block, TokenShape
 from retro.models.heads import ScalarHead
 from retro.models.packing import PackedBatch, pack, response_outputs
 
@@ -218,7 +218,7 @@ def cache_bytes(base: SharedBase, tokens: int) -> int:
     plain_model(base.model).config.num_hidden_layers = 1
     live = LiveBytes()
     with live:
-        cache = RowCache(plain_model(base.model), 1, tokens)
+        cache = Block(TokenShape.of(plain_model(base.model)), 1, tokens)
         held = live.live
     del cache
     return held

@@ -232,6 +232,7 @@ class Actor(Protocol):
     """The frozen language model that acts.
 
     An actor may also have ``prompt_limit: TokenLimit | None``: older observations are then left out of longer prompts.
+    It may also have ``conversation(session)``, a context manager: an episode stays in it while it asks the actor.
     """
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:

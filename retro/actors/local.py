@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from retro.config import ActorSection, CheckpointSection, ConfigError
+from retro.config import ActorSection, CheckpointSection, ConfigError, PositiveFloat, Speed
 from retro.models.rounds import Rounds
 from retro.prompts import PromptTooLongError
 from retro.types import ActorError, Completion, Prompt, Sampling, TokenLimit, Usage
@@ -26,6 +27,9 @@ class LocalOptions(CheckpointSection, ActorSection):
     kind: Literal["local"] = "local"
     adapter: str | None = None
     """A LoRA adapter in PEFT's format on top of the model."""
+    cache_gib: Annotated[PositiveFloat | None, Speed] = None
+    """GiB that the keys and values of running episodes may take: where they are too many for it, some wait until others
+    have ended. By default half of the memory that is free when the first episode begins."""
 
     @property
     def checkpoint(self) -> str:
@@ -49,11 +53,12 @@ class _Call:
 class LocalActor:
     """Implements :class:`retro.types.Actor` with the project's own generation.
 
-    Calls of one ``Sampling.session`` share a row of the key-value memory: the next prompt of an episode costs what was
+    Calls of one ``Sampling.session`` share a row of the key-value cache: the next prompt of an episode costs what was
     appended to it. What a call answers depends on its prompt and its sampling alone, not on the others in its round.
 
     Args:
-        rows: episodes at once, and sessions remembered.
+        rows: sequences that are computed at once.
+        cache_bytes: what keys and values may take; by default half of the memory that is free at the first call.
         max_prompt_tokens: longer prompts are shortened by rule (``prompt_limit``); None: they are errors.
         chat_template_kwargs: see :func:`retro.models.text.encode_prompt`.
     """
@@ -67,17 +72,19 @@ class LocalActor:
         rows: int = 256,
         max_prompt_tokens: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
+        from retro.models.appending import PromptEncoder
         from retro.models.generation import Engine
 
         self._tokenizer = tokenizer
-        self._chat_template_kwargs = chat_template_kwargs
+        self._encode = PromptEncoder(tokenizer, chat_template_kwargs, 2 * rows)
         self.prompt_limit: TokenLimit | None = None
         if max_prompt_tokens is not None:
             self.prompt_limit = TokenLimit(
                 lambda text: len(self._encode(text)), max_prompt_tokens, "actor.context_tokens"
             )
-        self._engine = Engine(model, tokenizer, max_rows=rows)
+        self._engine = Engine(model, tokenizer, rows, cache_bytes)
         self._rounds: Rounds[_Call, Completion | _Refusal] = Rounds(self._answer)
 
     @classmethod
@@ -102,7 +109,21 @@ class LocalActor:
         if room is not None and room <= 0:
             raise ConfigError(f"actor.max_tokens={options.max_tokens} leaves nothing of a context of {context} tokens")
         check_sampling(model, tokenizer)
-        return cls(model, tokenizer, options.concurrency, room, options.chat_template_kwargs)
+        cache_bytes = None if options.cache_gib is None else int(options.cache_gib * 2**30)
+        return cls(model, tokenizer, options.concurrency, room, options.chat_template_kwargs, cache_bytes)
+
+    @contextmanager
+    def conversation(self, session: str) -> Iterator[None]:
+        """Within, ``session`` keeps its row of the memory once it has one, and new sessions wait rather than take it.
+
+        Whoever is within must not wait for the answer to another session.
+        """
+        self._engine.sessions.hold(session)
+        try:
+            yield
+        finally:
+            self._engine.sessions.release(session)
+            self._rounds.again()
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.
@@ -116,27 +137,24 @@ class LocalActor:
             raise answer
         return answer
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        from retro.models.text import encode_prompt
-
-        return encode_prompt(self._tokenizer, prompt, self._chat_template_kwargs)
-
-    def _answer(self, calls: list[_Call]) -> list[Completion | _Refusal]:
+    def _answer(self, calls: list[_Call]) -> list[Completion | _Refusal | None]:
+        """The answers; None for a call that waits for room."""
         from retro.models.text import decode_response
 
-        answers: dict[int, Completion | _Refusal] = {}
+        answers: list[Completion | _Refusal | None] = [None] * len(calls)
         requests: dict[int, tuple[str, list[int], Sampling]] = {}
-        for place, call in enumerate(calls):
+        for i, call in enumerate(calls):
             ids = self._encode(call.prompt)
             try:
                 self._engine.check_length(len(ids))
             except ValueError as error:
-                answers[place] = PromptTooLongError(str(error)) if ids else ActorError(str(error))
+                answers[i] = PromptTooLongError(str(error)) if ids else ActorError(str(error))
             else:
-                requests[place] = (call.sampling.session, ids, call.sampling)
-        generated = self._engine.complete(list(requests.values()))
-        for (place, (_, ids, sampling)), output in zip(requests.items(), generated, strict=True):
-            text = decode_response(self._tokenizer, output.ids)
-            usage = Usage(len(ids), len(output.ids))
-            answers[place] = Completion(cut(text, sampling.stop).strip(), output.finish_reason, usage)
-        return [answers[place] for place in range(len(calls))]
+                requests[i] = (call.sampling.session, ids, call.sampling)
+        outputs = self._engine.take_turns(list(requests.values()))
+        for (i, (_, ids, sampling)), output in zip(requests.items(), outputs, strict=True):
+            if output is not None:
+                text = decode_response(self._tokenizer, output.ids)
+                usage = Usage(len(ids), len(output.ids))
+                answers[i] = Completion(cut(text, sampling.stop).strip(), output.finish_reason, usage)
+        return answers

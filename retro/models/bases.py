@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 Use = Literal["training", "sampling"]
 """``training`` is every forward pass over given responses, including those of the reward model."""
 
-_OTHER_CACHE_NAMES = "axk1 deepseek_v2 deepseek_v3 glm4_moe_lite gpt_bigcode jetmoe minicpm3 youtu"
+_OTHER_CACHE_NAMES = "axk1 deepseek_v2 deepseek_v3 diffllama glm4_moe_lite gpt_bigcode jetmoe minicpm3 youtu"
 _OTHER_CACHE = frozenset(_OTHER_CACHE_NAMES.split())
 """Architectures whose attention keeps something else than a key and a value for each head, so that our key-value cache
 does not fit them."""
 
 _SAMPLING_NAMES = """
-afmoe apertus arcee beam bitnet cohere cohere2 cohere2_moe cwm diffllama dots1 ernie4_5 ernie4_5_moe exaone4
+afmoe apertus arcee beam bitnet cohere cohere2 cohere2_moe cwm dots1 ernie4_5 ernie4_5_moe exaone4
 exaone_moe flex_olmo gemma gemma3_text glm glm4 glm4_moe gpt2 gpt_neox granite granitemoe granitemoeshared helium
 hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax jais2 kolibri1 laguna llama mellum minimax_m2 ministral ministral3
 mistral mixtral nanochat olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss

@@ -1,105 +1,167 @@
-"""Key-value memory in rows: one row a sequence, written at any place of any row: ragged batches need no shifting.
+"""Keys and values in blocks of rows: one row a sequence, written at any place of it, so that nothing is ever shifted.
 
-A row's stale entries lie above its length; no query ever looks there, and the row's next tokens overwrite them.
+A row's stale entries lie above its length; no query ever looks there, and the row's next tokens overwrite them. A
+sequence that outgrows its row moves to one that is half as long again, so that a token is copied about twice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GRANULE = 64
 """Capacities are multiples of it (tokens)."""
+_GROWTH = 1.5
+"""How much longer the rows of the next capacity are."""
+_LAYER_BYTES = {"cpu": 2**24}
+"""What a block takes of each layer, at most: it is given back as a whole, and attended to by calls of its own."""
+_OTHER_LAYER_BYTES = 2**28
+"""The same on devices where a call costs more than what it reads."""
 
 
-class RowLayer(CacheLayerMixin):
-    """One layer's keys and values, (R, heads, capacity + 1, head size): the last place takes what padding writes."""
+@dataclass(frozen=True, slots=True)
+class TokenShape:
+    """What a model keeps of a token."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # transformers' own lacks annotations
-        self.rows: slice | Tensor = slice(0, 0)
-        self.index = torch.empty(0, dtype=torch.long)  # (B, 1)
-        self.places = torch.empty(0, dtype=torch.long)  # (B, Q)
-        self.width = 0
+    layers: int
+    heads: int
+    head_size: int
+    dtype: torch.dtype
+    device: torch.device
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise RuntimeError("a RowLayer is allocated by its RowCache")
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> TokenShape:
+        """Of a plain transformers model."""
+        config = model.config.get_text_config()
+        queries = getattr(config, "num_attention_heads", None) or 1  # a model without attention keeps no token
+        heads = int(getattr(config, "num_key_value_heads", None) or queries)
+        size = int(getattr(config, "head_dim", None) or config.hidden_size // queries)
+        return cls(config.num_hidden_layers, heads, size, model.dtype, model.device)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
-        self.keys[self.index, :, self.places] = key_states.transpose(1, 2)
-        self.values[self.index, :, self.places] = value_states.transpose(1, 2)
-        return self.keys[self.rows, :, : self.width], self.values[self.rows, :, : self.width]
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of a token's key and value in one layer."""
+        return 2 * self.heads * self.head_size * self.dtype.itemsize
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.width, 0
-
-    def get_seq_length(self) -> int:
-        """Where transformers' own mask begins: it makes one for rows filled from the beginning alone."""
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length  # the method's name before transformers 5.13
+    def row_bytes(self, tokens: int) -> int:
+        """Bytes of a row that is just long enough for ``tokens``, in all layers."""
+        return self.layers * self.layer_bytes * _round_up(tokens)
 
 
-class RowCache(Cache):
-    """The layers' rows. ``look_at`` chooses the rows and places of the next forward pass.
+class Block:
+    """R rows of ``capacity`` tokens each, in every layer."""
 
-    Args:
-        model: what it caches for (a plain transformers model).
-        rows, capacity: sequences, and tokens of each, to begin with. :meth:`reserve` grows both.
+    def __init__(self, shape: TokenShape, rows: int, capacity: int) -> None:
+        self.capacity = _round_up(capacity)
+        size = (rows, shape.heads, self.capacity, shape.head_size)
+        self.keys, self.values = (
+            [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.layers)] for _ in range(2)
+        )  # a layer: (R, heads, capacity, head size)
+        self.rows: list[Row | None] = [None] * rows
+        """Who has which row."""
+        self._row_bytes = shape.row_bytes(capacity)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.rows) * self._row_bytes
+
+    @property
+    def used(self) -> int:
+        return sum(row is not None for row in self.rows)
+
+    def take(self) -> Row:
+        """The first free row."""
+        row = Row(self, self.rows.index(None))
+        self.rows[row.index] = row
+        return row
+
+    def shrink(self) -> None:
+        """Keep only the rows that somebody has; layer by layer, so that little more memory is needed meanwhile."""
+        kept = [row for row in self.rows if row is not None]
+        for states in (self.keys, self.values):
+            for layer, whole in enumerate(states):
+                states[layer] = whole[[row.index for row in kept]]
+        self.rows = list(kept)
+        for index, row in enumerate(kept):
+            row.index = index
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """Where a sequence lies; :class:`RowPool` may move it."""
+
+    block: Block
+    index: int
+
+    def copy_to(self, other: Row, tokens: int) -> None:
+        """Copy the first ``tokens`` places to ``other``."""
+        for ours, theirs in ((self.block.keys, other.block.keys), (self.block.values, other.block.values)):
+            for source, target in zip(ours, theirs, strict=True):
+                target[other.index, :, :tokens] = source[self.index, :, :tokens]
+
+
+class RowPool:
+    """Rows of several capacities that together take at most ``budget`` bytes.
+
+    A block is given back when its last row is. Blocks of one capacity grow in number of rows with the demand.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int = 0, capacity: int = 0) -> None:
-        config = model.config.get_text_config()
-        self._heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        self._head_size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-        self._dtype, self.device = model.dtype, model.device
-        self.rows = self.capacity = 0
-        self._layers = [RowLayer() for _ in range(config.num_hidden_layers)]
-        super().__init__(layers=list(self._layers))
-        self.reserve(rows, capacity)
+    def __init__(self, shape: TokenShape, budget: int) -> None:
+        self.shape, self.budget = shape, budget
+        self._blocks: dict[int, list[Block]] = {}
 
-    def row_bytes(self, capacity: int) -> int:
-        """Bytes that one row of ``capacity`` tokens takes in all layers."""
-        size = torch.empty((), dtype=self._dtype).element_size()
-        return 2 * len(self._layers) * self._heads * (_round_up(capacity) + 1) * self._head_size * size
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all blocks take."""
+        return sum(block.nbytes for blocks in self._blocks.values() for block in blocks)
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Grow to at least ``rows`` × ``capacity``; what is there stays."""
-        rows, capacity = max(rows, self.rows), _round_up(max(capacity, self.capacity))
-        if rows == self.rows and capacity == self.capacity:
-            return
-        shape = (rows, self._heads, capacity + 1, self._head_size)
-        for layer in self._layers:
-            grown = [torch.zeros(shape, dtype=self._dtype, device=self.device) for _ in range(2)]
-            if layer.keys is not None and layer.values is not None:
-                for new, old in zip(grown, (layer.keys, layer.values), strict=True):
-                    new[: self.rows, :, : self.capacity] = old[:, :, : self.capacity]
-            layer.keys, layer.values = grown
-            layer.is_initialized = True
-        self.rows, self.capacity = rows, capacity
+    def capacity(self, tokens: int) -> int:
+        """The least of the capacities 64, 128, 192, 320, 512, 768 … that holds so many tokens."""
+        capacity = _GRANULE
+        while capacity < tokens:
+            capacity = _round_up(int(capacity * _GROWTH))
+        return capacity
 
-    def look_at(self, rows: slice | Tensor, index: Tensor, places: Tensor, width: int) -> None:
-        """The next forward pass writes rows ``index`` (B, 1) at ``places`` (B, Q) and reads the first ``width`` places
-        of ``rows``: the same rows, as a slice where they are neighbours (a view, not a copy)."""
-        for layer in self._layers:
-            layer.rows, layer.index, layer.places, layer.width = rows, index, places, width
+    def take(self, capacity: int, rows: int = 1, beyond_budget: bool = False) -> Row | None:
+        """A row of ``capacity``; None where there is no room for one.
 
-    def swap(self, left: Tensor, right: Tensor, width: int) -> None:
-        """Exchange the first ``width`` places of rows ``left`` (N,) with those of ``right`` (N,)."""
-        both, other = torch.cat([left, right]), torch.cat([right, left])
-        for layer in self._layers:
-            for states in (layer.keys, layer.values):
-                assert states is not None
-                states[both, :, :width] = states[other, :, :width]
+        Args:
+            rows: how many are about to be taken; a block is made for all of them if it can be.
+            beyond_budget: make room for this one in any case.
+        """
+        blocks = self._blocks.setdefault(capacity, [])
+        for block in blocks:
+            if block.used < len(block.rows):
+                return block.take()
+        one = self.shape.row_bytes(capacity)
+        limit = _LAYER_BYTES.get(self.shape.device.type, _OTHER_LAYER_BYTES) // (self.shape.layer_bytes * capacity)
+        while self.nbytes + one > self.budget and self._compact():
+            pass
+        room = (self.budget - self.nbytes) // one
+        ample = max(rows, sum(len(block.rows) for block in blocks))
+        rows = min(limit, ample if ample <= room else rows, room)
+        if room < 1 and not beyond_budget:
+            return None
+        blocks.append(Block(self.shape, max(rows, 1), capacity))
+        return blocks[-1].take()
+
+    def give(self, row: Row) -> None:
+        """Take a row back."""
+        row.block.rows[row.index] = None
+        if not row.block.used:
+            self._blocks[row.block.capacity].remove(row.block)
+
+    def _compact(self) -> bool:
+        """Give back the free rows of the block that has most of them, if any has one."""
+        blocks = [block for blocks in self._blocks.values() for block in blocks]
+        emptiest = max(blocks, key=lambda block: (len(block.rows) - block.used) * block.capacity, default=None)
+        if emptiest is None or emptiest.used == len(emptiest.rows):
+            return False
+        emptiest.shrink()
+        return True
 
 
-def _round_up(capacity: int) -> int:
-    return -(-capacity // _GRANULE) * _GRANULE
+def _round_up(tokens: int) -> int:
+    return -(-tokens // _GRANULE) * _GRANULE

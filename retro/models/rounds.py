@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -22,26 +22,33 @@ class Rounds(Generic[T, R]):
     no timer and no thread decides it, so the same program forms the same batches.
 
     Args:
-        run: answers a batch, one result an item, in order. It runs in the event loop's thread. What it raises reaches
-            every caller of the batch.
+        run: answers a batch, one result an item, in order; None for an item that has to wait, which is part of the
+            next batch. A batch without any answer is the last one until something is asked, or :meth:`again`. It runs
+            in the event loop's thread. What it raises reaches every caller of the batch.
     """
 
-    def __init__(self, run: Callable[[list[T]], list[R]]) -> None:
+    def __init__(self, run: Callable[[list[T]], Sequence[R | None]]) -> None:
         self._run = run
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._settling = False
 
     async def submit(self, item: T) -> R:
         """The answer to ``item``, together with everything else that is asked meanwhile."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # an earlier event loop may have been stopped before its round
             self._loop = loop
-            self._waiting = []
+            self._waiting, self._settling = [], False
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, future))
-        if len(self._waiting) == 1:
-            loop.call_soon(self._settle, loop, 1, _QUIET_PASSES)
+        self.again()
         return await future
+
+    def again(self) -> None:
+        """Begin a round for the items that wait, if there are any: what they wait for may be there."""
+        if self._waiting and not self._settling and self._loop is not None and not self._loop.is_closed():
+            self._settling = True
+            self._loop.call_soon(self._settle, self._loop, len(self._waiting), _QUIET_PASSES)
 
     def _settle(self, loop: asyncio.AbstractEventLoop, seen: int, passes: int) -> None:
         if loop is not self._loop:
@@ -51,6 +58,7 @@ class Rounds(Generic[T, R]):
         if passes:
             loop.call_soon(self._settle, loop, len(self._waiting), passes - 1)
         else:
+            self._settling = False
             self._answer()
 
     def _answer(self) -> None:
@@ -66,8 +74,13 @@ class Rounds(Generic[T, R]):
             for _, future in batch:
                 future.set_exception(error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+        for (item, future), result in zip(batch, results, strict=True):
+            if result is None:
+                self._waiting.append((item, future))
+            else:
+                future.set_result(result)
+        if len(self._waiting) < len(batch):  # who was answered may have been what the others wait for
+            self.again()
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,98 +1,199 @@
-"""Which conversation lies in which row of the key-value memory, and how much of its next prompt is already there."""
+"""Which conversation lies in which row, how much of its next prompt is already there, and who waits for room."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from retro.models.cache import RowCache
+from retro.models.cache import Row, RowPool
 
 Ids = npt.NDArray[np.int64]
 
+_EVICTED = 8
+"""Where no conversation can go on, one of so many loses its row: enough for several others to reach their end."""
 
-@dataclass(slots=True)
-class Place:
-    """Where a request's sequence lies in this batch."""
+
+@dataclass(eq=False, slots=True)
+class Conversation:
+    row: Row | None = None
+    ids: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """The tokens whose keys and values the row holds."""
+    held: bool = False
+    """Whether it says when it ends."""
+    named: bool = False
+    """Whether it is remembered after an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The next turn of a conversation: its name, which may be empty, all tokens so far, and those with its answer."""
 
     session: str
     ids: Ids
-    known: int
-    """Tokens whose keys and values the row already holds: at least the last token is always computed anew."""
-    row: int
+    need: int
 
 
 @dataclass(slots=True)
-class _Kept:
-    row: int
+class Placed:
+    """A request whose conversation has a row that is long enough."""
+
+    conversation: Conversation
     ids: Ids
+    known: int
+    """Tokens whose keys and values the row already holds: at least the last token is always computed anew."""
+    row: Row
 
 
 class Sessions:
-    """Rows of ``cache``, one a conversation; the least recently used conversation gives way to a new one."""
+    """Conversations and their rows.
 
-    def __init__(self, cache: RowCache) -> None:
-        self.cache = cache
-        self._kept: dict[str, _Kept] = {}  # the least recently used first
+    A conversation that was begun by :meth:`hold` keeps its row until :meth:`release`; a new one waits until there is
+    room. Any other conversation is kept as long as nobody needs its room; the least recently used one goes first.
+    """
 
-    def reserve(self, batch: Sequence[str], rows: int, capacity: int) -> None:
-        """Make room for ``batch`` beside the conversations kept, ``rows`` at most, of ``capacity`` tokens each."""
-        wanted = len(self._kept) + sum(session not in self._kept for session in batch)
-        if wanted > self.cache.rows:
-            wanted = max(wanted, 2 * self.cache.rows)
-        self.cache.reserve(min(wanted, rows), capacity)
+    def __init__(self, pool: RowPool) -> None:
+        self.pool = pool
+        self._known: dict[str, Conversation] = {}  # the least recently used first
+        self._held: dict[str, Conversation] = {}  # the oldest first
+        self._ended, self._ended_tokens = 0, 0
 
-    def place(self, requests: Sequence[tuple[str, Sequence[int]]]) -> list[Place]:
-        """Bring the requests' sequences into the rows 0 … n - 1. A session that comes twice is known only once."""
-        places = []
-        for session, tokens in requests:
-            ids = np.asarray(tokens, dtype=np.int64)
-            kept = self._kept.pop(session, None) if session else None
-            if kept is None:
-                places.append(Place(session, ids, 0, -1))
+    def hold(self, session: str) -> None:
+        """Keep the conversation's row until :meth:`release`, even while it does not ask."""
+        conversation = self._known.setdefault(session, Conversation(named=True))
+        conversation.held = True
+        self._held.setdefault(session, conversation)
+
+    def release(self, session: str) -> None:
+        """The conversation has ended: its row is free."""
+        conversation = self._held.pop(session, None)
+        self._known.pop(session, None)
+        if conversation is None:  # held twice and released before
+            return
+        if len(conversation.ids):
+            self._ended += 1
+            self._ended_tokens += len(conversation.ids)
+        self._evict(conversation)
+
+    def place(self, requests: Sequence[Request], most: int, force: bool) -> list[Placed | None]:
+        """Give rows to the requests, ``most`` of them; None for those that have to wait.
+
+        Conversations that are going on come first, the oldest of them first: where the room does not suffice for all,
+        the others keep what they have and wait until one has ended. If none of them can go on, the newest ones lose
+        their rows.
+
+        Args:
+            force: do not wait for conversations that are held and have no request here.
+        """
+        found: dict[int, Placed] = {}
+        conversations = self._conversations(requests)
+        ages = {id(conversation): age for age, conversation in enumerate(self._held.values())}
+        order = sorted(
+            range(len(requests)),
+            key=lambda i: (conversations[i].row is None, ages.get(id(conversations[i]), len(ages))),
+        )
+        while not found and order:
+            self._place(requests, conversations, order, most, found)
+            if found:
+                break
+            waiting = [conversations[i] for i in order if conversations[i].row is not None]
+            idle = [other for other in self._held.values() if other.row is not None and other not in waiting]
+            if len(waiting) > 1:
+                for conversation in waiting[-max(1, len(waiting) // _EVICTED) :]:
+                    self._evict(conversation)
+            elif idle and force:
+                self._evict(idle[-1])
+            elif idle:
+                break
+            else:  # it alone is longer than all the room there is
+                self._place(requests, conversations, order, 1, found, beyond_budget=True)
+        return [found.get(i) for i in range(len(requests))]
+
+    def keep(self, placed: Placed, fed: Sequence[int]) -> None:
+        """Remember that the row now holds the request's tokens and ``fed``, those drawn and fed after them."""
+        placed.conversation.ids = np.concatenate([placed.ids, np.asarray(fed, dtype=np.int64)])
+        if not placed.conversation.named:
+            self._evict(placed.conversation)
+
+    def _conversations(self, requests: Sequence[Request]) -> list[Conversation]:
+        """Of each request; one without a name, or whose name comes twice, is nobody's."""
+        found, seen = [], set()
+        for request in requests:
+            if request.session and request.session not in seen:
+                seen.add(request.session)
+                conversation = self._known.pop(request.session, None) or Conversation(named=True)
+                self._known[request.session] = conversation
+                found.append(conversation)
             else:
-                places.append(Place(session, ids, min(_common(kept.ids, ids), len(ids) - 1), kept.row))
-        self._gather(places)
-        return places
+                found.append(Conversation())
+        return found
 
-    def keep(self, place: Place, fed: Sequence[int]) -> None:
-        """Remember a session's row: it now holds the request's tokens and ``fed``, those drawn and fed after them."""
-        if place.session:
-            ids = np.concatenate([place.ids, np.asarray(fed, dtype=np.int64)])
-            self._kept[place.session] = _Kept(place.row, ids)
+    def _place(
+        self,
+        requests: Sequence[Request],
+        conversations: Sequence[Conversation],
+        order: Sequence[int],
+        most: int,
+        found: dict[int, Placed],
+        beyond_budget: bool = False,
+    ) -> None:
+        """Fill ``found`` in ``order``. After the first conversation that finds no room, nobody takes more room."""
+        room = True
+        chosen = {id(conversations[i]) for i in order[:most]}
+        growing = [i for i in order[:most] if _too_short(conversations[i], requests[i].need)]
+        demand = Counter(self.pool.capacity(requests[i].need) for i in growing)
+        for i in order:
+            if len(found) == most:
+                break
+            request, conversation = requests[i], conversations[i]
+            known = min(_common(conversation.ids, request.ids), len(request.ids) - 1)
+            if _too_short(conversation, request.need):
+                capacity = self.pool.capacity(request.need)
+                room = room and (conversation.row is not None or beyond_budget or self._admits(conversation))
+                row = self._grown(capacity, demand[capacity], chosen, beyond_budget) if room else None
+                demand[capacity] -= 1
+                if row is None:
+                    room = False
+                    continue
+                if conversation.row is not None:
+                    conversation.row.copy_to(row, known)
+                    self.pool.give(conversation.row)
+                conversation.row = row
+            assert conversation.row is not None
+            conversation.ids = conversation.ids[:known]  # should the computation fail
+            found[i] = Placed(conversation, request.ids, known, conversation.row)
 
-    def _gather(self, places: list[Place]) -> None:
-        """Give every place a row below ``len(places)``; conversations there that are not asked for move away."""
-        count = len(places)
-        while len(self._kept) + count > self.cache.rows:
-            self._kept.pop(next(iter(self._kept)))
-        others = {kept.row: kept for kept in self._kept.values()}
-        asked = {place.row for place in places}
-        holes = [row for row in range(count) if row not in asked]
-        holes.sort(key=lambda row: row not in others)  # the occupied ones first: a swap empties them
-        free = [row for row in range(count, self.cache.rows) if row not in others and row not in asked]
-        moves: list[tuple[int, int]] = []
-        width = 0
-        for place in places:
-            if place.row >= count:
-                hole, place.row = place.row, holes.pop(0)
-                moves.append((place.row, hole))
-                width = max(width, place.known)
-        for place in places:
-            if place.row < 0:
-                place.row = holes.pop(0)
-                if place.row in others:
-                    moves.append((place.row, free.pop()))
-        for left, right in moves:
-            if left in others:
-                others[left].row = right
-                width = max(width, len(others[left].ids))
-        if moves:
-            here, there = torch.tensor(moves, device=self.cache.device).unbind(1)
-            self.cache.swap(here, there, width)
+    def _admits(self, conversation: Conversation) -> bool:
+        """Whether there will be room for a new conversation, if all become as long as those before them."""
+        if not conversation.held or not self._ended:
+            return True
+        going = sum(other.row is not None for other in self._held.values())
+        mean = self._ended_tokens // self._ended
+        return not going or (going + 1) * self.pool.shape.row_bytes(self.pool.capacity(mean)) <= self.pool.budget
+
+    def _grown(self, capacity: int, rows: int, chosen: set[int], beyond_budget: bool) -> Row | None:
+        """A row of ``capacity``; conversations that are not held and not ``chosen`` give way."""
+        row = self.pool.take(capacity, rows)
+        while row is None:
+            idle = (c for c in self._known.values() if not c.held and c.row is not None and id(c) not in chosen)
+            conversation = next(idle, None)
+            if conversation is None:
+                return self.pool.take(capacity, beyond_budget=True) if beyond_budget else None
+            self._evict(conversation)
+            row = self.pool.take(capacity, rows)
+        return row
+
+    def _evict(self, conversation: Conversation) -> None:
+        if conversation.row is not None:
+            self.pool.give(conversation.row)
+        conversation.row, conversation.ids = None, conversation.ids[:0]
+
+
+def _too_short(conversation: Conversation, need: int) -> bool:
+    return conversation.row is None or conversation.row.block.capacity < need
 
 
 def _common(left: Ids, right: Ids) -> int:

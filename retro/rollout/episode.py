@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, TypeVar
@@ -71,19 +72,20 @@ class Player:
         try:
             opening = encodable(await environment.reset(derive_seed(task.environment, task.id)))
             recalled = self.memory.recall(Query(task, opening, attempt.path))
-            while stop is None:
-                sampling = replace(
-                    self.sampling, seed=attempt.seed(len(steps)), session=identity, stop=prompts.actor_stop
-                )
-                prompt = prompts.actor(opening, steps, recalled.entries, limit)
-                completion = await self.actor.complete(prompt, sampling)
-                usage += completion.usage
-                thought, action = prompts.parse(encodable(completion.text))
-                observation, reward, terminated, truncated, answer = await environment.step(action)
-                steps.append(Step(action, encodable(observation), reward, thought, completion.usage))
-                if terminated or truncated:
-                    ending = StopReason.FAILURE if terminated else StopReason.HORIZON
-                    stop = StopReason.SUCCESS if answer["success"] else ending
+            with self._conversation(identity):
+                while stop is None:
+                    sampling = replace(
+                        self.sampling, seed=attempt.seed(len(steps)), session=identity, stop=prompts.actor_stop
+                    )
+                    prompt = prompts.actor(opening, steps, recalled.entries, limit)
+                    completion = await self.actor.complete(prompt, sampling)
+                    usage += completion.usage
+                    thought, action = prompts.parse(encodable(completion.text))
+                    observation, reward, terminated, truncated, answer = await environment.step(action)
+                    steps.append(Step(action, encodable(observation), reward, thought, completion.usage))
+                    if terminated or truncated:
+                        ending = StopReason.FAILURE if terminated else StopReason.HORIZON
+                        stop = StopReason.SUCCESS if answer["success"] else ending
         except PromptTooLongError as error:
             stop, info = StopReason.CONTEXT, {"error": encodable(str(error))}
         except ActorError as error:
@@ -107,6 +109,10 @@ class Player:
             usage=usage,
             info=info,
         )
+
+    def _conversation(self, session: str) -> AbstractContextManager[None]:
+        begin: Callable[[str], AbstractContextManager[None]] | None = getattr(self.actor, "conversation", None)
+        return nullcontext() if begin is None else begin(session)
 
 
 class _Played:

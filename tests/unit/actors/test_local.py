@@ -163,3 +163,43 @@ def test_the_chat_template_is_rendered_with_the_arguments_of_the_config(tiny_mod
 def test_an_openai_actor_is_told_where_its_template_arguments_belong() -> None:
     with pytest.raises(ValueError, match=r"extra_body=\{chat_template_kwargs: \{'enable_thinking': False\}\}"):
         OpenAIOptions(chat_template_kwargs={"enable_thinking": False})
+
+
+async def held(actor: LocalActor, number: int, jitter: random.Random) -> list[Completion]:
+    """An episode that says when it begins and ends, as the loop's do."""
+    await asyncio.sleep(0)
+    with actor.conversation(f"e{number}"):
+        return await play(actor, number, jitter)
+
+
+@pytest.mark.parametrize("kib", [1, 100, 260])
+def test_with_little_room_episodes_wait_and_answer_the_same(tiny_model_dir: Path, kib: int) -> None:
+    """With room for none, for two, for some of nine: none hangs, with or without an end that is told."""
+    options = LocalOptions(model=str(tiny_model_dir))
+    expected = together(LocalActor.from_options(options, "cpu"), list(range(9)))
+    small = LocalActor.from_options(options.model_copy(update={"cache_gib": kib / 2**20}), "cpu")
+    jitter = random.Random(kib)
+
+    async def all_of_them() -> list[list[Completion]]:
+        some = [held(small, number, jitter) if number % 3 else play(small, number, jitter) for number in range(9)]
+        return await asyncio.wait_for(asyncio.gather(*some), 120)
+
+    assert asyncio.run(all_of_them()) == expected
+
+
+def test_an_episode_that_fails_gives_its_room_back(tiny_model_dir: Path) -> None:
+    actor = LocalActor.from_options(LocalOptions(model=str(tiny_model_dir), cache_gib=40 / 2**20), "cpu")
+
+    async def broken() -> None:
+        with actor.conversation("e0"):
+            await play(actor, 0)
+            raise ValueError("the environment broke")
+
+    async def both() -> list[Any]:
+        return await asyncio.wait_for(
+            asyncio.gather(broken(), held(actor, 1, random.Random(0)), return_exceptions=True), 60
+        )
+
+    failed, answered = asyncio.run(both())
+    assert isinstance(failed, ValueError)
+    assert len(answered) == 3

@@ -10,13 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import SHAPE, build
+from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from retro.models import generation, grouped
+from retro.models import generation, grouped, passes
 from retro.models.backbone import UnsupportedModelError
-from retro.models.cache import RowCache
+from retro.models.cache import Block, TokenShape
 from retro.models.draws import uniform
 from retro.models.generation import Engine
+from retro.models.grouped import Part
 from retro.models.packing import pack, response_outputs
 from retro.models.running import Generated
 from retro.types import Sampling
@@ -70,16 +72,16 @@ def check(
 
 
 @pytest.fixture
-def swaps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each exchange of rows moves."""
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each pass, how many rows of the memory a layer reads."""
     seen: list[int] = []
-    swap = RowCache.swap
+    feed = generation.feed
 
-    def recorded(self: RowCache, left: torch.Tensor, right: torch.Tensor, width: int) -> None:
-        seen.append(len(left))
-        swap(self, left, right, width)
+    def recorded(model: PreTrainedModel, tokens: Tensor, positions: Tensor, parts: list[Part]) -> Tensor:
+        seen.append(sum(part.rows.stop - part.rows.start for part in parts))
+        return feed(model, tokens, positions, parts)
 
-    monkeypatch.setattr(RowCache, "swap", recorded)
+    monkeypatch.setattr(generation, "feed", recorded)
     return seen
 
 
@@ -102,19 +104,20 @@ def test_samples_are_those_of_the_prompt_alone(
     assert len({len(answer.ids) for answered in answers for answer in answered}) > 3
 
 
-def test_rows_without_a_running_sample_leave(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, swaps: list[int]
+def test_rows_without_a_running_sample_are_not_read(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(passes, "_GAP_BYTES", {"cpu": 0})
     prompts = prompts_of([3 + i for i in range(16)], seed=5)
     sampling, seeds = Sampling(1.0, max_tokens=40, stop=("1", "go")), seeds_of(16, 2)
     answers = Engine(model, tokenizer).sample(prompts, 2, sampling, seeds)
-    assert len(swaps) > 1 and max(swaps) > 1
-    swaps.clear()
+    lengths = [max(len(answer.ids) for answer in answered) for answered in answers]
+    assert read[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert len(set(read)) > 4
     for prompt, row, answered in zip(prompts, seeds, answers, strict=True):
         for seed, answer in zip(row, answered, strict=True):
             apart = Engine(model, tokenizer).sample([prompt], 1, sampling, [[seed]])[0][0]
             assert answer.ids == apart.ids and answer.log_probs == pytest.approx(apart.log_probs, abs=1e-9)
-    assert not swaps
 
 
 def test_greedy_samples_are_what_generate_gives(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -187,19 +190,18 @@ def test_a_small_memory_takes_the_prompts_in_turns(
 ) -> None:
     held: list[tuple[int, int]] = []
 
-    class Recorded(RowCache):
-        def __init__(self, model: PreTrainedModel, rows: int = 0, capacity: int = 0) -> None:
-            super().__init__(model, rows, capacity)
-            layers = self.layers if rows else []
-            size = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
-            held.append((rows, size))
+    class Recorded(Block):
+        def __init__(self, shape: TokenShape, rows: int, capacity: int) -> None:
+            super().__init__(shape, rows, capacity)
+            held.append((rows, sum(states.nbytes for states in (*self.keys, *self.values))))
+            assert held[-1][1] == self.nbytes
 
-    monkeypatch.setattr(generation, "RowCache", Recorded)
+    monkeypatch.setattr(generation, "Block", Recorded)
     prompts, sampling, seeds = prompts_of([60, 20, 100, 30, 90, 61, 5]), Sampling(1.0, max_tokens=6), seeds_of(7, 4)
     budget = 250_000
     answers = Engine(model, tokenizer, cache_bytes=budget).sample(prompts, 4, sampling, seeds)
     check(model, prompts, sampling, seeds, answers, 1e-9)
-    rows = [rows for rows, size in held if rows]
+    rows = [rows for rows, _ in held]
     assert len(rows) > 2 and max(rows) > 1 and sum(rows) == 7, held
     assert max(size for _, size in held) <= budget
 
@@ -284,4 +286,4 @@ def test_attention_with_a_cap_is_refused_where_prompts_are_shared() -> None:
     attention = model.model.layers[0].self_attn
     tensors = torch.zeros(1, 4, 1, 8)
     with pytest.raises(UnsupportedModelError, match="LlamaAttention has a softcap in its attention"):
-        grouped._attend(attention, tensors, tensors, tensors, tensors, softcap=5.0, shared_rows=())
+        grouped._attend(attention, tensors, tensors, tensors, tensors, softcap=5.0, parts=())

@@ -84,3 +84,37 @@ def test_a_second_event_loop_starts_afresh() -> None:
     asyncio.run(abandon())
     assert asyncio.run(recorder.rounds.submit(5)) == 50
     assert recorder.batches == [[5]]
+
+
+def test_what_has_to_wait_is_part_of_the_next_round() -> None:
+    """Rounds go on as long as one of them answers something; then one begins with the next item, or by hand."""
+    batches: list[list[int]] = []
+    room = {1}
+
+    def run(items: list[int]) -> list[int | None]:
+        batches.append(items)
+        return [10 * item if item in room else None for item in items]
+
+    async def rest() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def play() -> list[int]:
+        rounds = Rounds(run)
+        asked = [asyncio.ensure_future(rounds.submit(number)) for number in (1, 2, 3)]
+        await rest()
+        assert batches == [[1, 2, 3], [2, 3]] and asked[0].done() and not asked[1].done()
+        room.add(2)
+        asked.append(asyncio.ensure_future(rounds.submit(4)))
+        await rest()
+        assert batches[2:] == [[2, 3, 4], [3, 4]]
+        room.update((3, 4))
+        rounds.again()
+        rounds.again()
+        answers = await asyncio.gather(*asked)
+        rounds.again()
+        await rest()
+        return answers
+
+    assert asyncio.run(play()) == [10, 20, 30, 40]
+    assert batches[4:] == [[3, 4]]

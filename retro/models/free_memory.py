@@ -1,0 +1,38 @@
+"""How much memory is free: of a device, or of the machine within the limits that its container sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""The limit and the usage of a container, relative to its mount: of version 2, and of version 1."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be taken now: of a GPU what its driver says is free, else of the machine what the kernel says is
+    available without swapping, or less where a container's limit is nearer; half of the memory where nothing says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([_available(), *_left_in_container(Path("/sys/fs/cgroup"))])
+
+
+def _available() -> int:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_container(root: Path) -> list[int]:
+    found = []
+    for limit, usage in _CGROUPS:
+        try:
+            found.append(int((root / limit).read_text()) - int((root / usage).read_text()))
+        except (OSError, ValueError):  # none of this version, or "max"
+            continue
+    return found
