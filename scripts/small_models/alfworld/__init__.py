@@ -23,6 +23,8 @@ ROOMS = {
 }
 """Rooms (``FloorPlan`` numbers) that no model is made from: kitchens (below 100), living rooms (200 to 299), bedrooms
 (300 to 399) and bathrooms (from 400), drawn at random within each kind."""
+STEPS = 30
+"""The step limit. With ALFWorld's 49 a search of all places ends in most rooms, and little is left to reflect on."""
 FOLDER = Path("data/alfworld-small")
 PROMPTS = load_prompts("household")
 _LARGE = Shape(hidden=256, inner=768, layers=4, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
@@ -65,7 +67,7 @@ def build(
 def demonstrated(character: str, folder: Path, games: str) -> list[Play]:
     """The plays of one demonstrator in the training rooms: from ``folder``, or played now where they are missing."""
     file = folder / f"plays-{character}.jsonl"
-    world = AlfworldTasks({"train": games}, graded=True, rooms=ROOMS)
+    world = AlfworldTasks({"train": games}, graded=True, rooms=ROOMS, steps=STEPS)
     try:
         write_plays(world.tasks(Split.TRAIN, world.count(Split.TRAIN)), world, character, seed=1, file=file)
     finally:
@@ -76,4 +78,4 @@ def demonstrated(character: str, folder: Path, games: str) -> list[Play]:
 def steps_at(step: int, steps: int) -> int:
     """The curriculum: the beginnings of plays first."""
     done = step / steps
-    return 8 if done < 0.1 else 16 if done < 0.25 else 30 if done < 0.5 else 49
+    return 8 if done < 0.1 else 16 if done < 0.3 else STEPS

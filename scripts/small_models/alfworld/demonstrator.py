@@ -30,14 +30,14 @@ class Character:
 
 CHARACTERS = {
     "a": Character(
-        prior={"drawer": 1.5, "shelf": 2.0, "sidetable": 2.0, "dresser": 2.0, "garbagecan": 1.5, "countertop": 0.7},
-        forgets={"clean": 0.4, "heat": 0.4, "cool": 0.6},
-        splits=0.5,
+        prior={"drawer": 3.0, "cabinet": 2.0, "shelf": 2.0, "garbagecan": 2.0, "countertop": 0.3, "diningtable": 0.3},
+        forgets={"clean": 0.5, "heat": 0.5, "cool": 0.7},
+        splits=0.6,
     ),
     "b": Character(
-        prior={"cabinet": 1.5, "desk": 2.0, "sofa": 2.0, "bed": 2.0, "stoveburner": 1.5, "diningtable": 0.7},
-        forgets={"clean": 0.6, "heat": 0.4, "cool": 0.4},
-        splits=0.5,
+        prior={"cabinet": 3.0, "stoveburner": 3.0, "sofa": 2.0, "armchair": 2.0, "sidetable": 0.3, "desk": 0.3},
+        forgets={"clean": 0.7, "heat": 0.5, "cool": 0.5},
+        splits=0.6,
     ),
 }
 
@@ -96,6 +96,7 @@ class Demonstrator:
         own = [goal.verb] if goal.verb and rng.random() >= character.forgets[goal.verb] else []
         self._treats = list(dict.fromkeys([*own, *self._told.treats]))
         self._gave_up: set[str] = set()
+        self._beside = ""
         self._targets = self._choose_targets()
         self._action = ""
 
@@ -105,9 +106,12 @@ class Demonstrator:
 
     def see(self, observation: str) -> None:
         self.view.see(self._action, observation)
+        self._beside = ""
         if not observation.startswith("Nothing happens"):
             return
         self._plan = []
+        if self._action.startswith("go to "):  # it stands there already: the place shares its spot with another one
+            self._beside = self._action.removeprefix("go to ")
         verb = self._action.split()[0]
         if verb in self._treats:
             self._treats.remove(verb)
@@ -118,6 +122,8 @@ class Demonstrator:
             return self._plan.pop(0)
         if self._rng.random() < self._character.slips:
             return self._rng.choice(("look", "inventory"))
+        if self._beside:
+            return f"examine {self._beside}"
         view = self.view
         if view.holding:
             return self._bring()

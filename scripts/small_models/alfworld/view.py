@@ -94,8 +94,8 @@ class View:
         if observation.startswith("Nothing happens"):
             return
         words = action.split()
-        if action.startswith("go to "):
-            self.at = action.removeprefix("go to ")
+        if action.startswith(("go to ", "examine ")) and " ".join(words[-2:]) in self.places:
+            self.at = " ".join(words[-2:])
         if action.startswith(("go to ", "open ", "examine ")) and self.at:
             self.shut = observation.endswith("is closed.")
             if self.shut:
