@@ -147,7 +147,7 @@ def test_a_ledger_that_is_none_is_named(tmp_path: Path) -> None:
             '{"prompt_tokens": 1, "completion_tokens": 9223372036854775808}',
             "line 2: 9223372036854775808: .*beyond 64 bits",
         ),
-        ('{"prompt_tokens": -5, "completion_tokens": 1}', "line 2: 0: Input should be greater"),
+        ('{"prompt_tokens": -5, "completion_tokens": 1}', "line 2: prompt_tokens: Input should be greater"),
         ('{"prompt_tokens": "many"}', "line 2: prompt_tokens: Input should be a valid integer"),
         ("[1, 2]", "line 2: the whole"),
         ("\udcff", "line 2: not UTF-8"),

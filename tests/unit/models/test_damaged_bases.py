@@ -88,7 +88,7 @@ def test_a_bases_own_code_is_neither_run_nor_asked_about(copied: Path, tmp_path:
         lambda: load_base(ModelSection(base=str(copied)), "cpu"),
         lambda: base_identity(copied),
     ):
-        with pytest.raises(ConfigError, match="if you trust that code") as caught:
+        with pytest.raises(ConfigError, match="if that code may run with all your rights") as caught:
             load()
         assert "\n" not in str(caught.value)
     assert not marker.exists()
