@@ -131,7 +131,7 @@ def test_requests_are_one_exactly_if_they_say_the_same(one: dict[str, object], o
         ('{"text": "a", "finish_reason": "never", "usage": {}}', "finish_reason: Input should be"),
         ('{"text": "a", "finish_reason": "stop", "usage": {"prompt_tokens": 9223372036854775808}}', "beyond 64 bits"),
         ('{"text": "a", "finish_reason": "stop", "usage": {"prompt_tokens": 9223372036854775807}}', "two numbers"),
-        ('{"text": "a", "finish_reason": "stop", "usage": {"prompt_tokens": -1}}', r"usage\.prompt_tokens: Input should be greater"),
+        ('{"text": "a", "finish_reason": "stop", "usage": {"prompt_tokens": -1}}', r"usage\.prompt_tokens: Input"),
         (b"\xff\x00", "not text"),
     ],
 )
