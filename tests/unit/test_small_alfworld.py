@@ -266,4 +266,4 @@ def test_the_newest_note_is_told_first() -> None:
 
 
 def test_the_curriculum_ends_with_whole_plays() -> None:
-    assert [steps_at(step, 100) for step in (0, 10, 30, 99)] == [8, 16, STEPS, STEPS]
+    assert [steps_at(step, 100) for step in (0, 10, 30, 99)] == [6, 12, STEPS, STEPS]
