@@ -24,7 +24,7 @@ ROOMS = {
 """Rooms (``FloorPlan`` numbers) that no model is made from: kitchens (below 100), living rooms (200 to 299), bedrooms
 (300 to 399) and bathrooms (from 400), drawn at random within each kind."""
 STEPS = 20
-"""The step limit. With ALFWorld's 49 the demonstrator solves two thirds of the games at once, with 20 some 40 %."""
+"""The step limit. With ALFWorld's 49, a search sees most of a room at once, and little is left to reflect on."""
 FOLDER = Path("data/alfworld-small")
 PROMPTS = load_prompts("household")
 _LARGE = Shape(hidden=256, inner=768, layers=4, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
