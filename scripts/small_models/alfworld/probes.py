@@ -127,7 +127,7 @@ def obedience(probes: Probe, openings: dict[str, View], says: Phrasing) -> dict[
     )
     return {
         "goes where the thing is said to be": share(where[id][:1] == [truth[id][1]] for id in where),
-        "… although it is not there": share(wrong[id][:1] == list(drawn(by_id[id], 1)) for id in wrong),
+        "goes where it is wrongly said to be": share(wrong[id][:1] == list(drawn(by_id[id], 1)) for id in wrong),
         "tries the first place that is named": share(tries[id][:1] == list(drawn(by_id[id], 2))[:1] for id in tries),
         "leaves out six places in its first three goes": share(
             not set(empty[id][:3]) & set(drawn(by_id[id], 6)) for id in empty
