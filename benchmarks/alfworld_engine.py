@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ from pathlib import Path
 from statistics import median
 
 from retro.envs.alfworld import AlfworldTasks
-from retro.envs.alfworld.engine import CachedGame, Game, Scene, UpstreamGame, _read_grammar, _translate
+from retro.envs.alfworld.engine import CachedGame, Game, Scene, UpstreamGame, _read_grammar
 from retro.envs.alfworld.games import GameData, open_games
+from retro.envs.alfworld.translation import translate
 from retro.types import Split, Task
 
 LEAST_RATIO = 3.0
@@ -41,7 +43,7 @@ class Times:
 
 def play(make: Callable[[dict[str, str]], Game], game: GameData, times: Times) -> list[Scene]:
     """Play ``game``; its transcript."""
-    _translate.cache_clear()
+    translate.cache_clear()
     _read_grammar.cache_clear()
     commands = [said for command in game.walkthrough for said in ("look", "inventory", command)]
     transcripts = []
@@ -60,12 +62,14 @@ def play(make: Callable[[dict[str, str]], Game], game: GameData, times: Times) -
 
 
 def compare(games: list[GameData], repeats: int) -> bool:
-    """Print both engines' times; whether they agree and the ratio is reached."""
+    """Print both engines' times; whether they agree and the ratio is reached. No translation of a game is kept."""
     ours, theirs = Times(), Times()
     agree = True
     for _ in range(repeats):
         for game in games:
-            agree &= play(CachedGame, game, ours) == play(UpstreamGame, game, theirs)
+            with tempfile.TemporaryDirectory() as cache:
+                os.environ["RETRO_CACHE"] = cache
+                agree &= play(CachedGame, game, ours) == play(UpstreamGame, game, theirs)
     print(f"{len(games)} games x {repeats} repeats; transcripts {'agree' if agree else 'DIFFER'}")
     for name, times in {"TextWorld's own": theirs, "cached": ours}.items():
         print(

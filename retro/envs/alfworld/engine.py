@@ -115,6 +115,10 @@ class CachedGame:
         self._narrator = grammar.narrator
         self._library = self._free_libraries.pop() if self._free_libraries else fast_downward.load_lib()
         self._choices: dict[str, Any] = {}
+        changing = self._problem.changing()
+        needs = {action.template: grammar.narrator.needs(action.template) for action in grammar.actions.values()}
+        self._lasting = {text: one.names for text, one in needs.items() if one.predicates.isdisjoint(changing)}
+        self._commands: dict[tuple[str, ...], str] = {}
 
     @property
     def state(self) -> Any:
@@ -141,12 +145,26 @@ class CachedGame:
         return Context(self._state, self._entities, mapping)
 
     def _scene(self, feedback: str) -> Scene:
-        names = {id: entity.name for id, entity in self._entities.items()}
         self._choices = {}
         for action in self._state.all_applicable_actions():
-            action.command_template = self._narrator.say(action.command_template, self._context(action.mapping))
-            self._choices.setdefault(action.format_command(names), action)
+            self._choices.setdefault(self._command(action), action)
         return Scene(feedback, _without_help(self._choices), bool(self._state.check_goal()))
+
+    def _command(self, action: Any) -> str:
+        """The command of an action. It is derived once, unless it depends on facts that actions change."""
+        template = action.command_template
+        if template not in self._lasting:
+            return self._derived(action)
+        names = self._lasting[template]
+        key = (template, *(variable.name for given, variable in action.mapping.items() if given.name in names))
+        if key not in self._commands:
+            self._commands[key] = self._derived(action)
+        return self._commands[key]
+
+    def _derived(self, action: Any) -> str:
+        action.command_template = self._narrator.say(action.command_template, self._context(action.mapping))
+        command: str = action.format_command({id: entity.name for id, entity in self._entities.items()})
+        return command
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,11 @@ PARSED_TEXTS = 4096
 _SAFE = (ast.Expression, ast.BinOp, ast.Add, ast.BoolOp, ast.Or, ast.Name, ast.Load, ast.Constant)
 
 
+_EMPTY, _SEPARATOR, _LAST_SEPARATOR = _LIST_SYMBOLS = tuple(
+    textgen.NonterminalSymbol(name) for name in ("list_empty", "list_separator", "list_last_separator")
+)
+
+
 class UnsafeGrammarError(ValueError):
     """A game's grammar that would run more code than names need."""
 
@@ -64,6 +69,16 @@ class Context:
         return {placeholder.name: self.entities[variable.name] for placeholder, variable in self.mapping.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the derivation of a text may ask for."""
+
+    predicates: frozenset[str]
+    """Those of the facts."""
+    names: frozenset[str]
+    """Those of the placeholders."""
+
+
 class Narrator:
     """Derives texts by the rules of a ``textworld.envs.pddl.textgen.ContextSensitiveGrammar``."""
 
@@ -80,6 +95,34 @@ class Narrator:
     def say(self, text: str, context: Context) -> str:
         """The text that is derived from ``text`` in ``context``."""
         return "".join(self._derive(symbol, context) for symbol in parse(text))
+
+    def needs(self, text: str) -> Needs:
+        """What the derivation of ``text`` depends on."""
+        predicates: set[str] = set()
+        names: set[str] = set()
+        rules: set[str] = set()
+        left = list(parse(text))
+        queries: list[str] = []
+        while left:
+            match symbol := left.pop():
+                case textgen.ListSymbol():
+                    left += [symbol.symbol, *_LIST_SYMBOLS]
+                case textgen.ConditionalSymbol():
+                    left.append(symbol.expression)
+                    queries.append(symbol.given)
+                case textgen.EvalSymbol():
+                    names.update(_code(symbol.expression).co_names)
+                case textgen.NonterminalSymbol() if str(symbol) not in rules:
+                    rules.add(str(symbol))
+                    for production in self._rules.get(str(symbol), ()):
+                        left += production.rhs
+                        queries.append(production.condition)
+                case _:
+                    pass
+        for predicate in (predicate for query in queries if query for predicate in _query(query).preconditions):
+            predicates.add(predicate.name)
+            names.update(placeholder.name for placeholder in predicate.parameters)
+        return Needs(frozenset(predicates), frozenset(names))
 
     def _derive(self, symbol: Any, context: Context) -> str:
         match symbol:
@@ -110,10 +153,10 @@ class Narrator:
 
     def _list(self, items: list[str], context: Context) -> str:
         if not items:
-            return self.say("#list_empty#", context)
+            return self._derive(_EMPTY, context)
         if len(items) == 1:
             return items[0]
-        separator, last = self.say("#list_separator#", context), self.say("#list_last_separator#", context)
+        separator, last = self._derive(_SEPARATOR, context), self._derive(_LAST_SEPARATOR, context)
         return separator.join(items[:-1]) + last + items[-1]
 
 

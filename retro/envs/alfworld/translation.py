@@ -39,6 +39,10 @@ class Translation:
     parameters_of: dict[str, list[tuple[str, str]]]
     """The parameters of each action: name and type."""
 
+    def changing(self) -> set[str]:
+        """The predicates of the facts that actions change."""
+        return {line[5 : line.index("(")] for line in self.sas.splitlines() if line.startswith("Atom ")}
+
 
 @lru_cache(maxsize=16)
 def translate(domain: str, problem: str) -> Translation:
