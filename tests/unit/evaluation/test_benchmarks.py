@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 from made_up_evaluation import ATTEMPTS, RATES, chain, described, made_up, tasks
 
+from benchmarks import learning
 from benchmarks.ceilings import checks, next_attempt
-from benchmarks.learning import Claim, judge, markdown, pooled, share
+from benchmarks.training_report import BEST_ARM, Claim, judge, markdown, pooled
+from benchmarks.training_runs import FACTORS, RIVALS, Benchmark, share, tried
 from retro.artifacts import write_json
 from retro.config import RunConfig
-from retro.evaluation.results import Comparison, Draws, Results, summarise
+from retro.evaluation.presets import planned_arms
+from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.statistics import outcome
 
+EXTRAS = {"alfworld", "fast_downward", "textworld", "py4j", "scienceworld", "textworld_express"}
+ROOT = Path(__file__).parents[3]
 DRAWS = Draws(bootstrap=200, permutations=2_000)
 
 
@@ -24,53 +30,95 @@ def one_seed(seed: int, count: int = 60) -> Results:
     return summarise(described(RATES), outcomes, tasks(count), ATTEMPTS, DRAWS)
 
 
+CLAIMS = (
+    Claim("reflexion", "retry-sampled"),
+    Claim("ppo-env", "shuffled"),
+    Claim(BEST_ARM, "retry-sampled", difference_at_least=0.2),
+    Claim("reflexion", "ppo-env"),
+)
+
+
 def test_seeds_are_pooled_in_the_tables_order_and_judged() -> None:
     results = {seed: one_seed(seed) for seed in (1, 2, 3)}
     outcomes = pooled(results)
     assert list(outcomes) == list(RATES)
     assert sorted(outcomes["sft"]) == [1, 2, 3]
     summary = summarise(described(RATES), outcomes, tasks(60), ATTEMPTS, DRAWS)
-    verdicts = {verdict["claim"].split(":")[0]: verdict for verdict in judge(outcomes, summary, DRAWS)}
-    assert verdicts["reflexion against retry-sampled"]["holds"]
-    assert verdicts["ppo-env against shuffled"]["seeds_agreeing"] == 3
-    assert len(verdicts["ppo-env against shuffled"]["method"]["by_seed"]) == 3
-    headroom = next(v for claim, v in verdicts.items() if claim.startswith("headroom"))
+    above, ppo, best, below, headroom = judge(CLAIMS, outcomes, summary, DRAWS)
+    assert above["holds"] and above["method"]["ci95"][0] > 0
+    assert ppo["seeds_agreeing"] == 3 and len(ppo["method"]["by_seed"]) == 3
+    assert best["holds"] and best["a"].startswith("ppo-env")
+    assert not below["holds"]
     assert 0.5 <= headroom["closed"] <= 1.0 and headroom["holds"]
+
+
+def test_one_seed_proves_no_claim_about_a_method() -> None:
+    results = one_seed(1)
+    verdicts = judge(CLAIMS[:1], pooled({1: results}), results, DRAWS)
+    assert verdicts[0]["difference"] > 0 and verdicts[0]["method"] is None and not verdicts[0]["holds"]
 
 
 def test_a_missing_arm_is_no_success() -> None:
     results = one_seed(1)
     outcomes = {name: by_seed for name, by_seed in pooled({1: results}).items() if name != "shuffled"}
-    verdicts = judge(outcomes, results, DRAWS)
+    verdicts = judge(CLAIMS, outcomes, results, DRAWS)
     assert any(v.get("why") == "an arm is missing" and not v["holds"] for v in verdicts)
 
 
 @pytest.mark.parametrize(
-    ("claim", "difference", "p_value", "low", "holds"),
+    ("claim", "difference", "low", "holds"),
     [
-        (Claim("a", "b", p_below=0.001), 0.1, 0.0005, 0.05, True),
-        (Claim("a", "b", p_below=0.001), -0.1, 0.0005, -0.2, False),
-        (Claim("a", "b", p_below=0.001), 0.1, 0.002, 0.01, False),
-        (Claim("a", "b", low_at_least=-0.01), 0.02, 0.5, -0.009, True),
-        (Claim("a", "b", low_at_least=-0.01), 0.02, 0.5, -0.011, False),
-        (Claim("a", "b", difference_at_least=0.0), 0.0, 1.0, -0.05, True),
-        (Claim("a", "b", difference_at_least=0.0), -0.001, 1.0, -0.05, False),
+        (Claim("a", "b"), 0.1, 0.05, True),
+        (Claim("a", "b"), 0.1, 0.0, False),
+        (Claim("a", "b", difference_at_least=0.25), 0.24, 0.1, False),
+        (Claim("a", "b", difference_at_least=0.25), 0.25, 0.1, True),
+        (Claim("a", "b", above=-0.01), 0.0, -0.009, True),
+        (Claim("a", "b", above=-0.01), 0.02, -0.011, False),
     ],
 )
-def test_claims(claim: Claim, difference: float, p_value: float, low: float, holds: bool) -> None:
-    comparison = Comparison(
-        a="a",
-        b="b",
-        trial=3,
-        difference=difference,
-        ci95=(low, 0.3),
-        p_value=p_value,
-        test="sign-flip",
-        tasks=10,
-        seeds=5,
-        seeds_agreeing=5,
+def test_claims(claim: Claim, difference: float, low: float, holds: bool) -> None:
+    assert claim.holds(difference, low) is holds
+
+
+def benchmark(runs: Path) -> Benchmark:
+    return Benchmark(learning.WORLD, learning.WORLD.config, runs, (1, 2), 30, 1, ("ppo.steps=10",), tuple(RIVALS))
+
+
+def test_every_method_of_a_seed_is_an_arm_of_its_evaluation(tmp_path: Path) -> None:
+    config = benchmark(tmp_path).evaluation(1)
+    arms = {arm.name: arm for arm in config.evaluate.arms if not isinstance(arm, str)}
+    assert {"sft-matched", "ppo-rm", "ppo-rm-bon8", "ppo-env", "ppo-env-bon4", *RIVALS} == arms.keys() - {
+        "ppo-rm-bon4",
+        "ppo-env-bon8",
+    }
+    for arm in arms.values():
+        Path(arm.policy).mkdir(parents=True, exist_ok=True)
+    assert [arm.name for arm in planned_arms(config)][:6] == list(
+        ("one-shot", "retry", "retry-sampled", "shuffled", "reflexion", "sft")
     )
-    assert claim.holds(comparison) is holds
+    assert config.environment.tasks.test == 30 and config.ppo.steps == 10
+
+
+def test_the_matched_run_plays_as_many_episodes_as_ppo(tmp_path: Path) -> None:
+    matched = benchmark(tmp_path).matched(1)
+    assert matched.collect.episodes == 10 * 24 * 8 + 3 * 100
+    assert matched.environment.tasks.offset == 60_500 and matched.environment.tasks.train == 4000
+    assert matched.collect.splits == ["train"] and matched.collect.source == str(tmp_path / "seed-1-env" / "sft")
+
+
+def test_a_rival_learns_at_the_rate_that_validation_tasks_chose(tmp_path: Path) -> None:
+    world = benchmark(tmp_path)
+    returns = {factor: 0.4 + 0.1 * (factor == 3.0) for factor in FACTORS}
+    for name in RIVALS:
+        for factor in FACTORS:
+            best = world.rival(world.world.tuning_seed, name, factor).run_dir / "ppo" / "best"
+            write_json(best / "state.json", {"best_return": returns[factor]})
+    write_json(world.rates_file, {name: tried(world, name) for name in RIVALS})
+    assert world.best_factors() == dict.fromkeys(RIVALS, 3.0)
+    chosen = world.rival(1, "dpo", 3.0)
+    assert chosen.ppo.algorithm == "dpo" and chosen.ppo.learning_rate == pytest.approx(3e-3)
+    assert chosen.run_dir.name == "seed-1-dpo"
+    assert json.loads(world.rates_file.read_text())["grpo"][0]["learning_rate"] == pytest.approx(1e-3 / 3)
 
 
 def test_the_table_is_markdown() -> None:
@@ -78,7 +126,7 @@ def test_the_table_is_markdown() -> None:
     outcomes = pooled({1: results})
     measured = {"value": 0.7, "ci95": [0.65, 0.75]}
     reward = {1: {"accuracy": measured, "pairs": 1200, "auc": {"value": None, "ci95": None}}}
-    text = markdown(results, judge(outcomes, results, DRAWS), reward, argparse.Namespace(offset=60_000))
+    text = markdown(results, judge(CLAIMS, outcomes, results, DRAWS), reward, 60_000)
     assert "| ppo-env-bon8 |" in text and "0.700 (0.650 to 0.750) | 1200 | undefined" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3 and all(len({line.count("|") for line in table}) == 1 for table in tables)
@@ -119,3 +167,13 @@ def test_the_next_attempt_counts_failures_alone() -> None:
     outcomes = {"a": {"solved_at": 0}, "b": {"solved_at": 1}, "c": {"solved_at": None}, "d": {"solved_at": 2}}
     repaired = next_attempt(outcomes)
     assert (repaired["failed"], repaired["solved"], repaired["share"]) == (3, 1, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_every_benchmark_finds_what_it_imports(file: Path) -> None:
+    try:
+        importlib.import_module(f"benchmarks.{file.stem}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        pytest.skip(f"{error.name} is not installed")
