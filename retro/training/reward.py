@@ -254,6 +254,9 @@ class RewardTrainer:
         write_json(self.work.output("report", facts_file(self.work.folder)), facts)
         accuracy = facts["test"]["accuracy"]
         logger.info("reward: within-group accuracy on test tasks %s on %d pairs", accuracy, facts["test"]["pairs"])
+        if labels := facts["test"].get("labels"):
+            shown = (labels["accuracy"], labels["majority"], facts["test"]["auc"])
+            logger.info("reward: accuracy of labels on test tasks %s, of the more frequent label %s, AUC %s", *shown)
 
     def _measure(self, groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         seed = derive_seed(self.config.seed, "reward", "bootstrap")

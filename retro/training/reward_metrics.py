@@ -1,7 +1,8 @@
 """How good a reward model is: accuracy within groups, AUC, calibration, each with an interval bootstrapped by task.
 
 Best-of-N and PPO compare reflections on one failed episode, so the accuracy within groups matters most; an AUC over all
-reflections also rewards telling easy tasks from hard ones. Rows of one task are not independent, so intervals resample
+reflections also rewards telling easy tasks from hard ones. A classifier's accuracy stands beside that of the more
+frequent label, which may be high without any model. Rows of one task are not independent, so intervals resample
 tasks, never rows.
 """
 
@@ -44,6 +45,10 @@ def reward_report(
 ) -> dict[str, Any]:
     """Measure a reward model on ``groups``; returns plain JSON.
 
+    With ``bce``, ``labels`` says how often P(accepted) ≥ ½ is the right label (``accuracy``), how often the more
+    frequent label of these reflections is (``majority``, the accuracy of a model that always predicts it), and their
+    ``difference``.
+
     Args:
         loss: for ``bradley_terry``, the calibration is of P(i better than j) = σ(s_i − s_j) over the unequal pairs; for
             ``bce``, of P(accepted) = σ(s) over the reflections.
@@ -71,7 +76,7 @@ def reward_report(
         interval = bootstrap_by_task(of, statistic, resamples, seed + key) if np.isfinite(value) else None
         return {"value": value if np.isfinite(value) else None, "ci95": interval}
 
-    return {
+    report = {
         "tasks": len(task_index),
         "groups": len(groups),
         "reflections": len(rows),
@@ -81,6 +86,16 @@ def reward_report(
         "ece": measured(lambda weights: calibration_error(probability, outcome, weights), calibration_tasks, 2),
         "reliability": reliability(probability, outcome),
     }
+    if loss == "bce":
+        right = ((scores >= 0) == accepted).astype(np.float64)  # (N,)
+        usual = accepted if 2 * accepted.sum() > len(rows) else 1 - accepted  # (N,) right for the more frequent label
+        report["labels"] = {
+            "accepted": int(accepted.sum()),
+            "accuracy": measured(lambda weights: weighted_mean(right, weights), tasks, 3),
+            "majority": measured(lambda weights: weighted_mean(usual, weights), tasks, 4),
+            "difference": measured(lambda weights: weighted_mean(right - usual, weights), tasks, 5),
+        }
+    return report
 
 
 def within_group_accuracy(groups: Sequence[ScoredGroup], threshold: float = 0.0) -> float:

@@ -150,6 +150,9 @@ def test_it_learns_which_reflections_help_and_says_how_well(filled_config: MakeC
     assert facts["test"]["auc"]["value"] > 0.9
     assert facts["test"]["accuracy"]["ci95"][0] > 0.7
     assert facts["score_std"] > 0
+    if loss == "bce":
+        labels = facts["test"]["labels"]
+        assert labels["accuracy"]["value"] > 0.9 > labels["majority"]["value"]
     assert set(facts["test_by_environment"]) == {"household"}
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert load_file(folder / "head.safetensors")

@@ -81,6 +81,37 @@ def test_a_calibrated_classifier_has_a_small_error_and_an_overconfident_one_has_
     assert reward_report(loud, "bce", 0.0, 50, 0)["ece"]["value"] > 0.1
 
 
+def test_a_classifiers_accuracy_stands_beside_that_of_the_more_frequent_label() -> None:
+    groups = [
+        group("a", (2.0,), (1.0,)),  # accepted, and predicted so
+        group("a", (1.0,), (0.0,)),  # rejected, predicted accepted
+        group("b", (-1.0,), (0.25,)),  # rejected, since its rating is not above the threshold; predicted so
+        group("b", (-1.0,), (0.0,)),  # likewise
+        group("b", (-1.0,), (1.0,)),  # accepted, predicted rejected
+    ]
+    labels = reward_report(groups, "bce", 0.25, 200, 0)["labels"]
+    assert labels["accepted"] == 2
+    assert labels["accuracy"]["value"] == labels["majority"]["value"] == pytest.approx(3 / 5)
+    assert labels["difference"]["value"] == pytest.approx(0.0)
+    assert labels["accuracy"]["ci95"] == pytest.approx([1 / 2, 2 / 3])  # both draws are task a, or both task b
+    assert labels["majority"]["ci95"] == pytest.approx([1 / 2, 2 / 3])
+    assert labels["difference"]["ci95"] == pytest.approx([0.0, 0.0])
+    assert "labels" not in reward_report(groups, "bradley_terry", 0.25, 200, 0)  # its scores have no zero
+    nothing = {"value": None, "ci95": None}
+    assert reward_report([], "bce", 0.0, 10, 0)["labels"] == {
+        "accepted": 0,
+        **dict.fromkeys(("accuracy", "majority", "difference"), nothing),
+    }
+
+
+def test_the_majority_may_be_the_accepted_label() -> None:
+    groups = [group("a", (-1.0,), (1.0,)), group("b", (-1.0,), (1.0,)), group("c", (-1.0,), (0.0,))]
+    labels = reward_report(groups, "bce", 0.0, 50, 0)["labels"]
+    assert labels["majority"]["value"] == pytest.approx(2 / 3)
+    assert labels["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert labels["difference"]["value"] == pytest.approx(-1 / 3)
+
+
 def test_the_interval_resamples_tasks_not_rows() -> None:
     tasks = np.repeat(np.arange(20), 50)
     values = np.repeat(np.arange(20) % 2, 50).astype(float)  # rows of a task agree
