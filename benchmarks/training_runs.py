@@ -59,6 +59,7 @@ class World:
     claims: Sequence[Claim]
     elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further evaluations of the same adapters, and what each changes in the config."""
+    claims_elsewhere: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
     matched: tuple[str, ...] = ()
     """What ``seed-S-matched`` changes so that it has tasks enough."""
 
@@ -267,8 +268,11 @@ def main(world: World, description: str | None) -> int:
         return 0
     if not given.summarise:
         run_all(benchmark, sys.argv[1:])
+    claims = {None: world.claims, **{name: world.claims_elsewhere.get(name, ()) for name in world.elsewhere}}
     holds = [
-        summarise_seeds(where, given.runs, world.claims, {seed: benchmark.evaluation(seed, at) for seed in given.seeds})
-        for where, at in {"results": None, **{name: name for name in world.elsewhere}}.items()
+        summarise_seeds(
+            where or "results", given.runs, its, {seed: benchmark.evaluation(seed, where) for seed in given.seeds}
+        )
+        for where, its in claims.items()
     ]
     return 0 if all(holds) else 1

@@ -26,7 +26,7 @@ OPTIONS = {
     "scienceworld": {"steps": 4, "engines": 1},
     "textworld-express": {"steps": 4},
 }
-ARMS = ["retry-sampled", "reflexion", "sft", "ppo-env", "oracle"]
+ARMS = ["retry-sampled", "ppo-env", "oracle"]
 
 
 def small(model: Path, runs: Path, *more: str) -> list[str]:
@@ -99,6 +99,29 @@ def test_a_config_runs_to_its_export_and_report(name: str, random_model: Path, t
     assert not list(tmp_path.glob("**/*.pkl"))
 
 
+API = ["actor.kind=openai", "actor.model=MODEL", "actor.base_url=http://127.0.0.1:9/v1", "actor.max_tokens=100"]
+SEVEN_B = ["model.base=Qwen/Qwen2.5-7B-Instruct", "model.dtype=bfloat16", "model.quantization=nf4"]
+
+
+def test_alfworld_small_takes_other_models(random_model: Path, tmp_path: Path) -> None:
+    """The overrides at the top of the config: an actor behind an API and a 7B base as a plan, then random weights."""
+    need("alfworld")
+    data = json.dumps(dict.fromkeys(map(str, Split), str(OPTIONS["alfworld"]["data"])))
+    options = [f"environment.options.data={data}", "environment.prompts=alfworld", "environment.options.workers=1"]
+    planned = retro("run", "configs/alfworld-small.yaml", f"runs={tmp_path}", *options, *API, *SEVEN_B, "--dry-run")
+    assert "Qwen/Qwen2.5-7B-Instruct" in planned.stdout
+    retro("run", "configs/alfworld-small.yaml", *small(random_model, tmp_path, *options, "environment.options.steps=4"))
+    run = tmp_path / "alfworld-small"
+    results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    assert results["tasks"] == 3 and set(results["arms"]) == set(ARMS)
+    with ReplayBuffer(f"sqlite:///{run / 'buffer.sqlite'}", create=False) as buffer:
+        rooms = {
+            split: {e.task.id.partition("/")[0].rpartition("-")[2] for e in buffer.episodes() if e.task.split is split}
+            for split in Split
+        }
+    assert not rooms[Split.TRAIN] & rooms[Split.TEST] and not rooms[Split.TRAIN] & rooms[Split.VALIDATION]
+
+
 def test_one_adapter_for_three_environments(random_model: Path, tmp_path: Path) -> None:
     """A mixture is collected, trained on as a whole and in part, and reported by environment."""
     three = ["household", "hotpotqa", "alfworld"]
@@ -110,14 +133,14 @@ def test_one_adapter_for_three_environments(random_model: Path, tmp_path: Path) 
     options = [
         "environment.name=mixture",
         f"environment.options={json.dumps({'environments': entries})}",
-        "environment.tasks={train: 6, validation: 3, test: 6}",
+        "environment.tasks={train: 3, validation: 3, test: 3}",
     ]
     overrides = small(random_model, tmp_path, *options, "name=three")
     retro("run", "configs/hotpotqa.yaml", *overrides)
     run = tmp_path / "three"
     results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
     for arm in results["arms"].values():
-        assert {name: part["tasks"] for name, part in arm["by_environment"].items()} == dict.fromkeys(three, 2)
+        assert {name: part["tasks"] for name, part in arm["by_environment"].items()} == dict.fromkeys(three, 1)
     page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "By environment" in page
     record = json.loads((run / "export" / "retro.json").read_text(encoding="utf-8"))

@@ -42,14 +42,14 @@ def test_sft_reward_ppo_and_export_run_from_the_logged_trials(
 ) -> None:
     logs = shared_data / "logs" / "reflexion_tuples.parquet"
     run = tmp_path / "hotpotqa"
-    shares = ("--validation", "0.2", "--test", "0.2")
+    shares = ("--validation", "0.05", "--test", "0.2")
     retro("buffer", "import", "reflexion-logs", str(logs), "--buffer", str(run), *shares)
     retro(
         *("run", str(ROOT / "configs" / config), "--from", "sft", "--until", "export"),
         *(f"runs={tmp_path}", "name=hotpotqa", f"model.base={long_context_model}", "model.quantization=none"),
         *("model.dtype=float32", "model.max_prompt_tokens=2000", "model.max_new_tokens=16"),
         *("model.gradient_checkpointing=false", "sft.max_steps=2", "sft.batch_size=4", "reward.max_steps=2"),
-        *("reward.batch_size=8", "reward.eval_every=1", "ppo.steps=2", "ppo.contexts=2", "ppo.epochs=2"),
+        *("reward.batch_size=8", "reward.eval_every=2", "ppo.steps=2", "ppo.contexts=2", "ppo.epochs=2"),
     )
     assert (run / "export" / "adapter" / "adapter_model.safetensors").is_file()
     reward = json.loads((run / "reward" / "reward.json").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--conversations", "3", "--turns", "3", "--layers", "1", "--width", "32", "--opening", "20", "--more", "5"]
 
 
+@pytest.mark.slow
 def test_both_sides_play_the_same(tmp_path: Path) -> None:
     file = tmp_path / "actor.json"
     assert main(["--json", str(file), "--baseline", str(ROOT), "--cache-gib", "0.0001", *SMALL]) == 0

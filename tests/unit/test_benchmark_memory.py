@@ -73,6 +73,7 @@ def test_a_layers_work_is_a_line_over_tokens_that_does_not_depend_on_depth() -> 
     assert Work.fit([*straight[:3], made(4, 100, 3050)]).by_depth > 0.02  # as gradients that pile up would do
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     assert main(["--json", str(tmp_path / "memory.json"), "--quick"]) == 0

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["ppo.contexts=2", "ppo.group=2", "model.max_new_tokens=6", "actor.max_tokens=6", "ppo.token_budget=512"]
 
 
+@pytest.mark.slow
 def test_both_sides_compute_the_same(tiny_model_dir: Path, tmp_path: Path) -> None:
     models = [f"actor.model={tiny_model_dir}", f"model.base={tiny_model_dir}"]
     sizes = ["--repeats", "1", "--episodes", "4", "--config", str(ROOT / "configs/quickstart.yaml")]

@@ -38,6 +38,7 @@ def installed() -> bool:
     return done.is_file() and done.read_text() == PINS.read_text()
 
 
+@pytest.mark.slow
 def test_our_own_unshared_path_computes_the_same(tmp_path: Path) -> None:
     file = tmp_path / "unshared.json"
     assert main(["unshared", "--json", str(file), "--repeats", "1", "--group", "2", "--threads", "1", "--quick"]) == 0

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from retro.config import load_config
 from retro.envs.alfworld import AlfworldTasks
 from retro.prompts import load_prompts
 from retro.types import Split, Task
+from scripts.small_models import alfworld
 from scripts.small_models.alfworld import STEPS, reflections, steps_at
 from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, UNREAD, Advice, Says
@@ -267,3 +269,9 @@ def test_the_newest_note_is_told_first() -> None:
 
 def test_the_curriculum_ends_with_whole_plays() -> None:
     assert [steps_at(step, 100) for step in (0, 10, 30, 99)] == [6, 12, STEPS, STEPS]
+
+
+def test_the_config_plays_in_the_rooms_that_the_models_have_not_seen() -> None:
+    options = load_config("configs/alfworld-small.yaml").environment.options
+    assert {split: tuple(rooms) for split, rooms in options["rooms"].items()} == alfworld.ROOMS
+    assert options["steps"] == STEPS

@@ -24,6 +24,8 @@ from scripts.small_models.alfworld.view import Goal, View
 
 logger = logging.getLogger(__name__)
 
+GAMES = 800
+"""Games that a demonstrator plays, drawn at random; both play the same ones."""
 CHAINS = 3
 """Chains of attempts at each game."""
 ATTEMPTS = 3
@@ -43,12 +45,13 @@ class Play:
 
 
 def write_plays(tasks: Sequence[Task], world: TaskSet, character: str, seed: int, file: Path) -> None:
-    """Play every game that ``file`` does not hold yet, and append its chains."""
+    """Play every game that is drawn and that ``file`` does not hold yet, and append its chains."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    shuffled = random.Random(seed).sample(list(tasks), len(tasks))  # an unfinished file has games of all kinds
+    drawn = random.Random(seed).sample(list(tasks), len(tasks))[:GAMES]
+    random.Random(derive_seed("order", seed, character)).shuffle(drawn)  # two at once do not open the same games
     with file.open("a+b") as out:
         done = _whole_lines(out)
-        left = [task for task in shuffled if task.id not in done]
+        left = [task for task in drawn if task.id not in done]
         began = time.monotonic()
         for number, task in enumerate(left, 1):
             rng = random.Random(derive_seed("plays", seed, character, task.id))
