@@ -13,8 +13,10 @@ _CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can be taken now: of a GPU what its driver says is free, else of the machine what the kernel says is
-    available without swapping, or less where a container's limit is nearer; half of the memory where nothing says."""
+    """The bytes that can be allocated now.
+
+    On a GPU: what its driver reports as free. Elsewhere: what the kernel reports as available without swapping, or what
+    is left of the container's limit, whichever is less; half of the machine's memory if neither is known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([_available(), *_left_in_container(Path("/sys/fs/cgroup"))])

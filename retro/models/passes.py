@@ -1,7 +1,7 @@
-"""Which rows the tokens of a pass belong to: passes that feed prompts, and steps that decode behind them.
+"""Passes through the model that feed prompts, and those that decode behind them: which tokens go to which rows.
 
-Rows that are read by one call of attention are neighbours in a block. The more there are the fewer calls, but each of
-them is read up to the longest one's end, and those between them that have no token are read for nothing.
+One call of attention reads neighbouring rows of a block. More rows a call mean fewer calls; but all of them are read up
+to the end of the longest one, and rows without a token in between are read for nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True, slots=True)
 class PromptPass:
-    """A pass that feeds prompts, or what is new of them."""
+    """A pass that feeds prompts, or the new ends of prompts."""
 
     members: list[int]
     """The prompts, in the order of their rows."""
@@ -167,7 +167,7 @@ class SharedRows:
         self.keep(np.arange(len(self._prompts)))
 
     def keep(self, samples: Ints) -> None:
-        """Only ``samples`` (N,) run on."""
+        """Continue with ``samples`` (N,) only."""
         self._of = self._prompts[samples]  # (N,)
         self._counts = np.bincount(self._of, minlength=len(self._lengths))  # (R,)
         starts = self._counts.cumsum() - self._counts

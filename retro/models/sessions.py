@@ -1,4 +1,4 @@
-"""Which conversation lies in which row, how much of its next prompt is already there, and who waits for room."""
+"""Assigns rows of the key-value memory to conversations, and decides which of them wait for room."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The next turn of a conversation: its name, which may be empty, all tokens so far, and those with its answer."""
+    """The next turn of a conversation: its name (or none), all tokens so far, and their number with the answer."""
 
     session: str
     ids: Ids
@@ -51,8 +51,8 @@ class Placed:
 class Sessions:
     """Conversations and their rows.
 
-    A conversation that was begun by :meth:`hold` keeps its row until :meth:`release`; a new one waits until there is
-    room. Any other conversation is kept as long as nobody needs its room; the least recently used one goes first.
+    A conversation that :meth:`hold` began keeps its row until :meth:`release`, and a new one waits until there is room.
+    The row of any other conversation is kept until its room is needed; the least recently used row goes first.
     """
 
     def __init__(self, pool: RowPool) -> None:
@@ -62,13 +62,13 @@ class Sessions:
         self._ended, self._ended_tokens = 0, 0
 
     def hold(self, session: str) -> None:
-        """Keep the conversation's row until :meth:`release`, even while it does not ask."""
+        """Keep the conversation's row until :meth:`release`, also between its requests."""
         conversation = self._known.setdefault(session, Conversation(named=True))
         conversation.held = True
         self._held.setdefault(session, conversation)
 
     def release(self, session: str) -> None:
-        """The conversation has ended: its row is free."""
+        """Free the row of a conversation that has ended."""
         conversation = self._held.pop(session, None)
         self._known.pop(session, None)
         if conversation is None:  # held twice and released before
@@ -79,11 +79,10 @@ class Sessions:
         self._evict(conversation)
 
     def place(self, requests: Sequence[Request], most: int, force: bool) -> list[Placed | None]:
-        """Give rows to the requests, ``most`` of them; None for those that have to wait.
+        """Give rows to at most ``most`` requests; None for those that have to wait.
 
-        Conversations that are going on come first, the oldest of them first: where the room does not suffice for all,
-        the others keep what they have and wait until one has ended. If none of them can go on, the newest ones lose
-        their rows.
+        Conversations that have begun come first, the oldest of them first. Where there is not room for all, the others
+        keep their rows and wait until one has ended. If none of them can continue, the newest ones lose their rows.
 
         Args:
             force: do not wait for conversations that are held and have no request here.
@@ -119,7 +118,7 @@ class Sessions:
             self._evict(placed.conversation)
 
     def _conversations(self, requests: Sequence[Request]) -> list[Conversation]:
-        """Of each request; one without a name, or whose name comes twice, is nobody's."""
+        """The conversation of each request; None for one without a name, or whose name comes twice."""
         found, seen = [], set()
         for request in requests:
             if request.session and request.session not in seen:
@@ -140,7 +139,7 @@ class Sessions:
         found: dict[int, Placed],
         beyond_budget: bool = False,
     ) -> None:
-        """Fill ``found`` in ``order``. After the first conversation that finds no room, nobody takes more room."""
+        """Fill ``found`` in ``order``. After the first conversation without room, no other one takes more room."""
         room = True
         chosen = {id(conversations[i]) for i in order[:most]}
         growing = [i for i in order[:most] if _too_short(conversations[i], requests[i].need)]
