@@ -41,7 +41,9 @@ class Processes:
             done.set()
             reporter.join()
         if any(codes):
-            raise SystemExit(f"{sum(map(bool, codes))} parts failed; the same command continues where they stopped")
+            raise SystemExit(
+                f"{sum(map(bool, codes))} of {len(codes)} parts failed; the same command continues where they stopped"
+            )
 
     def _one(self, part: str) -> int:
         self._going[part] = log = self._folder / f"{part.replace(':', '-')}.log"

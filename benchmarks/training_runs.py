@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.training_processes import Processes
 from benchmarks.training_report import Claim, summarise_seeds
 from retro.artifacts import write_json
+from retro.cli.logs import quieten
 from retro.config import ArmSection, RunConfig, load_config
 from retro.evaluation.presets import best_of
 from retro.layout import BEST
@@ -264,6 +265,7 @@ def main(world: World, description: str | None) -> int:
         world, given.config, given.runs, tuple(given.seeds), given.tasks, given.workers, overrides, rivals
     )
     if given.only:
+        quieten()
         run_part(benchmark, given.only)
         return 0
     if not given.summarise:

@@ -24,7 +24,7 @@ from scripts.small_models.alfworld.view import Goal, View
 
 logger = logging.getLogger(__name__)
 
-GAMES = 800
+GAMES = 600
 """Games that a demonstrator plays, drawn at random; both play the same ones."""
 CHAINS = 3
 """Chains of attempts at each game."""
