@@ -23,6 +23,12 @@ class Speed:
     ``concurrency: Annotated[PositiveInt, Speed] = 256``. A finished stage stays up to date when such a key changes."""
 
 
+class Recall:
+    """Marks a key of a memory that learns across tasks: it changes what is recalled from the bank, never what is
+    learnt. Arms that differ from the run's memory in such keys alone play with the run's bank:
+    ``shuffled: Annotated[bool, Recall] = False``"""
+
+
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values are never changed after they were validated."""
 

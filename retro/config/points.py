@@ -108,7 +108,13 @@ POINTS: dict[str, Point] = {
         "what carries experience into the actor's prompt",
         "a memory",
         _BUILT,
-        {"window": Kind("retro.memory.window:ReflectionWindow", "the latest reflections on this task (Reflexion)")},
+        {
+            "window": Kind("retro.memory.window:ReflectionWindow", "the latest reflections on this task (Reflexion)"),
+            "trajectories": Kind(
+                "retro.memory.trajectories:NearestTrajectories",
+                "a bank: the solved trajectory of the most similar other task, verbatim",
+            ),
+        },
     ),
     "generator": Point(
         "what samples the retrospective model's tokens",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from retro.artifacts import write_json
-from retro.config import ConfigError, MemorySection, RunConfig, build, deciding, resolve
+from retro.config import ConfigError, MemorySection, Recall, RunConfig, Section, build, deciding, resolve
 from retro.layout import RunFolder
 from retro.memory.base import LearningMemory, Memory
 from retro.reading import UnreadableError, read_json
@@ -26,15 +27,27 @@ def bank_of(section: MemorySection, config: RunConfig) -> Path | None:
     """The folder of a memory's bank, which the stage ``memory`` writes; None if the memory does not learn.
 
     Raises:
-        ConfigError: if it learns but is not the run's own memory, which alone has a bank.
+        ConfigError: if it learns, but something else than the run's own memory, which alone has a bank.
     """
     if not learns(section):
         return None
-    if deciding(section) != deciding(config.memory):
+    if _learning(section) != _learning(config.memory):
         raise ConfigError(
             f"memory {section.chosen!r} learns across tasks but is not the run's own memory, which alone has a bank"
         )
     return RunFolder(config.run_dir).memory
+
+
+def _learning(section: Section) -> dict[str, Any]:
+    """The values of a memory's section that decide what its bank holds: those that are not marked ``Recall``."""
+    values = deciding(section)
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if Recall in field.metadata:
+            del values[name]
+        elif isinstance(value, Section):  # the options of a kind of one's own
+            values[name] = _learning(value)
+    return values
 
 
 def bank_inputs(config: RunConfig) -> dict[str, str]:

@@ -73,7 +73,7 @@ def test_the_keys_of_the_loop_stay_beside_ones_own_options(own: str) -> None:
 @pytest.mark.parametrize(
     ("memory", "says"),
     [
-        ({"kind": "windw"}, "memory.kind: memory 'windw' is not known; did you mean 'window'? there are: window"),
+        ({"kind": "windw"}, "memory.kind: memory 'windw' is not known; did you mean 'window'? there are: "),
         ({"kind": ["window"]}, "memory.kind: memory ['window'] is not known"),
         ({"kind": "memories_of_mine:Newest"}, "memory.options.mark: Field required"),
         ({"kind": "memories_of_mine:Newest", "options": {"mark": "!", "newst": 3}}, "did you mean 'newest'?"),
