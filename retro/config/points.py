@@ -114,6 +114,10 @@ POINTS: dict[str, Point] = {
                 "retro.memory.trajectories:NearestTrajectories",
                 "a bank: the solved trajectory of the most similar other task, verbatim",
             ),
+            "retrieval": Kind(
+                "retro.memory.retrieval:UtilityRetrieval",
+                "a bank: reflections of similar other tasks, by similarity and by what came of them",
+            ),
         },
     ),
     "generator": Point(
