@@ -135,6 +135,10 @@ POINTS: dict[str, Point] = {
             "best_of": Kind(
                 "retro.retrospective.samplers.best_of:BestOf", "the best of N by the reward model's score (Best-of-N)"
             ),
+            "backtrack": Kind(
+                "retro.retrospective.samplers.backtrack:Backtrack",
+                "a walk over sentences that can go back, led by the reward model (VGB)",
+            ),
         },
     ),
     "runner": Point(

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from retro.evaluation.records import Record
 from retro.retrospective.samplers.best_of import spent
 from retro.ties import EQUAL, sign
+from retro.types import Reflection
 
 Floats = NDArray[np.float64]
 _CHUNK_CELLS = 8_000_000
@@ -40,11 +41,20 @@ def tokens_of(record: Record) -> int:
     """Every token that an episode cost: the actor's, those of its reflection, and those that the reward model read.
 
     Prompts and completions count alike. A prompt that a group of reflections shares is computed once and counts once:
-    for the model that writes them, and again for the reward model that reads all of them.
+    for the model that writes them, and again for the reward model that reads all of them. A sampler that asks the
+    reward model several times has it read the prompt each time.
     """
-    reflection, candidates = record.episode.reflection, record.candidates
+    reflection = record.episode.reflection
     written = reflection.usage.total if reflection else 0  # in Best-of-N, of all candidates
-    return record.episode.usage.total + written + (spent(candidates).total if candidates else 0)
+    return record.episode.usage.total + written + _scored(record.candidates)
+
+
+def _scored(candidates: Sequence[Reflection]) -> int:
+    """The tokens that the reward model read: the first reflection of each of its answers has the index 0."""
+    if not candidates:
+        return 0
+    usage, answers = spent(candidates), sum(candidate.index == 0 for candidate in candidates)
+    return usage.total + max(answers - 1, 0) * usage.prompt_tokens
 
 
 def outcome(chain: Sequence[Record], attempts: int) -> Outcome:

@@ -1,8 +1,9 @@
 """Generation with a key-value cache of our own: ragged batches, shared prompts, conversations that grow.
 
-Two uses. ``sample`` draws several answers to each prompt, which is computed and held once for all of them
+Three uses. ``sample`` draws several answers to each prompt, which is computed and held once for all of them
 (reflections). ``take_turns`` answers the next turn of many conversations at once, each of which keeps its row of the
-memory, so that only what is new is computed (actors). The results of both are those of each sequence alone, up to the
+memory, so that only what is new is computed (actors). ``extend`` does both: several answers to each of many prompts
+that grow (reflections that are written sentence by sentence). The results are those of each sequence alone, up to the
 rounding of batched sums.
 """
 
@@ -112,14 +113,25 @@ class Engine:
 
     def complete(self, requests: Sequence[tuple[str, Sequence[int], Sampling]]) -> list[Generated]:
         """:meth:`take_turns` of all ``requests``, as many of them at once as there is room for."""
-        results: dict[int, Generated] = {}
+        answers = self.extend([(session, ids, [sampling]) for session, ids, sampling in requests])
+        return [answer for [answer] in answers]
+
+    def extend(self, requests: Sequence[tuple[str, Sequence[int], Sequence[Sampling]]]) -> list[list[Generated]]:
+        """An answer for each sampling of each request (session, all tokens so far, samplings).
+
+        The session keeps the keys and values of the request's tokens, and of its answer if there is only one. Of the
+        session's next request only what follows the longest common prefix is computed.
+
+        Raises:
+            ValueError: as :meth:`take_turns`.
+        """
+        results: dict[int, list[Generated]] = {}
         while len(results) < len(requests):
             rest = [i for i in range(len(requests)) if i not in results]
-            answers = self.take_turns([requests[i] for i in rest], wait=False)
+            answers = self._turns([requests[i] for i in rest], wait=False)
             results |= {i: answer for i, answer in zip(rest, answers, strict=True) if answer is not None}
         return [results[i] for i in range(len(requests))]
 
-    @torch.inference_mode()
     def take_turns(
         self, requests: Sequence[tuple[str, Sequence[int], Sampling]], wait: bool = True
     ) -> list[Generated | None]:
@@ -135,18 +147,25 @@ class Engine:
         Raises:
             ValueError: for an empty prompt or one that leaves no room in the model's context, naming the lengths.
         """
+        answers = self._turns([(session, ids, [sampling]) for session, ids, sampling in requests], wait)
+        return [None if answer is None else answer[0] for answer in answers]
+
+    @torch.inference_mode()
+    def _turns(
+        self, requests: Sequence[tuple[str, Sequence[int], Sequence[Sampling]]], wait: bool
+    ) -> list[list[Generated] | None]:
         for _, ids, _ in requests:
             self.check_length(len(ids))
-        results: list[Generated | None] = [None] * len(requests)
+        results: list[list[Generated] | None] = [None] * len(requests)
         sharing = []
-        for i, (_, ids, sampling) in enumerate(requests):
-            if self._shares(len(ids), sampling):
+        for i, (_, ids, samplings) in enumerate(requests):
+            if all(self._shares(len(ids), sampling) for sampling in samplings):
                 sharing.append(i)
             else:
-                [results[i]] = self._generate(ids, [sampling])
+                results[i] = self._generate(ids, samplings)
         turns = [
-            Request(session, np.asarray(ids, dtype=np.int64), min(len(ids) + sampling.max_tokens, self.context))
-            for session, ids, sampling in (requests[i] for i in sharing)
+            Request(session, np.asarray(ids, dtype=np.int64), self._need(len(ids), samplings))
+            for session, ids, samplings in (requests[i] for i in sharing)
         ]
         placed = self.sessions.place(turns, self.max_rows, not wait)
         chosen = sorted(
@@ -155,10 +174,11 @@ class Engine:
         )
         if chosen:
             rows, ids, known = zip(*((own.row, own.ids, own.known) for own, _ in chosen), strict=True)
-            answers = self._answers(rows, ids, known, [[requests[i][2]] for _, i in chosen])
-            for (own, i), answer in zip(chosen, answers, strict=True):
-                self.sessions.keep(own, answer.ids[:-1])  # the last token was drawn, not fed
-                results[i] = answer
+            answers = iter(self._answers(rows, ids, known, [requests[i][2] for _, i in chosen]))
+            for own, i in chosen:
+                found = results[i] = [next(answers) for _ in requests[i][2]]
+                # The last token was drawn, not fed. Several answers lie side by side in the row: none is its content.
+                self.sessions.keep(own, found[0].ids[:-1] if len(found) == 1 else [])
         return results
 
     def check_length(self, tokens: int) -> None:
@@ -185,6 +205,10 @@ class Engine:
     def _places(self, length: int, count: int, sampling: Sampling) -> int:
         """Places of a row that holds a prompt and all but the last token of each of its samples."""
         return length + count * (min(sampling.max_tokens, self.context - length) - 1)
+
+    def _need(self, length: int, samplings: Sequence[Sampling]) -> int:
+        """Places of a row that holds a prompt and its samples."""
+        return length + sum(min(sampling.max_tokens, self.context - length) for sampling in samplings)
 
     def _chunks(self, lengths: Sequence[int], count: int, sampling: Sampling) -> list[list[int]]:
         """Prompts of similar length together, as many as the row and byte budgets allow."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 from retro.config import GeneratorSection
@@ -48,6 +49,28 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class PrefixKeeper(Generator, Protocol):
+    """A generator that remembers the prompts of a session, so that a longer one is computed only where it is new.
+
+    Reflections that are written sentence by sentence use it. With any other generator each sentence reads the whole
+    prompt again.
+    """
+
+    def conversation(self, session: str) -> AbstractContextManager[None]:
+        """Within, the prompts of ``session`` are remembered."""
+        ...
+
+    def extend(self, requests: Sequence[tuple[Sequence[int], Sequence[Sampling]]]) -> list[list[Generated]]:
+        """A response for each sampling of each prompt, as :meth:`Generator.sample` draws it.
+
+        Args:
+            requests: The tokens of each prompt and the samplings of its responses, each with its own seed. They name
+                one session (``sampling.session``).
+        """
+        ...
+
+
 class EngineGenerator:
     """Samples in this process. It shares the weights with training, so it ignores the version."""
 
@@ -77,3 +100,16 @@ class EngineGenerator:
     ) -> list[list[Generated]]:
         with self._base.role(self._role):  # entered without prompts, too: a distributed base needs all processes
             return self._engine.sample(prompts, count, sampling, seeds) if prompts else []
+
+    @contextmanager
+    def conversation(self, session: str) -> Iterator[None]:
+        """See :class:`PrefixKeeper`. The adapter and its weights must stay the same within."""
+        self._engine.sessions.hold(session)
+        try:
+            yield
+        finally:
+            self._engine.sessions.release(session)
+
+    def extend(self, requests: Sequence[tuple[Sequence[int], Sequence[Sampling]]]) -> list[list[Generated]]:
+        with self._base.role(self._role):
+            return self._engine.extend([(samplings[0].session, ids, samplings) for ids, samplings in requests])

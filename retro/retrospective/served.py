@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from retro.config import ConfigError, ModelSection
 from retro.models.rounds import all_of
-from retro.models.text import end_tokens
+from retro.models.text import encode_response, end_tokens
+from retro.retrospective.drafting import Draft, as_reflection, first_sentence, has_sentence_end
 from retro.retrospective.encoding import Encoder
 from retro.types import Reflection, ReflectionRequest, Sampling, Usage, derive_seed
-from retro.wire.answers import Answer
+from retro.wire.answers import Answer, Choice
 from retro.wire.client import Client
 from retro.wire.credentials import read_key
 from retro.wire.failures import Problem, Words
@@ -91,26 +93,49 @@ class ServedPolicy:
             QuotaError: if it asks every caller to wait for more than two minutes.
         """
         text = self._encoder.text(request.episode)
-        answers = await self._answers(self._begin + text, request.count, request.seed)
+        most = self._encoder.section.max_new_tokens
+        answers = await self._answers(self._begin + text, request.count, request.seed, most)
         prompt_tokens = len(self._encoder.encode(text))
         written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]
         return [replace(reflection, index=index) for index, reflection in enumerate(written)]
 
-    async def _answers(self, prompt: str, count: int, seed: int) -> list[Answer]:
-        """Answers with ``count`` choices in total: one answer, and a further one for each choice that it lacks."""
+    @contextmanager
+    def drafting(self, request: ReflectionRequest) -> Iterator[ServedDrafting]:
+        """Write about the request's episode a sentence at a time (:class:`~retro.retrospective.drafting.Drafting`).
+
+        Raises:
+            PromptTooLongError: if the episode does not fit.
+            ConfigError: if the server is asked in a chat, which cannot continue a text.
+        """
+        if self._client.form.endpoint == "chat":
+            raise ConfigError(
+                f"server {self._client.form.base_url}: its model is asked in a chat, which cannot continue a "
+                "reflection sentence by sentence, as the sampler backtrack does: use the sampler best_of, or load the "
+                "model into this process"
+            )
+        text = self._encoder.text(request.episode)
+        prompt_tokens = len(self._encoder.encode(text))
+        yield ServedDrafting(self._answers, self._encoder, self._begin + text, prompt_tokens, self._source)
+
+    async def _answers(self, prompt: str, count: int, seed: int, most: int) -> list[Answer]:
+        """Answers with ``count`` choices in total: one answer, and a further one for each choice that it lacks.
+
+        Args:
+            most: The tokens of a choice, at most.
+        """
         answers: list[Answer] = []
         try:
-            answers.append(await self._client.ask(prompt, self._sampling(seed, 0), count))
+            answers.append(await self._client.ask(prompt, self._sampling(seed, 0, most), count))
         except RefusedError:
             if count == 1:
                 raise  # for count > 1 the server may only refuse n; otherwise it refuses the single requests, too
         given = sum(len(answer.choices) for answer in answers)
-        singles = (self._client.ask(prompt, self._sampling(seed, index)) for index in range(given, count))
+        singles = (self._client.ask(prompt, self._sampling(seed, index, most)) for index in range(given, count))
         return [*answers, *await all_of(singles)]
 
-    def _sampling(self, seed: int, index: int) -> Sampling:
+    def _sampling(self, seed: int, index: int, most: int) -> Sampling:
         section = self._encoder.section
-        return Sampling(section.temperature, section.top_p, section.max_new_tokens, seed=derive_seed(seed, index))
+        return Sampling(section.temperature, section.top_p, most, seed=derive_seed(seed, index))
 
     def _read(self, answer: Answer, prompt_tokens: int) -> list[Reflection]:
         written = [
@@ -124,6 +149,52 @@ class ServedPolicy:
             replace(reflection, usage=Usage(prompt_tokens, tokens))
             for reflection, tokens in zip(written, completions, strict=True)
         ]
+
+
+class ServedDrafting:
+    """A :class:`~retro.retrospective.drafting.Drafting` by a server that completes texts.
+
+    Each request holds the prompt and the draft behind it, which the server reads again unless it caches prefixes; the
+    usage counts both. A server does not say whether a stop string or the model ended an answer, so each request asks
+    for a whole continuation, of which only the first sentence is kept. All of it is counted.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[str, int, int, int], Awaitable[list[Answer]]],
+        encoder: Encoder,
+        prompt: str,
+        prompt_tokens: int,
+        source: str,
+    ) -> None:
+        self._ask, self._encoder = ask, encoder
+        self._prompt, self._prompt_tokens = prompt, prompt_tokens
+        self._source = source
+
+    async def extend(self, draft: Draft, count: int, seed: int) -> tuple[list[Draft], Usage]:
+        room = self._encoder.section.max_new_tokens - len(draft.ids)
+        answers = await self._ask(self._prompt + draft.text, count, seed, room)
+        usage = sum((self._usage(answer, draft) for answer in answers), Usage())
+        return [self._continued(draft, choice) for answer in answers for choice in answer.choices], usage
+
+    def reflection(self, draft: Draft) -> Reflection:
+        return as_reflection(draft, self._source, self._prompt_tokens)
+
+    def _continued(self, draft: Draft, choice: Choice) -> Draft:
+        text = draft.text + first_sentence(choice.text)
+        ids = self._tokens(text)
+        if not has_sentence_end(choice.text):
+            return Draft(text, ids, choice.finish_reason)
+        return Draft(text, ids, "length" if len(ids) >= self._encoder.section.max_new_tokens else None)
+
+    def _usage(self, answer: Answer, draft: Draft) -> Usage:
+        if answer.counted:
+            return answer.usage
+        written = sum(len(self._tokens(choice.text)) + 1 for choice in answer.choices)
+        return Usage(self._prompt_tokens + len(draft.ids), written)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(encode_response(self._encoder.tokenizer, text)[:-1])
 
 
 def request_section(

@@ -91,6 +91,26 @@ def test_conversations_equal_their_computation_from_scratch(
             histories[i] = kept + prompts_of([rng.randint(1, 9)], seed=100 * turn + i)[0]
 
 
+def test_several_answers_behind_prompts_that_grow_equal_their_computation_from_scratch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rng = random.Random(5)
+    engine = Engine(model, tokenizer, max_rows=2)
+    histories = prompts_of([rng.randint(2, 40) for _ in range(3)], seed=5)
+    for turn in range(3):
+        samplings = [
+            [Sampling(1.0, max_tokens=rng.randint(1, 8), seed=100 * turn + 10 * i + n) for n in range(1 + i % 3)]
+            for i in range(3)
+        ]
+        answers = engine.extend([(f"session {i}", histories[i], samplings[i]) for i in range(3)])
+        for i, (row, answered) in enumerate(zip(samplings, answers, strict=True)):
+            for sampling, answer in zip(row, answered, strict=True):
+                alone = Engine(model, tokenizer).sample([histories[i]], 1, sampling, [[sampling.seed]])
+                assert close(alone[0], [answer], 1e-9)
+            kept = histories[i][: rng.randint(1, len(histories[i]))] if rng.random() < 0.3 else histories[i]
+            histories[i] = kept + rng.choice(answered).ids
+
+
 def test_a_session_is_computed_only_where_it_is_new(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     engine = Engine(model, tokenizer)
     fed: list[int] = []

@@ -11,9 +11,12 @@ from retro.envs import make_taskset
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead
 from retro.prompts import PromptTooLongError, load_prompts
+from retro.retrospective.drafting import Draft, DraftingReflector, has_sentence_end
 from retro.retrospective.encoding import Encoder
+from retro.retrospective.generator import EngineGenerator, PrefixKeeper
 from retro.retrospective.policy import Policy
 from retro.retrospective.reward_model import RewardModel, RewardScorer
+from retro.retrospective.samplers.backtrack import Backtrack, BacktrackOptions
 from retro.retrospective.samplers.best_of import BestOf
 from retro.types import Episode, Recalled, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
 
@@ -131,6 +134,61 @@ def test_best_of_n_on_real_models_keeps_the_highest_score(base, section):
     assert len(kept) == 1
     assert kept[0].score == max(candidate.score for candidate in candidates)
     assert kept == asyncio.run(best.reflect(request))
+
+
+class Forgetful:
+    """The engine without its memory of prompts."""
+
+    def __init__(self, base):
+        engine = EngineGenerator(base)
+        self.use, self.sample = engine.use, engine.sample
+
+
+def test_sentences_are_drawn_alike_with_and_without_a_memory_of_the_prompt_which_costs_less(base, section):
+    async def sentences(policy):
+        with policy.drafting(REQUESTS[0]) as drafting:
+            drafts, usage = await drafting.extend(Draft(), 6, seed=4)
+            going = [draft for draft in drafts if draft.finish_reason is None]
+            longer, more = await drafting.extend(going[0], 3, seed=5)
+            others, rest = await drafting.extend(going[-1], 3, seed=5)
+        return [*drafts, *longer, *others], [usage, more, rest], going
+
+    engine, forgetful = EngineGenerator(base), Forgetful(base)
+    assert isinstance(engine, PrefixKeeper) and not isinstance(forgetful, PrefixKeeper)
+    policies = [Policy.on(base, "policy", PROMPTS, section, "ppo", one) for one in (engine, forgetful)]
+    assert isinstance(policies[0], DraftingReflector)
+    (drafts, kept, going), (same, again, _) = (asyncio.run(sentences(policy)) for policy in policies)
+    assert drafts == same
+    prompt = len(Encoder(PROMPTS, base.tokenizer, section).prompt(REQUESTS[0].episode))
+    lengths = [0, len(going[0].ids), len(going[-1].ids)]
+    assert [usage.prompt_tokens for usage in again] == [prompt + length for length in lengths]
+    assert kept[0] == again[0]
+    assert kept[1].prompt_tokens == lengths[1], "only the sentence"
+    assert kept[2].prompt_tokens <= lengths[2]
+    assert [usage.completion_tokens for usage in kept] == [usage.completion_tokens for usage in again]
+    for draft in drafts:
+        assert base.tokenizer.decode(draft.ids, skip_special_tokens=True) == draft.text
+        assert len(draft.ids) <= section.max_new_tokens
+        assert draft.finish_reason or has_sentence_end(draft.text)
+        assert (draft.finish_reason == "length") <= (len(draft.ids) == section.max_new_tokens)
+    assert not engine._engine.sessions._known, "the prompt is forgotten at the end"
+
+
+def test_backtracking_on_real_models_keeps_a_reflection_with_its_own_score(base, section):
+    scorer = RewardScorer(
+        Encoder(PROMPTS, base.tokenizer, section), RewardModel(base, ScalarHead(base.hidden_size, seed=3))
+    )
+    policy = Policy.on(base, "policy", PROMPTS, section, "ppo")
+    requests = [replace(request, count=2) for request in REQUESTS[:2]]
+    for mode in ("fast", "exact"):
+        sampler = Backtrack(policy, scorer, BacktrackOptions(mode=mode, drafts=2, expansions=3, steps=16))
+        groups = reflect(sampler, requests)
+        alone = reflect(sampler, requests[:1])[0]
+        assert [(one.text, one.usage) for one in alone] == [(one.text, one.usage) for one in groups[0]]
+        for request, group in zip(requests, groups, strict=True):
+            scores = asyncio.run(scorer(request, group))
+            assert [one.score for one in group] == pytest.approx(scores, abs=1e-4)
+            assert [one.index for one in group] == [0, 1]
 
 
 def test_a_cut_reflection_has_no_end_token(base, section):
