@@ -118,6 +118,10 @@ POINTS: dict[str, Point] = {
                 "retro.memory.retrieval:UtilityRetrieval",
                 "a bank: reflections of similar other tasks, by similarity and by what came of them",
             ),
+            "procedures": Kind(
+                "retro.memory.procedures:ProcedureBank",
+                "a bank: steps that led to rewards, by their expected utility (MACLA)",
+            ),
         },
     ),
     "generator": Point(

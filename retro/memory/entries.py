@@ -66,7 +66,7 @@ class EntryBank(ABC, Generic[E]):
     """By id."""
 
     @abstractmethod
-    def choose(self, near: Sequence[tuple[float, E]]) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, E]], opening: str) -> Sequence[tuple[str, str]]:
         """The ids and texts to show, among entries with the similarities of their openings to the task's."""
 
     @abstractmethod
@@ -74,20 +74,24 @@ class EntryBank(ABC, Generic[E]):
         """What an entry is worth: when the bank is full, the one with the lowest value goes. Ids decide between equal
         values; they are hashes, so that no task is favoured."""
 
+    def crowded(self, entries: Sequence[E]) -> Sequence[E]:
+        """Entries of which one has to go; none if there is room for all."""
+        return entries if len(entries) > self.options.capacity else ()
+
     @abstractmethod
     def fold(self, episode: Episode) -> Self:
         """See :class:`~retro.memory.base.LearningMemory`."""
 
     def recall(self, query: Query) -> Recalled:
-        shown = self.choose(self._near(query))
+        shown = self.choose(*self._near(query))
         own = Recalled.latest([reflection.text for reflection in query.reflections], self.options.window)
         return Recalled((*(text for _, text in shown), *own.entries), (*(id for id, _ in shown), *own.ids))
 
     def having(self, *entries: E) -> Self:
         """The bank with these entries, which replace those of the same ids, within its capacity."""
         kept = {**self.entries, **{entry.id: entry for entry in entries}}
-        while len(kept) > self.options.capacity:
-            del kept[min(kept.values(), key=lambda entry: (self.value(entry), entry.id)).id]
+        while crowded := self.crowded(list(kept.values())):
+            del kept[min(crowded, key=lambda entry: (self.value(entry), entry.id)).id]
         return replace(self, entries=kept)
 
     @property
@@ -125,14 +129,16 @@ class EntryBank(ABC, Generic[E]):
             raise UnreadableError(f"{origin}: not an entry of a bank ({problems(error)})") from None
         return entry
 
-    def _near(self, query: Query) -> list[tuple[float, E]]:
+    def _near(self, query: Query) -> tuple[list[tuple[float, E]], str]:
+        """The entries that may be recalled with their similarities, and the opening that they were compared with."""
         entries, index = self._index.get(query.task.environment, ((), TfIdf(())))
         opening, own = query.opening, {query.task.id}
         if self.options.shuffled and entries:
             other = self._other(query, entries)
             opening, own = other.opening, own | {other.task}
         similarities = index.similarities(opening)
-        return [pair for pair in zip(similarities, entries, strict=True) if not pair[1].task or pair[1].task not in own]
+        pairs = zip(similarities, entries, strict=True)
+        return [pair for pair in pairs if not pair[1].task or pair[1].task not in own], opening
 
     def _other(self, query: Query, entries: Sequence[E]) -> E:
         """An entry of another kind than the task's, if there is one; equal tasks get equal entries."""
@@ -148,7 +154,7 @@ class EntryBank(ABC, Generic[E]):
         return {name: (group, TfIdf([entry.opening for entry in group])) for name, group in grouped.items()}
 
 
-def source(episode: Episode) -> dict[str, str]:
+def source(episode: Episode) -> dict[str, Any]:
     """The fields of an entry that was learnt from an episode, without its id."""
     task, opening = episode.task, encodable(episode.trajectory.opening[:MAX_OPENING_CHARS])
     return {"environment": task.environment, "task": task.id, "kind": task.kind, "opening": opening}

@@ -21,7 +21,7 @@ class TfIdf:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        counts = [_words(text) for text in texts]
+        counts = [words(text) for text in texts]
         frequencies = Counter(word for count in counts for word in count)
         self._texts = len(texts)
         self._idf = {word: math.log((1 + len(texts)) / (1 + df)) + 1 for word, df in frequencies.items()}
@@ -33,7 +33,7 @@ class TfIdf:
     def similarities(self, text: str) -> list[float]:
         """The cosine between ``text`` and each indexed text, in [0, 1] up to rounding."""
         found = [0.0] * self._texts
-        for word, weight in self._vector(_words(text)).items():
+        for word, weight in self._vector(words(text)).items():
             for row, other in self._rows[word]:
                 found[row] += weight * other
         return found
@@ -44,5 +44,6 @@ class TfIdf:
         return {word: weight / length for word, weight in weights.items()}
 
 
-def _words(text: str) -> Counter[str]:
+def words(text: str) -> Counter[str]:
+    """The words of a text, in lower case, with their counts."""
     return Counter(_WORD.findall(text[:MAX_CHARS].lower()))

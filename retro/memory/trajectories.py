@@ -60,7 +60,7 @@ class NearestTrajectories(EntryBank[Solved]):
         known = self.entries.get(solved.id)
         return self if known is not None and _rank(known) <= _rank(solved) else self.having(solved)
 
-    def choose(self, near: Sequence[tuple[float, Solved]]) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, Solved]], opening: str) -> Sequence[tuple[str, str]]:
         ordered = sorted(near, key=lambda pair: (-pair[0], pair[1].id))[: self.options.count]
         return [(entry.episode, f"Another task that was solved:\n{entry.text}") for _, entry in reversed(ordered)]
 
