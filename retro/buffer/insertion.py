@@ -1,10 +1,16 @@
-"""Checks an episode before it is added to the tree, and writes its rows."""
+"""Adds an episode to the tree: inserts its rows unless they are there, and refuses what contradicts the buffer.
+
+Several writers may add at once. An insert that conflicts changes nothing; what is there is then read and compared.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, insert, select
+from typing import Any
 
-from retro.buffer.engine import EpisodeRefusedError
+from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from retro.buffer.engine import EpisodeRefusedError, UnstorableError
 from retro.buffer.lines import read_back
 from retro.buffer.schema import (
     content_digest,
@@ -15,7 +21,7 @@ from retro.buffer.schema import (
     task_row,
     tasks,
 )
-from retro.types import Episode, Split, StopReason, Task, to_json
+from retro.types import Episode, StopReason, Task, to_json
 
 # Built once: making a statement takes longer than running it.
 _DIGEST_OF = select(episodes.c.digest).where(episodes.c.id == bindparam("wanted"))
@@ -23,59 +29,68 @@ _TASK_OF = select(tasks).where(tasks.c.environment == bindparam("environment"), 
 _PARENT_OF = select(
     episodes.c.environment, episodes.c.task, episodes.c.trial, episodes.c.success, episodes.c.stop
 ).where(episodes.c.id == bindparam("wanted"))
-_REFLECTION_OF = select(reflections.c.id).where(reflections.c.id == bindparam("wanted"))
-_INSERT_TASK, _INSERT_REFLECTION, _INSERT_EPISODE = insert(tasks), insert(reflections), insert(episodes)
+_INSERTS = {
+    (dialect, table): insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    for dialect, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+    for table in (tasks, reflections, episodes)
+}
 
 
 def insert_episode(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
-    """Check an episode, then write it; False if it is there already. ``task_cache`` caches the tasks' rows.
+    """Add an episode; False if it is there already. ``task_cache`` caches the tasks' rows.
 
     Raises:
-        EpisodeRefusedError: before anything is written.
+        EpisodeRefusedError: if it contradicts the buffer, or cannot be stored. Nothing of it is written then.
     """
     episode = read_back(episode)
+    try:
+        with connection.begin_nested():
+            added = _insert(connection, episode, task_cache)
+    except UnstorableError as error:
+        raise EpisodeRefusedError(f"episode {episode.id!r}: {error}") from None
+    task_cache[episode.task.environment, episode.task.id] = episode.task
+    return added
+
+
+def _insert(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
     tree = to_json(episode)
     digest = content_digest(tree)
-    present = connection.scalar(_DIGEST_OF, {"wanted": episode.id})
-    if present == digest:
-        return False
-    if present is not None:
-        raise EpisodeRefusedError(
-            f"episode {episode.id!r}: the buffer holds another one with this id; give each its own"
-        )
-    task_is_new = _check_task(connection, episode, task_cache)
+    if task_cache.get((episode.task.environment, episode.task.id)) != episode.task:
+        _insert_task(connection, episode)
+    reflection, reflection_id = None, None
     if episode.parent is not None:
         _check_parent(connection, episode, episode.parent)
+        if episode.reflection is not None:
+            reflection = reflection_row(episode.parent, tree["reflection"])
+            reflection_id = reflection["id"]
     elif episode.reflection is not None:
         raise EpisodeRefusedError(f"episode {episode.id!r}: it has a reflection but no parent; name the failed episode")
-
-    if task_is_new:
-        connection.execute(_INSERT_TASK, task_row(episode.task))
-    reflection_id = None
-    if episode.reflection is not None and episode.parent is not None:
-        row = reflection_row(episode.parent, tree["reflection"])
-        reflection_id = row["id"]
-        if connection.scalar(_REFLECTION_OF, {"wanted": reflection_id}) is None:
-            connection.execute(_INSERT_REFLECTION, row)
-    connection.execute(_INSERT_EPISODE, episode_row(tree, reflection_id, digest))
-    task_cache[episode.task.environment, episode.task.id] = episode.task
+    if not _inserts(connection, episodes, episode_row(tree, reflection_id, digest)):
+        if connection.scalar(_DIGEST_OF, {"wanted": episode.id}) != digest:
+            raise EpisodeRefusedError(
+                f"episode {episode.id!r}: the buffer holds another one with this id; give each its own"
+            )
+        return False
+    if reflection is not None:
+        _inserts(connection, reflections, reflection)
     return True
 
 
-def _check_task(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
+def _inserts(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
+    """Insert ``row``; False if there is one with its key."""
+    return connection.execute(_INSERTS[connection.dialect.name, table], row).rowcount > 0
+
+
+def _insert_task(connection: Connection, episode: Episode) -> None:
     task = episode.task
-    recorded = task_cache.get((task.environment, task.id))
-    if recorded is None:
-        row = connection.execute(_TASK_OF, {"environment": task.environment, "wanted": task.id}).mappings().first()
-        if row is None:
-            return True
-        recorded = Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
-    if recorded != task:
+    if _inserts(connection, tasks, task_row(task)):
+        return
+    row = connection.execute(_TASK_OF, {"environment": task.environment, "wanted": task.id}).mappings().one()
+    if (row["split"], row["kind"]) != (task.split.value, task.kind):
         raise EpisodeRefusedError(
-            f"episode {episode.id!r}: the buffer has task {task.id!r} of {task.environment} as {recorded.split.value} "
-            f"(kind {recorded.kind!r}), not {task.split.value} (kind {task.kind!r}); a task has one split and one kind"
+            f"episode {episode.id!r}: the buffer has task {task.id!r} of {task.environment} as {row['split']} "
+            f"(kind {row['kind']!r}), not {task.split.value} (kind {task.kind!r}); a task has one split and one kind"
         )
-    return False
 
 
 def _check_parent(connection: Connection, episode: Episode, parent: str) -> None:

@@ -10,6 +10,7 @@ from retro.buffer.schema import (
     SCHEMA_VERSION,
     content_digest,
     episodes,
+    metadata,
     schema_info,
     schema_version,
     select_episodes,
@@ -45,12 +46,25 @@ def migrate(url: str, window: int = WINDOW) -> int:
             if version != 1:
                 raise unreadable(engine.url.render_as_string(), version)
             connection.execute(_ADD_RECALLED)
+            if connection.dialect.name == "postgresql":
+                _set_types(connection)
             found = connection.execute(select(tasks)).mappings().all()
             rewritten = sum(_derive(connection, task, window) for task in found)
             connection.execute(update(schema_info).values(version=SCHEMA_VERSION))
             return rewritten
     finally:
         engine.dispose()
+
+
+def _set_types(connection: Connection) -> None:
+    """Give all columns the types of :mod:`retro.buffer.schema`, which in SQLite are only names.
+
+    Version 1 limited the length of texts in PostgreSQL, and left their order to the server's locale.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    for table in metadata.sorted_tables:
+        types = [f"ALTER {quote(column.name)} TYPE {column.type.compile(connection.dialect)}" for column in table.c]
+        connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} {', '.join(types)}")
 
 
 def _derive(connection: Connection, task: RowMapping, window: int) -> int:

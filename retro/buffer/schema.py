@@ -1,14 +1,16 @@
-"""The replay buffer's tables, and episodes as rows. The types are plain SQL, for SQLite and PostgreSQL."""
+"""The replay buffer's tables, and episodes as rows, in SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
+    VARCHAR,
     BigInteger,
     Boolean,
     Column,
@@ -34,6 +36,9 @@ from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, 
 
 SCHEMA_VERSION = 2
 
+NAME = String().with_variant(VARCHAR(collation="C"), "postgresql")
+"""Text in an order that does not depend on the server's locale: training reads the episodes in this order."""
+
 metadata = MetaData()
 
 schema_info = Table("schema_info", metadata, Column("version", Integer, primary_key=True))
@@ -41,46 +46,46 @@ schema_info = Table("schema_info", metadata, Column("version", Integer, primary_
 tasks = Table(
     "tasks",
     metadata,
-    Column("environment", String(200), primary_key=True),
-    Column("id", String(500), primary_key=True),
-    Column("split", String(20), nullable=False),
-    Column("kind", String(200), nullable=False),
+    Column("environment", NAME, primary_key=True),
+    Column("id", NAME, primary_key=True),
+    Column("split", NAME, nullable=False),
+    Column("kind", NAME, nullable=False),
 )
 
 reflections = Table(
     "reflections",
     metadata,
-    Column("id", String(64), primary_key=True),
-    Column("parent", String(200), ForeignKey("episodes.id"), nullable=False, index=True),
+    Column("id", NAME, primary_key=True),
+    Column("parent", NAME, ForeignKey("episodes.id"), nullable=False, index=True),
     Column("text", Text, nullable=False),
-    Column("source", String(500), nullable=False),
-    Column("index", Integer, nullable=False),
-    Column("finish_reason", String(20), nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
+    Column("source", NAME, nullable=False),
+    Column("index", BigInteger, nullable=False),
+    Column("finish_reason", NAME, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
     Column("score", Float, nullable=True),
 )
 
 episodes = Table(
     "episodes",
     metadata,
-    Column("id", String(200), primary_key=True),
-    Column("environment", String(200), nullable=False),
-    Column("task", String(500), nullable=False),
-    Column("trial", Integer, nullable=False),
-    Column("parent", String(200), ForeignKey("episodes.id"), nullable=True, index=True),
+    Column("id", NAME, primary_key=True),
+    Column("environment", NAME, nullable=False),
+    Column("task", NAME, nullable=False),
+    Column("trial", BigInteger, nullable=False),
+    Column("parent", NAME, ForeignKey("episodes.id"), nullable=True, index=True),
     # Not a foreign key: reflections already refer to episodes, and the two tables would form a cycle.
-    Column("reflection", String(64), nullable=True),
+    Column("reflection", NAME, nullable=True),
     Column("return", Float, nullable=False),
     Column("success", Boolean, nullable=False),
-    Column("stop", String(20), nullable=False),
+    Column("stop", NAME, nullable=False),
     Column("seed", BigInteger, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
     Column("trajectory", JSON, nullable=False),
     Column("recalled", JSON, nullable=False),
     Column("info", JSON, nullable=False),
-    Column("digest", String(32), nullable=False),
+    Column("digest", NAME, nullable=False),
     ForeignKeyConstraint(["environment", "task"], ["tasks.environment", "tasks.id"]),
     Index("episodes_by_task", "environment", "task", "trial"),
 )
@@ -105,7 +110,7 @@ def unreadable(name: str, version: int | None) -> ReplayBufferError:
         )
     return ReplayBufferError(
         f"replay buffer {name}: it has schema version {version}, this retro reads {SCHEMA_VERSION}; bring it up to "
-        f"date, once, with: retro buffer migrate {name}"
+        f"date, once, with: retro buffer migrate {shlex.quote(name)}"
     )
 
 

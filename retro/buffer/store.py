@@ -1,7 +1,7 @@
 """The replay buffer: a tree of episodes in a database, one transaction an episode.
 
-SQLite runs in WAL mode with a busy timeout: one process writes while others read, and a killed process leaves whole
-episodes only. Any other SQLAlchemy URL works as well (PostgreSQL).
+A killed process leaves whole episodes only. SQLite runs in WAL mode with a busy timeout: one process writes while
+others read. In PostgreSQL several processes add episodes at once, and a restart of the server loses none.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from sqlalchemy import func, insert, inspect, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateSchema
 
-from retro.buffer.engine import WRITING, ReplayBufferError, open_engine, use_wal
+from retro.buffer.engine import ADDING, WRITING, ReplayBufferError, open_engine, reconnecting, use_wal
 from retro.buffer.insertion import insert_episode
 from retro.buffer.schema import (
     SCHEMA_VERSION,
@@ -47,8 +47,8 @@ class ReplayBuffer:
     """Episodes by id, and the tree that they form.
 
     Args:
-        url: A SQLAlchemy database URL, for example ``sqlite:///runs/NAME/buffer.sqlite``.
-        create: Whether to make a database that does not exist yet; otherwise that is an error.
+        url: ``sqlite:///runs/NAME/buffer.sqlite``, or ``postgresql+psycopg://host/database?schema=NAME``.
+        create: Whether to make a file or a schema that does not exist yet; otherwise that is an error.
 
     Raises:
         ReplayBufferError: if the URL is malformed, its driver is missing, the database can't be opened, or it holds
@@ -65,34 +65,31 @@ class ReplayBuffer:
             self._engine.dispose()
             raise
 
+    @reconnecting
     def add(self, episode: Episode) -> None:
         """Store ``episode`` in one transaction; adding the same one again changes nothing.
 
+        If a PostgreSQL server restarts meanwhile, this waits for it and adds the episode then.
+
         Raises:
             EpisodeRefusedError: if another episode has this id, its parent is missing or did not fail, its task is in
-                the buffer with another split or kind, or it holds a value that JSON cannot express.
+                the buffer with another split or kind, or it holds a value that cannot be stored.
             ReplayBufferError: if the database cannot be written.
         """
-        try:
-            with self.transaction() as add:
-                add(episode)
-        except IntegrityError:
-            # Another process added the same task or reflection at the same time; the second try finds it.
-            with self.transaction() as add:
-                add(episode)
+        with self._transaction(ADDING) as add:
+            add(episode)
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[[Episode], bool]]:
         """Several episodes or none: yields ``add(episode) -> bool`` (False: it was there already).
 
-        ``add`` raises :class:`EpisodeRefusedError` before it writes anything of the episode, so a caller may catch
-        that and go on with the next one. Any error that leaves the ``with`` block undoes everything.
+        ``add`` raises :class:`EpisodeRefusedError` and leaves nothing of the episode, so a caller may catch that and go
+        on with the next one. Any error that leaves the ``with`` block undoes everything. Other writers wait meanwhile.
         """
-        cache = dict(self._task_cache)
-        with self._engine.execution_options(**WRITING).begin() as connection:
-            yield lambda episode: insert_episode(connection, episode, cache)
-        self._task_cache = cache
+        with self._transaction(WRITING) as add:
+            yield add
 
+    @reconnecting
     def get(self, id: str) -> Episode | None:
         """The episode with an id, or None. Raises ReplayBufferError if its row is damaged."""
         with self._engine.connect() as connection:
@@ -139,16 +136,19 @@ class ReplayBuffer:
             if episode.failed:
                 yield episode, paths[episode.id]
 
+    @reconnecting
     def count(self) -> int:
         """How many episodes there are."""
         with self._engine.connect() as connection:
             return connection.scalar(select(func.count()).select_from(episodes)) or 0
 
+    @reconnecting
     def environments(self) -> list[str]:
         """The environments of the episodes, in alphabetical order."""
         with self._engine.connect() as connection:
             return sorted(str(name) for name in connection.scalars(select(episodes.c.environment).distinct()))
 
+    @reconnecting
     def digest(self, environments: Sequence[str] = ()) -> str:
         """32 hexadecimal digits that name the whole content; the order in which it was added does not matter."""
         query = select(episodes.c.id, episodes.c.digest).order_by(episodes.c.id)
@@ -173,6 +173,13 @@ class ReplayBuffer:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _transaction(self, options: dict[str, str]) -> Iterator[Callable[[Episode], bool]]:
+        cache = dict(self._task_cache)
+        with self._engine.execution_options(**options).begin() as connection:
+            yield lambda episode: insert_episode(connection, episode, cache)
+        self._task_cache = cache
+
     def _select(self, environments: Sequence[str], splits: Sequence[Split | str]) -> Iterator[Episode]:
         query = select_episodes()
         if environments:
@@ -193,7 +200,7 @@ class ReplayBuffer:
         use_wal(self._engine)
 
     def _create(self) -> int | None:
-        """Make the tables and return their version; another process may have made them first."""
+        """Make the namespace and the tables, and return their version; another process may have made them first."""
         with self._engine.execution_options(**WRITING).begin() as connection:
             version = schema_version(connection)
             if version is None:
@@ -203,6 +210,9 @@ class ReplayBuffer:
                         f"replay buffer {self}: not a replay buffer, but a database with the tables "
                         f"{', '.join(sorted(present))}; give the buffer one of its own"
                     )
+                schema = connection.engine.url.query.get("schema")
+                if schema is not None and not inspect(connection).has_schema(str(schema)):
+                    connection.execute(CreateSchema(str(schema)))
                 metadata.create_all(connection)
                 connection.execute(insert(schema_info).values(version=SCHEMA_VERSION))
                 return SCHEMA_VERSION

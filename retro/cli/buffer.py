@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from retro.database_url import in_namespace
 from retro.layout import RunFolder
 
 buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT = "runs/imported"
-BufferOption = Annotated[
-    str, typer.Option("--buffer", help="A run folder, an SQLite file, or a SQLAlchemy database URL.")
-]
-BufferArgument = Annotated[str, typer.Argument(help="A run folder, an SQLite file, or a SQLAlchemy database URL.")]
+_BUFFER = "A run folder, an SQLite file, or a URL such as postgresql+psycopg://HOST/DATABASE?schema=RUN."
+BufferOption = Annotated[str, typer.Option("--buffer", help=_BUFFER)]
+BufferArgument = Annotated[str, typer.Argument(help=_BUFFER)]
 
 
 class Format(StrEnum):
@@ -25,13 +25,17 @@ class Format(StrEnum):
 
 
 def buffer_url(buffer: str) -> str:
-    """The database URL of a run folder, an SQLite file, or a URL."""
+    """The database URL of a run folder (by its config.yaml, if there is one), an SQLite file, or a URL."""
     if "://" in buffer:
         return buffer
     path = Path(buffer)
-    if path.suffix not in (".sqlite", ".sqlite3", ".db"):
-        path = RunFolder(path).buffer
-    return f"sqlite:///{path}"
+    if path.suffix in (".sqlite", ".sqlite3", ".db"):
+        return f"sqlite:///{path}"
+    config = _config_of(path)
+    url = _value(config, "buffer", "url")
+    if url is not None:
+        return in_namespace(str(url), str(config.get("name", path.name)))
+    return f"sqlite:///{RunFolder(path).buffer}"
 
 
 @buffer_app.command("import")
@@ -145,10 +149,20 @@ def migrate(
 def _window_of(run: Path) -> int:
     """``memory.size`` in the config of a run folder, by default 3."""
     from retro.buffer.recalled import WINDOW
+
+    size = _value(_config_of(run), "memory", "size")
+    return size if isinstance(size, int) and size > 0 else WINDOW
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """The sections in the config of a run folder, which another release may have written; empty if there is none."""
     from retro.reading import read_yaml
 
     config = run / "config.yaml"
     tree = read_yaml(config) if config.is_file() else None
-    memory = tree.get("memory") if isinstance(tree, dict) else None
-    size = memory.get("size") if isinstance(memory, dict) else None
-    return size if isinstance(size, int) and size > 0 else WINDOW
+    return tree if isinstance(tree, dict) else {}
+
+
+def _value(config: dict[str, Any], section: str, key: str) -> Any:
+    tree = config.get(section)
+    return tree.get(key) if isinstance(tree, dict) else None

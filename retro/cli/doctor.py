@@ -14,6 +14,7 @@ from retro.artifacts import versions
 from retro.cli.logs import quieten
 
 EXTRAS = {
+    "psycopg": "buffer.url: postgresql+psycopg://…",
     "bitsandbytes": "quantization: nf4",
     "wandb": "trackers: [wandb]",
     "tensorboard": "trackers: [tensorboard]",

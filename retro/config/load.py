@@ -16,7 +16,8 @@ from retro.config.kinds import is_kind_section, section_class
 from retro.config.migration import migrated
 from retro.config.points import POINTS
 from retro.config.run import RunConfig
-from retro.reading import UnreadableError, cut, parse_yaml, read_yaml, without_user
+from retro.database_url import has_password, without_password
+from retro.reading import UnreadableError, cut, parse_yaml, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +74,15 @@ def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
 
 def _refuse_passwords(config: RunConfig) -> None:
     """Refuse passwords before the config is written to the run folder, the trackers and the terminal."""
-    for key, url, remedy in (
-        (
-            "actor.base_url",
-            getattr(config.actor, "base_url", None) or "",
-            "set the environment variable OPENAI_API_KEY",
-        ),
-        ("buffer.url", config.buffer.url or "", "give it as the database's driver reads it (PGPASSWORD or ~/.pgpass)"),
+    buffer, server = config.buffer.url or "", getattr(config.actor, "base_url", None) or ""
+    for key, url, refused, remedy in (
+        ("actor.base_url", server, "//" in server.rpartition("@")[0], "set the environment variable OPENAI_API_KEY"),
+        ("buffer.url", buffer, has_password(buffer), "give it to PostgreSQL in PGPASSWORD or ~/.pgpass"),
     ):
-        user = url.rpartition("@")[0].partition("//")[2]
-        if user and (":" in user or key == "actor.base_url"):
+        if refused:
             raise ConfigError(
-                f"{key} {without_user(url)!r}: a password in a URL would be written to config.yaml and logs: take it "
-                f"out, and {remedy}"
+                f"{key} {without_password(url)!r}: a password in a URL would be written to config.yaml and logs: take "
+                f"it out, and {remedy}"
             )
 
 

@@ -89,7 +89,9 @@ class RunnerSection(KindSection):
 
 class BufferSection(Section):
     url: str | None = None
-    """A SQLAlchemy database URL; by default ``buffer.sqlite`` in the run folder."""
+    """Where the buffer is: ``sqlite:///PATH``, by default ``buffer.sqlite`` in the run folder, or
+    ``postgresql+psycopg://HOST/DATABASE``, where each run has a namespace of its name. To share one, runs write it into
+    the URL: ``…?schema=NAME``. A password is refused; see docs/buffer.md."""
     environments: list[str] = []
     """The environments in the buffer from which training reads; empty means all."""
 

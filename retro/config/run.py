@@ -21,6 +21,7 @@ from retro.config.playing import (
     RunnerSection,
 )
 from retro.config.training import PolicySection, RewardSection, SftSection
+from retro.database_url import in_namespace
 from retro.layout import RunFolder
 
 
@@ -58,7 +59,10 @@ class RunConfig(Section):
 
     @property
     def buffer_url(self) -> str:
-        return self.buffer.url or f"sqlite:///{RunFolder(self.run_dir).buffer}"
+        """The URL of the run's own buffer: in PostgreSQL its namespace is the run's name, unless the URL names one."""
+        if self.buffer.url is None:
+            return f"sqlite:///{RunFolder(self.run_dir).buffer}"
+        return in_namespace(self.buffer.url, self.name)
 
     def dump(self) -> str:
         """YAML that :func:`load_config` reads back to an equal config."""

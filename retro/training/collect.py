@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,12 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
     section = config.collect
     device = resolve_device(config.device)
     unreflected: list[Unreflected] = []
-    with PlayerParts(device, config.actor_ledger) as parts:
+    with PlayerParts(device, config.actor_ledger) as parts, ExitStack() as opened:
         tasks = collected_tasks(config, parts.taskset(config.environment))
         actor = parts.actor(config.actor) if isinstance(config.actor, OpenAIOptions) else None
         if isinstance(actor, OpenAIActor):
             asyncio.run(actor.check())  # before minutes are spent on loading the base
+        buffer = opened.enter_context(ReplayBuffer(config.buffer_url))  # likewise
         base = SharedBase.load(config.model, device)
         adapter, role, source = _writer(config), None, section.source
         if adapter is not None:
@@ -129,7 +130,7 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         policy = Policy.on(base, role, prompts, config.model, source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
         runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
-        with closing(runner), ReplayBuffer(config.buffer_url) as buffer:
+        with closing(runner):
             if section.episodes is None:
                 progress, skip = CollectionProgress(len(tasks)), unreflected.append
                 played = collect(runner, tasks, plan, policy, buffer, progress, skip)

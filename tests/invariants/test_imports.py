@@ -9,6 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
     {"reading", "layout", "ties"},
+    {"database_url"},
     {"ratings"},
     {"types"},
     {"config"},

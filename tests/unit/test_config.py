@@ -147,8 +147,21 @@ def test_a_bad_override_says_how_to_write_it(tmp_path: Path, override: str, says
 
 def test_the_buffer_is_in_the_run_folder_unless_the_config_says_otherwise() -> None:
     assert RunConfig(name="a", runs="r").buffer_url == "sqlite:///r/a/buffer.sqlite"
-    config = parse_config({"buffer": {"url": "postgresql://host/db"}}, "here")
-    assert config.buffer_url == "postgresql://host/db"
+    config = parse_config({"buffer": {"url": "sqlite:///elsewhere.sqlite"}}, "here")
+    assert config.buffer_url == "sqlite:///elsewhere.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("postgresql+psycopg://host/db", "postgresql+psycopg://host/db?schema=a%2Fb%20%C3%A4"),
+        ("postgresql://me@/db?host=/tmp", "postgresql://me@/db?host=/tmp&schema=a%2Fb%20%C3%A4"),
+        ("postgresql://host/db?schema=team&connect_timeout=5", "postgresql://host/db?schema=team&connect_timeout=5"),
+        ("postgresql://host/db?schema=", "postgresql://host/db?schema="),
+    ],
+)
+def test_a_run_has_a_namespace_in_postgresql(url: str, whole: str) -> None:
+    assert parse_config({"name": "a/b ä", "buffer": {"url": url}}, "here").buffer_url == whole
 
 
 @given(st.floats(min_value=1e-8, max_value=1.0), st.integers(min_value=1, max_value=10**6), st.text(max_size=20))
@@ -167,6 +180,9 @@ def test_the_page_of_all_keys_is_current() -> None:
     ("tree", "key"),
     [
         ({"buffer": {"url": "postgresql://me:hunter2@host/retro"}}, "buffer.url"),
+        ({"buffer": {"url": "postgresql://me:a/b?hunter2@host/retro"}}, "buffer.url"),
+        ({"buffer": {"url": "postgresql://me@host/retro?sslmode=require&Password=hunter2"}}, "buffer.url"),
+        ({"buffer": {"url": "postgresql://host/retro?passfile=hunter2"}}, "buffer.url"),
         ({"actor": {"kind": "openai", "base_url": "http://me:hunter2@host/v1"}}, "actor.base_url"),
     ],
 )

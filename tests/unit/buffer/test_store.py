@@ -16,6 +16,8 @@ import pytest
 
 from retro.buffer import ReplayBuffer, ReplayBufferError
 from retro.buffer.engine import EpisodeRefusedError
+from retro.cli.plan import plan_run
+from retro.config import RunConfig
 from retro.types import Episode, Recalled, Split, Step, StopReason, Task, Trajectory
 
 Make = Callable[..., Episode]
@@ -195,10 +197,31 @@ def test_a_transaction_is_all_or_nothing(buffer: ReplayBuffer, make: Make) -> No
     buffer.add(make("root", 0.3, task=Task("household", "task-1", Split.TEST)))  # the task was taken back as well
 
 
-@pytest.mark.parametrize("url", ["not a url", "nosuchdb://x/y"])
-def test_urls_that_name_no_database(url: str) -> None:
-    with pytest.raises(ReplayBufferError, match="replay buffer"):
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("not a url", "not a database URL"),
+        ("mysql://x/y", r"in SQLite .* or in PostgreSQL .*, not in mysql"),
+        ("postgresql+psycopg2://x/y?schema=a", r"postgresql\+psycopg://host/database\), not in postgresql\+psycopg2"),
+        ("postgresql+psycopg://me:secret@x/y?schema=a", r"//\*\*\*@x/y\?schema=a: take the password out of the URL"),
+        ("postgresql://x/y?schema=a&sslpassword=secret", r"sslpassword=\*\*\*: take the password out of the URL"),
+        ("postgresql://x/y", r"name the buffer's namespace .*\?schema=NAME"),
+        ("postgresql://x/y?schema=pg_a", "'pg_a' is PostgreSQL's own"),
+        ("postgresql://x/y?schema=" + "%C3%A4" * 32, "longer than 63 bytes"),
+    ],
+)
+def test_urls_of_no_buffer(url: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retro.buffer.engine.find_spec", lambda name: True)
+    with pytest.raises(ReplayBufferError, match=problem) as raised:
         ReplayBuffer(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_missing_driver_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retro.buffer.engine.find_spec", lambda name: None)
+    config = RunConfig.model_validate({"buffer": {"url": "postgresql+psycopg://host/db"}})
+    with pytest.raises(ReplayBufferError, match=r"pip install 'retro\[postgres\]'$"):
+        plan_run(config, ())
 
 
 def test_a_missing_file_or_a_foreign_one_is_an_error(tmp_path: Path) -> None:
@@ -290,12 +313,6 @@ def test_a_row_that_an_older_release_wrote_or_that_is_damaged_is_named(
             with pytest.raises(ReplayBufferError, match=rf"^episode 'bad': its row .*{problem}.*; delete it") as raised:
                 read()
             assert "\n" not in str(raised.value)
-
-
-def test_a_password_is_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(ReplayBufferError) as raised:
-        ReplayBuffer("nosuchdb://user:secret@host/name")
-    assert "secret" not in str(raised.value)
 
 
 def test_an_in_memory_buffer(make: Make) -> None:
