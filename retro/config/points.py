@@ -143,6 +143,10 @@ POINTS: dict[str, Point] = {
                 "retro.retrospective.samplers.backtrack:Backtrack",
                 "a walk over sentences that can go back, led by the reward model (VGB)",
             ),
+            "refine": Kind(
+                "retro.retrospective.samplers.refine:Refine",
+                "the policy criticises and rewrites its reflection (Self-Refine)",
+            ),
         },
     ),
     "runner": Point(

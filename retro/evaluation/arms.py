@@ -63,6 +63,11 @@ class Arm:
         """Whether the policy's first reflection is used as it is."""
         return self.sampler.kind == "first"
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether the policy rewrites its reflections, by prompts that no other arm uses."""
+        return self.sampler.kind == "refine"
+
 
 def describe(arm: Arm, config: RunConfig) -> Description:
     """The arm's parts and role, as ``results.json`` keeps them."""
@@ -119,6 +124,11 @@ def prompts_digest(config: RunConfig) -> str:
     return PromptLibrary.from_section(config.environment).digest(played_environments(config.environment))
 
 
+def revising_digest(config: RunConfig) -> str:
+    """Digest of the templates by which reflections are rewritten."""
+    return PromptLibrary.from_section(config.environment).revising_digest(played_environments(config.environment))
+
+
 def actor_digests(section: ActorSection) -> dict[str, str]:
     """Digests of an actor's model and of what is loaded beside it."""
     return {"actor": digest_model(section.model), **digest_actor_parts(section)}
@@ -149,6 +159,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "adapter": digest_path(adapter) if adapter else None,
         "reward": reward.digest if reward else None,
         "prompts": prompts_digest(config),
+        **({"revising": revising_digest(config)} if arm.rewrites else {}),
         "further": further,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

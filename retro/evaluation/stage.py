@@ -16,7 +16,7 @@ from pathlib import Path
 from retro.artifacts import digest_model, digest_path, write_json
 from retro.config import ActorSection, ArmSection, ConfigError, MemorySection, RunConfig, build
 from retro.evaluation import presets
-from retro.evaluation.arms import Arm, actor_digests, adapter_of, describe, fingerprint, prompts_digest
+from retro.evaluation.arms import Arm, actor_digests, adapter_of, describe, fingerprint, prompts_digest, revising_digest
 from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.models import RetrospectiveArms
 from retro.evaluation.play import ArmPlayer
@@ -55,6 +55,8 @@ def evaluation_inputs(config: RunConfig) -> dict[str, str]:
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config),
     }
+    if any(arm.rewrites for arm in arms):
+        inputs["revising"] = revising_digest(config)
     inputs |= actor_digests(config.actor) | bank_inputs(config)
     adapters = {name: stage_adapter(config, name) for name in ("sft", "ppo")}
     for arm in arms:

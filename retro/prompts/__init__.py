@@ -1,8 +1,9 @@
 """Prompts: Jinja templates, one folder for each environment, rendered to plain text.
 
 A folder holds ``actor.jinja``, ``reflection.jinja`` (one of them may be missing) and, if the actor's answer is more
-than one line, ``prompts.yaml``. The caller of a chat model (``models/text.py``, or a server) puts its template around
-the text.
+than one line, ``prompts.yaml``. It may hold ``critique.jinja`` and ``revision.jinja``, by which a model rewrites its
+own reflection; otherwise those beside this file are used. The caller of a chat model (``models/text.py``, or a server)
+puts its template around the text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from retro.artifacts import digest_path
 from retro.config import ConfigError, EnvironmentSection
+from retro.prompts.revising import RevisingPrompts
 from retro.prompts.template import PromptTemplate
 from retro.reading import UnreadableError, problems, read_yaml
 from retro.types import Step, TokenLimit, Trajectory
@@ -80,6 +82,8 @@ class PromptSet:
         self._reasons = settings.format == "react"
         self._actor = _template(folder / "actor.jinja")
         self._reflection = _template(folder / "reflection.jinja")
+        # An export holds none, so that its environment's shipped ones come next.
+        self.revising = RevisingPrompts([folder, *([FOLDER / name] if name in shipped() else []), FOLDER])
 
     def of(self, environment: str) -> PromptSet:
         """This set, whatever the environment."""
@@ -111,11 +115,15 @@ class PromptSet:
         success: bool,
         memory: Sequence[str],
         limit: TokenLimit | None = None,
+        around: Callable[[str], str] = str,
     ) -> str:
         """The retrospective model's prompt about one episode.
 
         A prompt longer than ``limit`` is shortened, and the text says where: long observations are left out, the oldest
         first; if that is not enough, thoughts and actions longer than ``SHORT_TURN_CHARS`` are cut, the oldest first.
+
+        Args:
+            around: Puts the prompt into a longer text, to which the limit applies.
 
         Raises:
             PromptTooLongError: if it does not fit even then.
@@ -126,7 +134,7 @@ class PromptSet:
         template = self._reflection
 
         def render(steps: Sequence[Step]) -> str:
-            return template.render(
+            text = template.render(
                 opening=trajectory.opening,
                 steps=steps,
                 score=f"{return_:.2f}",
@@ -134,6 +142,7 @@ class PromptSet:
                 success=success,
                 memory=memory,
             )
+            return around(text)
 
         return _shortened(render, trajectory.steps, limit)
 
@@ -194,8 +203,12 @@ class PromptLibrary:
         return load_prompts(environment)
 
     def digest(self, environments: Sequence[str]) -> str:
-        """A digest of these environments' prompts."""
+        """A digest of these environments' prompts, without those that rewrite reflections."""
         return "\n".join(f"{name} {self.of(name).digest}" for name in sorted(environments))
+
+    def revising_digest(self, environments: Sequence[str]) -> str:
+        """A digest of the prompts by which reflections on these environments are rewritten."""
+        return "\n".join(f"{name} {self.of(name).revising.digest}" for name in sorted(environments))
 
 
 def shipped() -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from retro.config import ModelSection
 from retro.models.limits import prompt_tokens
 from retro.models.text import encode_prompt, encode_response
 from retro.prompts import Prompts
+from retro.prompts.revising import RevisingPrompts
 from retro.types import Episode, Reflection, TokenLimit
 
 if TYPE_CHECKING:
@@ -32,17 +34,24 @@ class Encoder:
             lambda text: len(self.encode(text)), prompt_tokens(section, context=None), "model.max_prompt_tokens"
         )
 
-    def text(self, episode: Episode) -> str:
+    def text(self, episode: Episode, around: Callable[[str], str] = str) -> str:
         """The prompt about ``episode`` and what its actor recalled, without a chat template or a begin token.
 
         A prompt that is too long is shortened: observations are left out, the oldest first.
+
+        Args:
+            around: Puts the prompt into a longer text, to which the limit applies.
 
         Raises:
             PromptTooLongError: if it exceeds ``model.max_prompt_tokens`` even shortened.
         """
         prompts = self._prompts.of(episode.task.environment)
         recalled = episode.recalled.entries
-        return prompts.reflection(episode.trajectory, episode.return_, episode.success, recalled, self._limit)
+        return prompts.reflection(episode.trajectory, episode.return_, episode.success, recalled, self._limit, around)
+
+    def revising(self, episode: Episode) -> RevisingPrompts:
+        """The prompts by which a reflection on ``episode`` is rewritten."""
+        return self._prompts.of(episode.task.environment).revising
 
     def prompt(self, episode: Episode) -> list[int]:
         """:meth:`text` in tokens."""

@@ -16,6 +16,7 @@ from retro.prompts import Prompts
 from retro.retrospective.drafting import SENTENCE_ENDS, Draft, as_reflection, common_prefix, has_sentence_end
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.generator import EngineGenerator, Generator, PrefixKeeper
+from retro.retrospective.revising import revised
 from retro.types import Reflection, ReflectionRequest, Sampling, Usage, derive_seed
 
 if TYPE_CHECKING:
@@ -82,8 +83,11 @@ class Policy:
         Raises:
             PromptTooLongError: if the episode does not fit. Other requests of the batch are still answered.
         """
-        prompt = self._encoder.prompt(request.episode)
-        return await self._rounds.submit(_Question(prompt, request.count, request.seed))
+        return await self._respond(self._encoder.text(request.episode), request.count, request.seed)
+
+    async def revise(self, request: ReflectionRequest, draft: Reflection) -> tuple[Reflection, Usage]:
+        """Rewrite a reflection (:class:`~retro.retrospective.revising.RevisingReflector`); each prompt is read anew."""
+        return await revised(self._encoder, self._respond, request, draft)
 
     @contextmanager
     def drafting(self, request: ReflectionRequest) -> Iterator[PolicyDrafting]:
@@ -100,6 +104,9 @@ class Policy:
         with keeper.conversation(session) if keeper else nullcontext():
             prompt = self._encoder.prompt(request.episode)
             yield PolicyDrafting(self._encoder, self._extensions, prompt, self._source, session, keeper is not None)
+
+    async def _respond(self, text: str, count: int, seed: int) -> list[Reflection]:
+        return await self._rounds.submit(_Question(self._encoder.encode(text), count, seed))
 
     def _extend(self, extensions: list[_Extension]) -> Sequence[list[Generated]]:
         generator = self._generator

@@ -13,6 +13,7 @@ from retro.models.rounds import all_of
 from retro.models.text import encode_response, end_tokens
 from retro.retrospective.drafting import Draft, as_reflection, first_sentence, has_sentence_end
 from retro.retrospective.encoding import Encoder
+from retro.retrospective.revising import revised
 from retro.types import Reflection, ReflectionRequest, Sampling, Usage, derive_seed
 from retro.wire.answers import Answer, Choice
 from retro.wire.client import Client
@@ -92,12 +93,14 @@ class ServedPolicy:
             ConfigError: if the server does not answer, or refuses.
             QuotaError: if it asks every caller to wait for more than two minutes.
         """
-        text = self._encoder.text(request.episode)
-        most = self._encoder.section.max_new_tokens
-        answers = await self._answers(self._begin + text, request.count, request.seed, most)
-        prompt_tokens = len(self._encoder.encode(text))
-        written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]
-        return [replace(reflection, index=index) for index, reflection in enumerate(written)]
+        return await self._respond(self._encoder.text(request.episode), request.count, request.seed)
+
+    async def revise(self, request: ReflectionRequest, draft: Reflection) -> tuple[Reflection, Usage]:
+        """Rewrite a reflection (:class:`~retro.retrospective.revising.RevisingReflector`). Raises like :meth:`reflect`.
+
+        It works in a chat, too: critique and revision are asked for in new chats.
+        """
+        return await revised(self._encoder, self._respond, request, draft)
 
     @contextmanager
     def drafting(self, request: ReflectionRequest) -> Iterator[ServedDrafting]:
@@ -116,6 +119,12 @@ class ServedPolicy:
         text = self._encoder.text(request.episode)
         prompt_tokens = len(self._encoder.encode(text))
         yield ServedDrafting(self._answers, self._encoder, self._begin + text, prompt_tokens, self._source)
+
+    async def _respond(self, text: str, count: int, seed: int) -> list[Reflection]:
+        answers = await self._answers(self._begin + text, count, seed, self._encoder.section.max_new_tokens)
+        prompt_tokens = len(self._encoder.encode(text))
+        written = [reflection for answer in answers for reflection in self._read(answer, prompt_tokens)]
+        return [replace(reflection, index=index) for index, reflection in enumerate(written)]
 
     async def _answers(self, prompt: str, count: int, seed: int, most: int) -> list[Answer]:
         """Answers with ``count`` choices in total: one answer, and a further one for each choice that it lacks.

@@ -1,4 +1,4 @@
-"""Reflections that a server writes sentence by sentence: what it is asked, what is kept, and who cannot be asked."""
+"""Reflections that a server writes sentence by sentence or rewrites: what it is asked, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from retro.agent.loading import load_export
 from retro.config import ConfigError
 from retro.retrospective.drafting import Draft
 from retro.retrospective.samplers.backtrack import Backtrack, BacktrackOptions
+from retro.retrospective.samplers.refine import Refine
 from retro.retrospective.served import ServedPolicy
 from retro.types import Episode, ReflectionRequest, Split, StopReason, Task, Trajectory, Usage
 from tests.unit.agent.choices_server import Server
@@ -65,7 +66,7 @@ def test_a_walk_with_the_reward_model_here(served_export: Path, server: Server) 
     assert [reflection] == asyncio.run(sampler.reflect(ReflectionRequest(EPISODE)))
 
 
-def test_a_chat_cannot_continue_a_text(
+def test_a_chat_rewrites_but_cannot_continue_a_text(
     served_export: Path, server: Server, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     base = tmp_path / "chat"
@@ -79,3 +80,8 @@ def test_a_chat_cannot_continue_a_text(
     with pytest.raises(ConfigError, match="asked in a chat"):
         asyncio.run(sampler.reflect(ReflectionRequest(EPISODE)))
     assert not server.asked
+    kept = asyncio.run(Refine(loaded.reflector, None, 2).reflect(ReflectionRequest(EPISODE)))
+    asked = [body["messages"][0]["content"] for body in server.asked]
+    written = [f"not {body['seed'] % 8}" for body in server.asked]
+    assert asked[1:] == [f"note: {text}\n{asked[0]}" for text in written[:2]]
+    assert [(one.text, one.usage) for one in kept] == [(written[2], Usage(3 * 77, 3 * 3))]

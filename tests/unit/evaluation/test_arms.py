@@ -29,6 +29,8 @@ from retro.retrospective.adapter_files import find_adapter
 from retro.retrospective.samplers.best_of import BestOf
 from tests.builders import run_config
 
+REFINED = {"name": "refined", "policy": "base", "sampler": {"kind": "refine", "rounds": 2}}
+
 
 def adapter(folder: Path, text: str = "{}") -> Path:
     folder.mkdir(parents=True)
@@ -266,6 +268,32 @@ def test_a_fingerprint_changes_with_what_decides_the_episodes_alone(whole: RunCo
     assert before != fingerprint(arm, whole, "further")
     (whole.run_dir / "sft" / "adapter" / "adapter_model.safetensors").write_bytes(b"trained on")
     assert before != fingerprint(arm, whole)
+
+
+def test_only_an_arm_that_rewrites_depends_on_the_prompts_for_it(whole: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for name in ("actor", "reflection"):
+        (folder / f"{name}.jinja").write_text("{{ opening }}")
+    environment = whole.environment.model_copy(update={"prompts": str(folder)})
+    config = whole.model_copy(update={"environment": environment})
+    arms = [
+        arm_of(config, {"name": kind, "policy": "sft", "sampler": kind}) for kind in ("first", "backtrack", "refine")
+    ]
+    before = [fingerprint(arm, config) for arm in arms]
+    inputs = [evaluation_inputs(with_arms(config, kind)) for kind in ("sft", {**REFINED, "policy": "sft"})]
+    (folder / "revision.jinja").write_text("{{ draft }}")
+    after = [fingerprint(arm, config) for arm in arms]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False]
+    assert inputs[0] == evaluation_inputs(with_arms(config, "sft"))
+    assert inputs[1] != evaluation_inputs(with_arms(config, {**REFINED, "policy": "sft"}))
+
+
+def test_backtracking_needs_a_reward_model_and_rewriting_does_not(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    assert arm_of(config, REFINED).rewrites
+    with pytest.raises(ConfigError, match="needs the reward model"):
+        arm_of(config, {"name": "walk", "policy": "base", "sampler": "backtrack"})
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,22 @@ from retro.retrospective.drafting import Draft, DraftingReflector, has_sentence_
 from retro.retrospective.encoding import Encoder
 from retro.retrospective.generator import EngineGenerator, PrefixKeeper
 from retro.retrospective.policy import Policy
+from retro.retrospective.revising import RevisingReflector
 from retro.retrospective.reward_model import RewardModel, RewardScorer
 from retro.retrospective.samplers.backtrack import Backtrack, BacktrackOptions
 from retro.retrospective.samplers.best_of import BestOf
-from retro.types import Episode, Recalled, Reflection, ReflectionRequest, Reflector, Split, Step, StopReason, Trajectory
+from retro.types import (
+    Episode,
+    Recalled,
+    Reflection,
+    ReflectionRequest,
+    Reflector,
+    Split,
+    Step,
+    StopReason,
+    Trajectory,
+    Usage,
+)
 
 PROMPTS = load_prompts("household")
 
@@ -189,6 +201,18 @@ def test_backtracking_on_real_models_keeps_a_reflection_with_its_own_score(base,
             scores = asyncio.run(scorer(request, group))
             assert [one.score for one in group] == pytest.approx(scores, abs=1e-4)
             assert [one.index for one in group] == [0, 1]
+
+
+def test_a_reflection_is_rewritten_by_the_model_that_wrote_it(base, section):
+    policy = Policy.on(base, "policy", PROMPTS, section, "ppo")
+    encoder = Encoder(PROMPTS, base.tokenizer, section)
+    [draft] = asyncio.run(policy.reflect(replace(REQUESTS[0], count=1)))
+    revised, usage = asyncio.run(policy.revise(REQUESTS[0], draft))
+    asked = encoder.text(REQUESTS[0].episode, lambda prompt: f"note: {draft.text}\n{prompt}")
+    assert usage == revised.usage == Usage(len(encoder.encode(asked)), revised.usage.completion_tokens)
+    assert revised.source == "ppo"
+    assert (revised, usage) == asyncio.run(policy.revise(REQUESTS[0], draft))
+    assert isinstance(policy, RevisingReflector)
 
 
 def test_a_cut_reflection_has_no_end_token(base, section):
