@@ -11,6 +11,7 @@ Source: TextWorld 1.7.0 (``textworld/envs/pddl``), ALFWorld 0.4.2 (``AlfredDeman
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ CHECKED_VERSIONS = {"textworld": "1.7.0", "alfworld": "0.4.2"}
 """The versions for which a test found equal transcripts from both engines."""
 INTRO = "#intro#"
 NOTHING_HAPPENS = "Nothing happens."
+_GOAL = re.compile(r'(?<="rhs": "Your task is to: )[\w ,.\'-]+(?=")')
+_GOAL_STANDS_HERE = "goal-of-this-game"
 HELP = "help"
 """The engine lists it as an admissible command. It changes nothing, and its answer is long."""
 
@@ -109,7 +112,8 @@ class CachedGame:
     _free_libraries: list[Any] = []
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        grammar = _read_grammar(data["grammar"])
+        text, self._goal = _without_goal(data["grammar"])
+        grammar = _read_grammar(text)
         self._problem = translate(data["pddl_domain"], data["pddl_problem"])
         self._actions = grammar.actions
         self._narrator = grammar.narrator
@@ -148,7 +152,8 @@ class CachedGame:
         self._choices = {}
         for action in self._state.all_applicable_actions():
             self._choices.setdefault(self._command(action), action)
-        return Scene(feedback, _without_help(self._choices), bool(self._state.check_goal()))
+        told = feedback.replace(_GOAL_STANDS_HERE, self._goal)
+        return Scene(told, _without_help(self._choices), bool(self._state.check_goal()))
 
     def _command(self, action: Any) -> str:
         """The command of an action. It is derived once, unless it depends on facts that actions change."""
@@ -173,8 +178,20 @@ class _Grammar:
     narrator: Narrator
 
 
-@lru_cache(maxsize=64)
+def _without_goal(grammar: str) -> tuple[str, str]:
+    """The grammar with a word in place of its goal, in which alone the grammars of a release differ; and the goal.
+
+    A grammar whose goal is more than plain words stays as it is.
+    """
+    found = _GOAL.search(grammar)
+    if found is None or _GOAL_STANDS_HERE in grammar:
+        return grammar, _GOAL_STANDS_HERE
+    return grammar[: found.start()] + _GOAL_STANDS_HERE + grammar[found.end() :], found[0]
+
+
+@lru_cache(maxsize=8)
 def _read_grammar(text: str) -> _Grammar:
+    """Reading one takes about a second."""
     logic = pddl_logic.GameLogic(domain="", grammar=text)
     return _Grammar(logic.actions, Narrator(logic.grammar._rules))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def real_games(shared_data: Path, every: int) -> list[GameData]:
 def test_both_engines_tell_a_real_game_alike(shared_data: Path) -> None:
     (game,) = real_games(shared_data, every=140)
     assert_equal_transcripts(game.for_engine, game.walkthrough, [3, 14, 15])
+
+
+def test_games_that_differ_in_their_goal_share_a_grammar() -> None:
+    engine._read_grammar.cache_clear()
+    for task in ("put a cool mug in cabinet.", "cool some mug and put it in cabinet."):
+        room = replace(COOL_MUG, task=task)
+        scene = CachedGame(room.data()).start()
+        assert scene.feedback.endswith(f"Your task is to: {task}")
+        assert scene == UpstreamGame(room.data()).start()
+    assert engine._read_grammar.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("goal", ["put #list_empty# in cabinet.", "put {1 + 1} in cabinet.", "goal-of-this-game"])
+def test_a_goal_that_is_more_than_words_stays_in_its_grammar(goal: str) -> None:
+    grammar = COOL_MUG.data()["grammar"].replace(COOL_MUG.task, goal)
+    text, told = engine._without_goal(grammar)
+    assert text.replace(engine._GOAL_STANDS_HERE, told) == grammar and goal in text
 
 
 @pytest.mark.slow
