@@ -150,3 +150,12 @@ def test_runs_that_say_nothing_about_a_method_are_refused(tmp_path: Path) -> Non
     write_json(path, {**results, "outcomes": others})
     with pytest.raises(ConfigError, match="evaluate the runs on the same tasks"):
         compare_runs([first, second], None)
+
+
+def test_seeds_that_agree_by_chance_are_no_certainty() -> None:
+    """Two seeds with exactly the same mean, on tasks on which they contradict each other."""
+    differences = np.array([[1, 0, 1, 0, 0, 0], [0, 1, 0, 1, 0, 0]], dtype=float)
+    low, high = two_level_interval(differences)
+    both = ((differences - differences.mean(axis=0)) ** 2).sum() / 5  # the seeds' means are equal
+    width = 2 * scipy.stats.t.ppf(0.975, 5) * np.sqrt(both / 12)
+    assert high - low == pytest.approx(width)
