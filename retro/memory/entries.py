@@ -65,6 +65,10 @@ class EntryBank(ABC, Generic[E]):
     entries: Mapping[str, E] = field(default_factory=dict)
     """By id."""
 
+    @classmethod
+    def from_options(cls, options: BankOptions) -> Self:
+        return cls(options)
+
     @abstractmethod
     def choose(self, near: Sequence[tuple[float, E]], opening: str) -> Sequence[tuple[str, str]]:
         """The ids and texts to show, among entries with the similarities of their openings to the task's."""

@@ -112,10 +112,6 @@ class ProcedureBank(EntryBank[Procedure]):
     entry_class = Procedure
     options: ProceduresOptions
 
-    @classmethod
-    def from_options(cls, options: ProceduresOptions) -> Self:
-        return cls(options)
-
     def fold(self, episode: Episode) -> Self:
         segments = [] if episode.broken else segmented(episode.trajectory)
         if not segments or any(tokens("; ".join(part.steps)) > self.options.max_tokens for part in segments):
@@ -211,13 +207,12 @@ def expected_utility(relevance: float, risk: float, entry: Procedure, options: P
 
 
 def segmented(trajectory: Trajectory) -> list[Segment]:
-    """The parts of a trajectory, in generalised steps: ``mug 1`` becomes ``<mug>``, and of equal steps within a part
-    the last one stays."""
+    """The parts of a trajectory, in generalised steps; of equal steps within a part the last one stays."""
     found: list[Segment] = []
     steps: dict[str, None] = {}
     last = len(trajectory.steps) - 1
     for number, step in enumerate(trajectory.steps):
-        action = _NUMBERED.sub(r"<\1>", encodable(" ".join(step.action.split())))
+        action = generalised(step.action)
         steps.pop(action, None)
         if action:
             steps[action] = None
@@ -225,6 +220,13 @@ def segmented(trajectory: Trajectory) -> list[Segment]:
             found.append(Segment(tuple(steps), step.observation, step.reward > 0))
             steps = {}
     return found
+
+
+def generalised(action: str) -> str:
+    """An action without what is of one task: ``take mug 1`` → ``take <mug>``, ``Search[Paris]`` → ``Search[…]``."""
+    action = encodable(" ".join(action.split()))
+    name, bracket, argument = action.partition("[")
+    return f"{name}[…]" if bracket and argument.endswith("]") else _NUMBERED.sub(r"<\1>", action)
 
 
 def _met(entry: Procedure, named: set[str]) -> float:

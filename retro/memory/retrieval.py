@@ -52,10 +52,6 @@ class UtilityRetrieval(EntryBank[Lesson]):
     entry_class = Lesson
     options: RetrievalOptions
 
-    @classmethod
-    def from_options(cls, options: RetrievalOptions) -> Self:
-        return cls(options)
-
     def fold(self, episode: Episode) -> Self:
         text = "" if episode.reflection is None else shortened(episode.reflection.text, self.options.max_tokens)
         if not text or episode.broken:

@@ -41,13 +41,9 @@ class NearestTrajectories(EntryBank[Solved]):
     entry_class = Solved
     options: TrajectoriesOptions
 
-    @classmethod
-    def from_options(cls, options: TrajectoriesOptions) -> Self:
-        return cls(options)
-
     def fold(self, episode: Episode) -> Self:
         text = encodable(verbatim(episode.trajectory))
-        if not episode.success or tokens(text) > self.options.max_tokens:
+        if not episode.success or not episode.trajectory.steps or tokens(text) > self.options.max_tokens:
             return self
         solved = Solved(
             id=entry_id(episode.task.environment, episode.task.id),

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from retro.memory.procedures import Procedure, ProcedureBank, ProceduresOptions, expected_utility, segmented
+from retro.memory.procedures import (
+    Procedure,
+    ProcedureBank,
+    ProceduresOptions,
+    expected_utility,
+    generalised,
+    segmented,
+)
 from retro.types import Episode, Step, Trajectory
 from tests.unit.memory.plays import ask, folded, memory_section, play, task
 
@@ -39,6 +46,15 @@ def test_a_part_ends_at_a_reward_and_names_no_numbers() -> None:
     assert first == (("look", "open <box>", "take <mug> from <box>"), "saw 3", True)
     assert rest == (("look",), "saw 6", False)
     assert segmented(Trajectory("A room.")) == []
+
+
+def test_an_argument_in_brackets_is_generalised() -> None:
+    found = {
+        generalised(f"{name}[{argument}]") for name in ("Search", "Finish") for argument in ("Paris", "[a] [b", "")
+    }
+    assert found == {"Search[…]", "Finish[…]"}
+    assert generalised("[" * 100_000) == "[" * 100_000
+    assert generalised("look [at desk 1") == "look [at <desk>"
 
 
 def test_the_count_is_that_of_the_episodes() -> None:

@@ -44,6 +44,10 @@ def test_what_is_too_long_is_not_learnt() -> None:
     assert folded(memory_section("trajectories", max_tokens=2_000), long).recall(ask("heat")).entries
 
 
+def test_a_success_without_steps_shows_nothing() -> None:
+    assert folded(SECTION, play(task("a"), actions=())).recall(ask("heat")).entries == ()
+
+
 def test_which_tasks_stay_does_not_depend_on_the_order() -> None:
     plays = [play(task(f"t{number}"), id=str(number)) for number in range(30)]
     section = memory_section("trajectories", capacity=5)
