@@ -122,6 +122,10 @@ POINTS: dict[str, Point] = {
                 "retro.memory.procedures:ProcedureBank",
                 "a bank: steps that led to rewards, by their expected utility (MACLA)",
             ),
+            "playbook": Kind(
+                "retro.memory.playbook:Playbook",
+                "a bank: sentences of reflections, by how often they helped and did harm (ACE)",
+            ),
         },
     ),
     "generator": Point(

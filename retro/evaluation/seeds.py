@@ -162,8 +162,8 @@ class _Components:
     def of(cls, values: Floats) -> _Components:
         """Estimates from (S, T) differences. For tasks, a negative estimate counts as 0.
 
-        For seeds it stays negative: then σ²_seed/S + σ²_both/(S·T), the variance of the seeds' means, is as measured. The
-        variance of the grand mean is never taken as less than σ²_both/(S·T).
+        For seeds it stays negative: then σ²_seed/S + σ²_both/(S·T), the variance of the seeds' means, is as measured.
+        The variance of the grand mean is never taken as less than σ²_both/(S·T).
         """
         seeds, tasks = values.shape
         by_seed, by_task = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
