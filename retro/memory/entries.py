@@ -80,7 +80,7 @@ class EntryBank(ABC, Generic[E]):
 
     def crowded(self, entries: Sequence[E]) -> Sequence[E]:
         """Entries of which one has to go; none if there is room for all."""
-        return entries if len(entries) > self.options.capacity else ()
+        return list(entries) if len(entries) > self.options.capacity else []
 
     @abstractmethod
     def fold(self, episode: Episode) -> Self:
@@ -92,7 +92,7 @@ class EntryBank(ABC, Generic[E]):
         return Recalled((*(text for _, text in shown), *own.entries), (*(id for id, _ in shown), *own.ids))
 
     def having(self, *entries: E) -> Self:
-        """The bank with these entries, which replace those of the same ids, within its capacity."""
+        """The bank with these entries, which replace those of the same ids, within its bounds."""
         kept = {**self.entries, **{entry.id: entry for entry in entries}}
         while crowded := self.crowded(list(kept.values())):
             del kept[min(crowded, key=lambda entry: (self.value(entry), entry.id)).id]
@@ -145,8 +145,9 @@ class EntryBank(ABC, Generic[E]):
         return [pair for pair in pairs if not pair[1].task or pair[1].task not in own], opening
 
     def _other(self, query: Query, entries: Sequence[E]) -> E:
-        """An entry of another kind than the task's, if there is one; equal tasks get equal entries."""
-        others = [entry for entry in entries if entry.kind != query.task.kind] or entries
+        """An entry of another kind than the task's, or else of another task; equal tasks get equal entries."""
+        others = [entry for entry in entries if entry.task != query.task.id] or entries
+        others = [entry for entry in others if entry.kind != query.task.kind] or others
         return min(others, key=lambda entry: derive_seed("shuffled", query.task.environment, query.task.id, entry.id))
 
     @cached_property

@@ -94,6 +94,17 @@ def test_the_control_recalls_as_for_a_task_of_another_kind(kind: str) -> None:
     assert set(shown.values()) <= {own.recall(Query(task(e.task, e.kind), e.opening)).ids for e in others}
 
 
+def test_the_control_of_one_kind_recalls_as_for_another_task() -> None:
+    names = [f"t{number}" for number in range(6)]
+    episodes = [play(task(name), thing=f"mug{number // 2}", id=name) for number, name in enumerate(names)]
+    memory = folded(memory_section("trajectories", shuffled=True), *episodes)
+    partners = {name: memory.recall(ask("heat", f"mug{n // 2}", name)).ids[0] for n, name in enumerate(names)}
+    assert all(partners[name] != name for name in names)
+    assert isinstance(memory, EntryBank)
+    entries = list(memory.entries.values())
+    assert all(memory._other(ask("heat", name=name), entries).task != name for name in names)
+
+
 @pytest.mark.parametrize("kind", BANKS)
 def test_an_arm_may_recall_otherwise_but_not_learn_otherwise(kind: str, tmp_path: Path) -> None:
     config = RunConfig.model_validate({"memory": {"kind": kind}, "runs": str(tmp_path)})
