@@ -1,10 +1,9 @@
-"""Cosine similarity of texts by TF-IDF."""
+"""Cosine similarity of texts by TF-IDF, with scikit-learn."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 MAX_CHARS = 20_000
@@ -15,35 +14,31 @@ _WORD = re.compile(r"\b\w\w+\b")
 class TfIdf:
     """An index of texts that computes how similar each of them is to another text.
 
-    Formula and words are those of scikit-learn's ``TfidfVectorizer`` with its defaults: the weight of a word is its
-    count times ln((1 + n) / (1 + df)) + 1, for n texts of which df have the word; vectors have length 1; a word has at
-    least two characters; words that no indexed text has are ignored.
+    The weights are those of scikit-learn's ``TfidfVectorizer`` with its defaults: the weight of a word is its count
+    times ln((1 + n) / (1 + df)) + 1, for n texts of which df have the word; vectors have length 1; words that no
+    indexed text has are ignored.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        counts = [words(text) for text in texts]
-        frequencies = Counter(word for count in counts for word in count)
+        from sklearn.feature_extraction.text import TfidfVectorizer  # here: importing it takes a second
+
         self._texts = len(texts)
-        self._idf = {word: math.log((1 + len(texts)) / (1 + df)) + 1 for word, df in frequencies.items()}
-        self._rows: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-        for row, count in enumerate(counts):
-            for word, weight in self._vector(count).items():
-                self._rows[word].append((row, weight))
+        self._vectorizer = TfidfVectorizer(analyzer=_words)
+        known = any(map(_words, texts))
+        self._rows = self._vectorizer.fit_transform(texts) if known else None  # (texts, words)
 
     def similarities(self, text: str) -> list[float]:
         """The cosine between ``text`` and each indexed text, in [0, 1] up to rounding."""
-        found = [0.0] * self._texts
-        for word, weight in self._vector(words(text)).items():
-            for row, other in self._rows[word]:
-                found[row] += weight * other
+        if self._rows is None:
+            return [0.0] * self._texts
+        found: list[float] = (self._rows @ self._vectorizer.transform([text]).T).toarray().ravel().tolist()
         return found
-
-    def _vector(self, count: Counter[str]) -> dict[str, float]:
-        weights = {word: number * self._idf[word] for word, number in count.items() if word in self._idf}
-        length = math.sqrt(math.fsum(weight**2 for weight in weights.values()))
-        return {word: weight / length for word, weight in weights.items()}
 
 
 def words(text: str) -> Counter[str]:
     """The words of a text, in lower case, with their counts."""
-    return Counter(_WORD.findall(text[:MAX_CHARS].lower()))
+    return Counter(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text[:MAX_CHARS].lower())
