@@ -26,6 +26,13 @@ from scripts import write_bases_docs
 from tests.architectures import NAMES, REFUSED, TARGETS, WINDOW, known, make, pinned
 
 TOLERANCE = 1e-3
+_ALWAYS = """
+cohere2 deepseek_v3 diffllama falcon falcon_h1 gemma2 gemma3_text gemma3n_text gpt2 gpt_neox gpt_oss granite jamba
+bloom llama llama4_text mamba2 minicpm3 mistral mixtral mpt olmo2 phi3 qwen2 qwen3 qwen3_moe qwen3_next
+recurrent_gemma smollm3
+"""
+ALWAYS = set(_ALWAYS.split())
+"""One or more of every kind of attention and layer, and the most used; the others run with the slow tests."""
 
 
 def tokens(count: int, draw: random.Random) -> list[int]:
@@ -55,10 +62,11 @@ def load(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, lora: Lora
 
 
 def architectures(names: Sequence[str]) -> list[object]:
-    return [
-        pytest.param(kind, marks=() if known(kind) else pytest.mark.skip(f"this transformers has no {kind}"))
-        for kind in names
-    ]
+    def marks(kind: str) -> list[pytest.MarkDecorator]:
+        unknown = [] if known(kind) else [pytest.mark.skip(f"this transformers has no {kind}")]
+        return [*unknown, *([] if kind in ALWAYS else [pytest.mark.slow])]
+
+    return [pytest.param(kind, marks=marks(kind)) for kind in names]
 
 
 @pytest.mark.parametrize("kind", architectures([name for name in NAMES if name not in REFUSED]))
@@ -127,7 +135,7 @@ def test_adapters_on_layers_that_take_none_are_refused_with_the_remedy(
 def test_the_lists_name_what_was_tested() -> None:
     assert TRAINING - set(NAMES) == SAMPLING - TRAINING == set()
     assert len([kind for kind in NAMES if kind not in REFUSED]) >= 40
-    assert set(REFUSED) | set(TARGETS) <= set(NAMES)
+    assert set(REFUSED) | set(TARGETS) | ALWAYS <= set(NAMES)
 
 
 def test_the_page_says_what_was_tested() -> None:
