@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import wraps
@@ -183,8 +185,20 @@ def _set_pragmas(connection: Any, record: Any) -> None:
 def use_wal(engine: Engine) -> None:
     """Switch SQLite to its write-ahead log, for good: one process can write while others read."""
     if engine.dialect.name == "sqlite":
+        until = time.monotonic() + WAIT_SECONDS
         with closing(engine.raw_connection()) as connection:
-            connection.cursor().execute("PRAGMA journal_mode = WAL")
+            while not _switched_to_wal(connection.cursor(), until):
+                time.sleep(0.02)
+
+
+def _switched_to_wal(cursor: Any, until: float) -> bool:
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:  # SQLite waits for other writers, but not for another one that switches
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            raise
+        return False
+    return True
 
 
 def _begin(connection: Connection) -> None:

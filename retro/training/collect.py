@@ -28,8 +28,8 @@ from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
 from retro.models.adapters import SharedBase
-from retro.models.limits import READING_KEYS, SAMPLING_KEYS
-from retro.models.loading import resolve_device
+from retro.models.limits import READING_KEYS, SAMPLING_KEYS, prompt_tokens
+from retro.models.loading import local_context, resolve_device
 from retro.prompts import PromptLibrary
 from retro.retrospective.adapter_files import checkpoint_of, find_adapter
 from retro.retrospective.policy import Policy
@@ -118,8 +118,9 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         tasks = collected_tasks(config, parts.taskset(config.environment))
         actor = parts.actor(config.actor) if isinstance(config.actor, OpenAIOptions) else None
         if isinstance(actor, OpenAIActor):
-            asyncio.run(actor.check())  # before minutes are spent on loading the base
-        buffer = opened.enter_context(ReplayBuffer(config.buffer_url))  # likewise
+            asyncio.run(actor.check())  # before minutes are spent on loading the base, as the next two
+        prompt_tokens(config.model, local_context(config.model))
+        buffer = opened.enter_context(ReplayBuffer(config.buffer_url))
         base = SharedBase.load(config.model, device)
         adapter, role, source = _writer(config), None, section.source
         if adapter is not None:

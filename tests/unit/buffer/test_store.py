@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -360,3 +362,17 @@ def test_killed_writers_leave_whole_episodes_only(tmp_path: Path, make: Make) ->
         for episode in episodes:
             buffer.add(episode)
         assert buffer.digest() == digest
+
+
+def test_several_may_make_one_buffer_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait by itself while another connection switches to the write-ahead log."""
+    for round in range(10):
+        start = Barrier(6)
+
+        def opened(_: int, url: str = f"sqlite:///{tmp_path / str(round)}.sqlite", start: Barrier = start) -> int:
+            start.wait()
+            with ReplayBuffer(url) as buffer:
+                return buffer.count()
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(opened, range(6))) == [0] * 6
