@@ -15,6 +15,9 @@ from __future__ import annotations
 import json
 import sys
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where ``alfworld`` is not the package
+
 from benchmarks.training_report import BEST_ARM, Claim
 from benchmarks.training_runs import World, main
 from retro.cli.errors import one_line_errors

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where ``alfworld`` is not the package
+
 from retro.envs.alfworld import AlfworldTasks
 from retro.envs.alfworld.engine import CachedGame, Game, Scene, UpstreamGame, _read_grammar
 from retro.envs.alfworld.games import GameData, open_games

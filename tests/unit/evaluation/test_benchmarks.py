@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +180,11 @@ def test_every_benchmark_finds_what_it_imports(file: Path) -> None:
         if (error.name or "").partition(".")[0] not in EXTRAS:
             raise
         pytest.skip(f"{error.name} is not installed")
+
+
+def test_a_benchmark_of_the_name_of_a_package_does_not_hide_it() -> None:
+    if importlib.util.find_spec("alfworld") is None:
+        pytest.skip("pip install 'retro[alfworld]'")
+    script = ROOT / "benchmarks" / "alfworld_engine.py"
+    asked = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
