@@ -163,7 +163,7 @@ class _Components:
         """Estimates from (S, T) differences. For tasks, a negative estimate counts as 0.
 
         For seeds it stays negative: then σ²_seed/S + σ²_both/(S·T), the variance of the seeds' means, is as measured.
-        The variance of the grand mean is never taken as less than σ²_both/(S·T).
+        An interval is never narrower than that of S·T independent differences with the variance σ²_both.
         """
         seeds, tasks = values.shape
         by_seed, by_task = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
@@ -181,11 +181,10 @@ class _Components:
         spread = of_seeds**2 / (seeds - 1)
         if self.task:
             spread += of_tasks**2 / (tasks - 1) + of_both**2 / ((seeds - 1) * (tasks - 1))
-        if variance < of_both:  # the seeds' means are closer than their own noise: by chance
-            variance, spread = of_both, of_both**2 / ((seeds - 1) * (tasks - 1))
+        chance = math.sqrt(of_both) * t_quantile(0.5 + confidence / 2, (seeds - 1) * (tasks - 1))
         if variance == 0:
-            return 0.0
-        return t_quantile(0.5 + confidence / 2, variance**2 / spread) * math.sqrt(variance)
+            return chance
+        return max(chance, t_quantile(0.5 + confidence / 2, variance**2 / spread) * math.sqrt(variance))
 
 
 def t_quantile(probability: float, freedom: float) -> float:
