@@ -129,7 +129,7 @@ def main() -> None:
     chosen = [games.load(id) for id in ids[:: max(1, len(ids) // arguments.games)][: arguments.games]]
     reached = compare(chosen, arguments.repeats)
     if arguments.memory_games:
-        for games_per_worker in (100, 10**9):
+        for games_per_worker in (20, 100):
             measure_memory(arguments.source, min(arguments.memory_games, len(ids)), games_per_worker)
     sys.exit(0 if reached else 1)
 
