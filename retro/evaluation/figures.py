@@ -212,5 +212,13 @@ def _label_ends(axes: Axes, attempts: int, ends: Sequence[tuple[float, str, str]
             fontsize=8.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),  # to the name's left edge, so that no line crosses a name
+                "color": colour,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 2,
+            },
         )
