@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training_report import measured
 from retro.artifacts import write_atomically
 from retro.cli.errors import one_line_errors
 from retro.config import ConfigError
@@ -72,8 +73,8 @@ def tables(folder: Path) -> str:
             "",
             "| reward model | on test questions |",
             "|---|---|",
-            *(f"| {text} | {_measured(figures['labels'][key])} |" for key, text in LABELS.items()),
-            f"| AUC | {_measured(figures['auc'])} |",
+            *(f"| {text} | {measured(figures['labels'][key])} |" for key, text in LABELS.items()),
+            f"| AUC | {measured(figures['auc'])} |",
             "",
             f"| PPO step | {' | '.join(name.replace('_', ' ') for name in STEPS)} |",
             "|---" * (1 + len(STEPS)) + "|",
@@ -87,13 +88,6 @@ def tables(folder: Path) -> str:
 
 def _step(line: Mapping[str, Any]) -> str:
     return f"| {line['step']} | {' | '.join(f'{line[name]:.3f}' for name in STEPS)} |"
-
-
-def _measured(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "undefined"
-    low, high = figure["ci95"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _python(*arguments: object) -> None:

@@ -199,14 +199,13 @@ def markdown(results: Results, verdicts: Sequence[Mapping[str, Any]], rewards: M
             lines.append(f"| {verdict['claim']} | {figure} | | | | {holds} | | |")
     lines += ["", "| seed | reward model: accuracy within groups | pairs | AUC |", "|---|---|---|---|"]
     for seed, figures in rewards.items():
-        lines.append(
-            f"| {seed} | {_measured(figures['accuracy'])} | {figures['pairs']} | {_measured(figures['auc'])} |"
-        )
+        lines.append(f"| {seed} | {measured(figures['accuracy'])} | {figures['pairs']} | {measured(figures['auc'])} |")
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in results["seconds"].items())
     return "\n".join([*lines, "", f"Wall time (one thread a seed): {seconds}."]) + "\n"
 
 
-def _measured(figure: Mapping[str, Any]) -> str:
+def measured(figure: Mapping[str, Any]) -> str:
+    """A figure of ``reward.json`` with its interval."""
     if figure["value"] is None or figure["ci95"] is None:
         return "undefined"
     return f"{figure['value']:.3f} ({figure['ci95'][0]:.3f} to {figure['ci95'][1]:.3f})"

@@ -150,13 +150,11 @@ def train_shared(config: RunConfig) -> None:
         _run(stage, config)
 
 
-def train_rival(benchmark: Benchmark, seed: int, name: str, factor: float) -> float | None:
-    """Train a rival from the seed's shared stages; the true return of its best step on validation tasks."""
+def train_rival(benchmark: Benchmark, seed: int, name: str, factor: float) -> None:
+    """Train a rival from the seed's shared stages."""
     config = benchmark.rival(seed, name, factor)
     share(benchmark.main_run(seed), config)
     _run("ppo", config)
-    best: float | None = read_json(config.run_dir / "ppo" / BEST / STATE_FILE)["best_return"]
-    return best
 
 
 def train_seed(benchmark: Benchmark, seed: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retro.artifacts import digest_actor_parts, digest_model, digest_path
-from retro.config import ActorSection, ConfigError, MemorySection, RunConfig, SamplerSection, build, deciding
+from retro.config import ActorSection, ConfigError, MemorySection, RunConfig, SamplerSection, build, deciding, resolve
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.records import FORMAT
@@ -65,8 +65,8 @@ class Arm:
 
     @property
     def rewrites(self) -> bool:
-        """Whether the policy rewrites its reflections, by prompts that no other arm uses."""
-        return self.sampler.kind == "refine"
+        """Whether the sampler has the policy rewrite its reflections, by prompts that no other arm uses."""
+        return getattr(resolve("sampler", self.sampler.chosen), "rewrites", False)
 
 
 def describe(arm: Arm, config: RunConfig) -> Description:

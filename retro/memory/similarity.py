@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 MAX_CHARS = 20_000
@@ -23,8 +22,8 @@ class TfIdf:
         from sklearn.feature_extraction.text import TfidfVectorizer  # here: importing it takes a second
 
         self._texts = len(texts)
-        self._vectorizer = TfidfVectorizer(analyzer=_words)
-        known = any(map(_words, texts))
+        self._vectorizer = TfidfVectorizer(analyzer=words)
+        known = any(map(words, texts))
         self._rows = self._vectorizer.fit_transform(texts) if known else None  # (texts, words)
 
     def similarities(self, text: str) -> list[float]:
@@ -35,10 +34,6 @@ class TfIdf:
         return found
 
 
-def words(text: str) -> Counter[str]:
-    """The words of a text, in lower case, with their counts."""
-    return Counter(_words(text))
-
-
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text in order, in lower case."""
     return _WORD.findall(text[:MAX_CHARS].lower())

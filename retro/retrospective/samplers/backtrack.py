@@ -121,9 +121,9 @@ class Backtrack:
 
     @classmethod
     def from_options(cls, options: BacktrackOptions, policy: Reflector, scorer: Scorer | None) -> Self:
-        """Raises ConfigError where there is no reward model, or a policy that cannot write a sentence at a time."""
+        """Raises ConfigError without a reward model, or for a policy that writes only whole reflections."""
         if scorer is None:
-            raise ConfigError("the sampler backtrack is led by a reward model's scores, and there is no reward model")
+            raise ConfigError("the sampler backtrack needs a reward model, and this run has none: run the stage reward")
         if not isinstance(policy, DraftingReflector):
             raise ConfigError(
                 f"the sampler backtrack needs a policy that writes a sentence at a time, and {type(policy).__name__} "

@@ -9,7 +9,7 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from retro.config import ConfigError, PositiveInt, SamplerSection
 from retro.models.rounds import all_of
@@ -30,6 +30,9 @@ class Refine:
         rounds: PositiveInt = 3
         """How often a reflection is rewritten, at most. With a reward model, the first text that does not score higher
         than the one before is left out and is the last; without one, the last text is kept."""
+
+    rewrites: ClassVar[bool] = True
+    """The evaluation depends on the prompts for rewriting, too."""
 
     policy: Reflector
     scorer: Scorer | None

@@ -246,7 +246,7 @@ def test_values_are_positive_powers_of_the_sigmoid() -> None:
 
 def test_it_needs_a_reward_model_and_a_policy_that_writes_sentences() -> None:
     section = parse_section(SamplerSection, {"kind": "backtrack", "drafts": 2})
-    with pytest.raises(ConfigError, match="no reward model"):
+    with pytest.raises(ConfigError, match="run the stage reward"):
         build(section, policy=Coins(), scorer=None)
 
     class Whole:
