@@ -173,7 +173,8 @@ def test_a_broken_network_changes_nothing_about_what_a_served_model_plays(
         through = play(player(asking(behind, timeout_seconds=600, max_retries=12)), tasks)
         done = faults(behind)
     assert done["requests"] >= requests
-    assert sum(done["faults"].values()) > 0.15 * done["requests"]
+    expected, deviation = 0.2 * done["requests"], (0.2 * 0.8 * done["requests"]) ** 0.5
+    assert sum(done["faults"].values()) > expected - 4 * deviation
     assert done["unanswered"] == 0
     assert done["passed"] >= sum(len(episode.trajectory.steps) for episode in through)
     assert through == play(player(local), tasks)
