@@ -47,7 +47,7 @@ def leave_one_out(totals: Tensor, groups: Sequence[int]) -> Tensor:
     """Each response's total minus the mean of the rest of its group (RLOO, Ahmadian et al. 2024, eq. 8)."""
     one_hot, sizes = _membership(totals, groups)
     sums = one_hot @ (totals @ one_hot)  # (B,)
-    return (totals - (sums - totals) / (sizes - 1)).masked_fill(_tied(totals, one_hot), 0.0)
+    return (totals - (sums - totals) / (sizes - 1)).masked_fill(tied(totals, groups), 0.0)
 
 
 def group_normalised(scores: Tensor, groups: Sequence[int]) -> Tensor:
@@ -58,28 +58,33 @@ def group_normalised(scores: Tensor, groups: Sequence[int]) -> Tensor:
     one_hot, sizes = _membership(scores, groups)
     centred = scores - (one_hot @ (scores @ one_hot)) / sizes
     deviation = ((one_hot @ (centred.square() @ one_hot)) / (sizes - 1)).sqrt()
-    return (centred / (deviation + DEVIATION_FLOOR)).masked_fill(_tied(scores, one_hot), 0.0)
+    return (centred / (deviation + DEVIATION_FLOOR)).masked_fill(tied(scores, groups), 0.0)
 
 
-def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
-    labels = sorted(set(groups))
-    columns = torch.tensor([labels.index(group) for group in groups], dtype=torch.long, device=values.device)  # (B,)
-    one_hot = (columns[:, None] == torch.arange(len(labels), device=values.device)).to(values.dtype)  # (B, G)
-    sizes = one_hot @ one_hot.sum(dim=0)  # (B,)
-    if len(groups) and bool((sizes < 2).any()):
-        raise ValueError("advantages that compare a group's responses need at least two responses in every group")
-    return one_hot, sizes
-
-
-def _tied(values: Tensor, one_hot: Tensor) -> Tensor:
+def tied(values: Tensor, groups: Sequence[int]) -> Tensor:
     """(B,) bool: whether all values of the response's group are equal, up to rounding in their dtype."""
     if not len(values):
         return torch.zeros_like(values, dtype=torch.bool)
-    members = one_hot.bool()  # (B, G)
+    members = _members(values, groups)  # (B, G)
     highest = values[:, None].masked_fill(~members, -torch.inf).amax(dim=0)  # (G,)
     lowest = values[:, None].masked_fill(~members, torch.inf).amin(dim=0)  # (G,)
     rounding = ROUNDING_STEPS * torch.finfo(values.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
     return (highest - lowest <= EQUAL + rounding)[members.long().argmax(dim=1)]
+
+
+def _members(values: Tensor, groups: Sequence[int]) -> Tensor:
+    """(B, G) bool: which group a response belongs to."""
+    labels = sorted(set(groups))
+    columns = torch.tensor([labels.index(group) for group in groups], dtype=torch.long, device=values.device)  # (B,)
+    return columns[:, None] == torch.arange(len(labels), device=values.device)
+
+
+def _membership(values: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
+    one_hot = _members(values, groups).to(values.dtype)  # (B, G)
+    sizes = one_hot @ one_hot.sum(dim=0)  # (B,)
+    if len(groups) and bool((sizes < 2).any()):
+        raise ValueError("advantages that compare a group's responses need at least two responses in every group")
+    return one_hot, sizes
 
 
 def whiten(values: Tensor, mask: Tensor, reduce: Reduce = alone, epsilon: float = 1e-8) -> Tensor:

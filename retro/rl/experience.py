@@ -50,6 +50,7 @@ class Experience(Rollout):
     rewards: Tensor  # (B, L) −β (log π_old − log π_ref), plus the score at the last token
     advantages: Tensor  # (B, L) Â, whitened if asked
     returns: Tensor  # (B, L) targets of the value head
+    kept: Tensor  # (B,) bool: whether the update reads the response
 
 
 class Policy(Protocol):

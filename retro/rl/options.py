@@ -47,6 +47,9 @@ class PpoOptions(SampledPolicySection):
     """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for ``rloo``
     and ``group``: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
     with them."""
+    drop_equal_groups: bool = False
+    """Leaves each group whose rewards are all equal out of the update, whose means are then over the tokens of the
+    other groups (TGRL, arXiv 2510.11184)."""
     target_kl: PositiveFloat | None = None
     """Stops a step's epochs early once the policy has moved this far from the sampler (nats a token)."""
     max_sampler_gap: Annotated[PositiveFloat | None, Speed] = 0.05
@@ -69,4 +72,6 @@ class PpoOptions(SampledPolicySection):
             raise ValueError(
                 f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
             )
+        if self.drop_equal_groups and self.group < 2:
+            raise ValueError("group: drop_equal_groups would drop every group of one response: it needs 2 or more")
         return self

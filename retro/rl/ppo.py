@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
+from retro.rl.advantages import gae, group_normalised, leave_one_out, tied, whiten
 from retro.rl.experience import Experience, Outputs, Policy, Reduce, Rollout, alone, masked_sum
 from retro.rl.gradients import Trainable, clip, sum_over_processes
 from retro.rl.kl import k1, k3, penalised_rewards
@@ -45,6 +45,8 @@ def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, 
     plus its KL penalty, minus the mean of the rest of the group. ``group`` divides only the scores by their deviation;
     else the KL noise of a group with equal scores would be scaled up to unit size.
 
+    ``drop_equal_groups`` gives no advantage to groups with equal scores, and the update does not read them.
+
     Args:
         coefficient: β of this step.
     """
@@ -62,10 +64,14 @@ def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, 
             whole = whole + leave_one_out(penalties, rollout.contexts)
         advantages = whole[:, None] * mask
         returns = totals[:, None] * mask
+    kept = torch.ones_like(rollout.scores, dtype=torch.bool)
+    if section.drop_equal_groups:
+        kept = ~tied(rollout.scores, rollout.contexts)
+        advantages = advantages.masked_fill(~kept[:, None], 0.0)
     if section.whitens:
-        advantages = whiten(advantages, mask, reduce)
+        advantages = whiten(advantages, mask & kept[:, None], reduce)
     sampled = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
-    return Experience(**sampled, rewards=rewards, advantages=advantages, returns=returns)
+    return Experience(**sampled, rewards=rewards, advantages=advantages, returns=returns, kept=kept)
 
 
 def update(
@@ -115,8 +121,9 @@ def update(
 def _minibatches(experience: Experience, section: PpoOptions, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:
     """(this process's rows, tokens of all processes) of every optimiser step: whole groups in shuffled order."""
     rows_of: dict[int, list[int]] = {}
-    for row, context in enumerate(experience.contexts):
-        rows_of.setdefault(context, []).append(row)
+    for row, (context, kept) in enumerate(zip(experience.contexts, experience.kept.tolist(), strict=True)):
+        if kept:
+            rows_of.setdefault(context, []).append(row)
     minibatches = []
     for epoch in range(section.epochs):
         order = list(range(section.contexts))
@@ -213,3 +220,11 @@ def describe(experience: Experience, reduce: Reduce = alone) -> dict[str, float]
         "length": float(sums[1] / responses),
         "explained_variance": float(1 - unexplained / spread) if float(spread) > 1e-12 else 0.0,
     }
+
+
+def equal_groups_fraction(rollout: Rollout, reduce: Reduce = alone) -> float:
+    """The fraction of responses, over all processes, whose group has equal scores."""
+    equal = tied(rollout.scores, rollout.contexts)
+    own = torch.tensor([float(equal.sum()), float(len(equal))], device=equal.device)
+    count, responses = reduce(own).tolist()
+    return float(count / max(responses, 1.0))

@@ -40,12 +40,13 @@ class Ppo(Algorithm):
             DivergedError: on a loss or gradient that is not finite.
         """
         from retro.rl.kl import next_coefficient
-        from retro.rl.ppo import build_experience, describe, update
+        from retro.rl.ppo import build_experience, describe, equal_groups_fraction, update
 
         options, coefficient = self.options, self._coefficient
         batch.require_small_gap(options.max_sampler_gap)
         experience = build_experience(batch.rollout, options, coefficient, batch.reduce)
         facts = describe(experience, batch.reduce)
+        facts["equal_groups_fraction"] = equal_groups_fraction(experience, batch.reduce)
         with batch.policy(entropy_gradient=options.entropy_coefficient > 0) as policy:
             learnt = update(experience, policy, batch.trainables, batch.optimiser, options, batch.seed, batch.reduce)
         self._coefficient = next_coefficient(coefficient, options.kl, facts["kl"], batch.total)

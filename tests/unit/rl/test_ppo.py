@@ -12,7 +12,7 @@ import torch
 from retro.rl.experience import Experience, Reduce, Rollout, alone
 from retro.rl.gradients import DivergedError
 from retro.rl.options import PpoOptions
-from retro.rl.ppo import build_experience, describe, update
+from retro.rl.ppo import build_experience, describe, equal_groups_fraction, update
 from tests.token_world import VOCABULARY, TokenPolicy, first_token, make_rollout, policy_for, section, train
 
 
@@ -84,6 +84,40 @@ def test_a_group_with_equal_scores_is_not_told_by_its_noise() -> None:
     rollout = make_rollout(model, reference, tokens, torch.full((4,), 0.3))
     experience = build_experience(rollout, section(advantage="group", whiten_advantages=False), coefficient=1e-3)
     assert experience.advantages.abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "group"])
+def test_groups_with_equal_scores_are_dropped_as_if_they_had_not_been_sampled(advantage: str) -> None:
+    """No group of equal scores has an advantage, the KL penalty's included, and means are over the others' tokens."""
+    model, reference = TokenPolicy(), TokenPolicy(seed=1)
+    tokens = model.sample(32, 3, seed=0)
+    scores = torch.arange(32).remainder(4) / 4
+    equal = [row for row in range(32) if row // 4 in (0, 3, 6)]
+    others = [row for row in range(32) if row not in equal]
+    scores[equal[4:]] = 0.3
+    scores[equal[:4]] = torch.tensor([(0.2 + 0.2 + 0.2) / 3, 0.2, 0.2, 0.2])  # equal up to rounding
+    rollout = make_rollout(model, reference, tokens, scores)
+    config = section(advantage=advantage, minibatches=2, whiten_advantages=True)
+    dropping = config.model_copy(update={"drop_equal_groups": True})
+    experience = build_experience(rollout, dropping, 0.05)
+    assert experience.advantages[equal].eq(0).all() and experience.advantages[others].ne(0).all()
+    assert build_experience(rollout, config, 0.05).advantages[equal].ne(0).all()
+    assert equal_groups_fraction(experience) == len(equal) / 32
+    dropped, metrics = update_of(rollout, tokens, dropping)
+    others_alone, same = update_of(rows_of(rollout, others), tokens[others], config)
+    for name, parameter in dropped.named_parameters():
+        torch.testing.assert_close(parameter, others_alone.get_parameter(name), rtol=1e-5, atol=1e-6)
+    assert metrics["policy_loss"] == pytest.approx(same["policy_loss"], abs=1e-6)
+
+
+def test_if_all_groups_are_equal_nothing_is_learnt() -> None:
+    model, reference = TokenPolicy(), TokenPolicy(seed=1)
+    tokens = model.sample(32, 3, seed=0)
+    rollout = make_rollout(model, reference, tokens, torch.full((32,), 0.3))
+    learnt, metrics = update_of(rollout, tokens, section(drop_equal_groups=True))
+    assert torch.equal(learnt.logits, TokenPolicy().logits) and metrics["updates"] == 0
+    with pytest.raises(ValueError, match="drop_equal_groups"):
+        section(drop_equal_groups=True, group=1)
 
 
 def one_update(microbatch: int = 10_000, **changes: object) -> tuple[TokenPolicy, dict[str, float], Experience]:
