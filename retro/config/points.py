@@ -173,6 +173,11 @@ POINTS: dict[str, Point] = {
                 "the actor's retry beyond the mean of retries without a reflection",
             ),
             "model": Kind("retro.training.rewards.model:ModelReward", "the learnt reward model's score"),
+            "length": Kind("retro.training.rewards.length:LengthReward", "shaping: tokens beyond a soft limit cost"),
+            "format": Kind(
+                "retro.training.rewards.format:FormatReward",
+                "shaping: being empty, cut, repetitive or a continuation of the prompt costs",
+            ),
         },
     ),
     "algorithm": Point(

@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
+import torch
 
 from retro.buffer.views import Context
 from retro.cli.estimate import most_episodes
 from retro.config import ConfigError, RewardTermSection, RunConfig, build, parse_config
+from retro.rl.advantages import group_normalised
 from retro.rollout.attempts import Attempt
 from retro.training.policy.groups import Group, Response
 from retro.training.policy.rollouts import Rollouts
 from retro.training.rewards.base import Reward
+from retro.training.rewards.format import FormatOptions, FormatReward
 from retro.training.rewards.model import ModelOptions, ModelReward
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
@@ -64,7 +68,8 @@ class Scores:
 
 
 def rollouts(reward: Any, actor: Actor, penalty: float = 0.0, temperature: float = 1.0) -> Rollouts:
-    config = parse_config({"actor": {"temperature": temperature}, "ppo": {"reward": reward, "group": 2}}, "test")
+    ppo = {"reward": reward, "group": actor.size}
+    config = parse_config({"actor": {"temperature": temperature}, "ppo": ppo}, "test")
     terms = [(build(term, reward_folder=Path("none")), term.weight) for term in config.ppo.rewards]
     return Rollouts(config, Scores(), actor, terms, penalty, asyncio.Runner())  # type: ignore[arg-type]
 
@@ -89,6 +94,46 @@ HIGH, LOW = 0.8807970779778823, 0.11920292202211757
 def test_scores(reward: Any, expected: list[float]) -> None:
     [scored] = rollouts(reward, Actor()).score([group()], 1)
     assert scored.rewards == pytest.approx(expected)
+
+
+def test_among_equal_returns_the_shorter_has_the_higher_advantage() -> None:
+    """And the length decides nothing against a return that is clearly lower."""
+    texts_and_tokens = (("look", 12), ("look", 6), ("look", 3), ("wait", 1))
+    written = [replace(response(0, i, text), ids=(5,) * tokens) for i, (text, tokens) in enumerate(texts_and_tokens)]
+    reward = ["environment", {"kind": "length", "weight": 0.1, "soft_limit": 4}]
+    [scored] = rollouts(reward, Actor(size=4)).score([Group(0, CONTEXT, tuple(written))], 1)
+    assert scored.rewards == pytest.approx([0.7 - 0.1 * 2, 0.7 - 0.1 * 0.5, 0.7, -0.1])
+    longest, longer, short, failed = group_normalised(torch.tensor(scored.rewards), [0] * 4).tolist()
+    assert short > longer > longest > failed
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "expected"),
+    [
+        ("The mug was in drawer 2, so take it from there.", "stop", 2),
+        ("The mug was in drawer 2, so take", "length", 1),
+        ("I should look in drawer 2. " * 2, "stop", 1),
+        ("no " * 40, "length", 0),
+        ("Look first.\nAction 3: go to drawer 2", "stop", 1),
+        ("  > open drawer 2", "stop", 1),
+        ("My next action: open drawer 2.", "stop", 2),
+        ("Observation: no no no no no no no", "length", -1),
+        (" \n", "length", -2),
+        ("", "stop", -2),
+    ],
+)
+def test_the_form_of_a_reflection(text: str, finish_reason: str, expected: float) -> None:
+    drawn = Group(0, CONTEXT, (response(0, 0, text, finish_reason),))
+    assert asyncio.run(FormatReward(FormatOptions()).score([drawn])) == [[expected]]
+
+
+def test_logged_reflections_have_few_faults(shared_data: Path) -> None:
+    """Those in Reflexion's logs, by GPT models: names that occur often are not repetition."""
+    logs = pyarrow.parquet.read_table(shared_data / "logs" / "reflexion_tuples.parquet", columns=["reflection"])
+    texts = [text for text in logs["reflection"].to_pylist() if text]
+    drawn = Group(0, CONTEXT, tuple(response(0, index, text) for index, text in enumerate(texts)))
+    [scores] = asyncio.run(FormatReward(FormatOptions()).score([drawn]))
+    assert sum(score < 2 for score in scores) / len(scores) < 0.005
 
 
 def test_a_response_that_was_cut_loses_the_penalty() -> None:
