@@ -204,7 +204,12 @@ Word = Annotated[str, Field(max_length=4096), AfterValidator(word)]
 def cut(text: str, chars: int = _SHOWN_CHARS) -> str:
     """``text`` for a message: it is cut with an ellipsis, and characters that are not printable are escaped."""
     shown = text if len(text) <= chars else f"{text[:chars]}…"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+    return escaped(shown)
+
+
+def escaped(text: str, kept: str = "") -> str:
+    """``text`` for a terminal: characters that are not printable are escaped, except for those in ``kept``."""
+    return "".join(char if char in kept or char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"

@@ -9,6 +9,7 @@ import typer
 
 from retro.cli.buffer import buffer_app
 from retro.cli.environments import env_app
+from retro.cli.memory import STAGE, memory_app
 
 app = typer.Typer(
     help="Train the retrospective model of a frozen LLM agent, and play with it.\n\n"
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(buffer_app, name="buffer")
 app.add_typer(env_app, name="env")
+app.add_typer(memory_app, name="memory")
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML config, for example configs/quickstart.yaml.")]
 Overrides = Annotated[
@@ -71,8 +73,8 @@ def run(
         run_pipeline(resolved, stages, config)
 
 
-def _stage_command(stage: str, does: str) -> None:
-    """Register ``retro STAGE CONFIG …``."""
+def _stage_command(stage: str, does: str, group: typer.Typer = app, name: str = "") -> None:
+    """Register ``retro STAGE CONFIG …``: with a ``name``, as a hidden command of a group that has more commands."""
 
     def command(config: Config, overrides: Overrides = None) -> None:
         from retro.cli.pipeline import run_pipeline
@@ -81,11 +83,12 @@ def _stage_command(stage: str, does: str) -> None:
 
         run_pipeline(load_config(config, overrides or ()), (stage_named(stage),), config)
 
-    app.command(stage, help=f"{does}\n\n\b\nExample:\n  retro {stage} configs/quickstart.yaml name=quickstart")(command)
+    example = f"\b\nExample:\n  retro {stage} configs/quickstart.yaml name=quickstart"
+    group.command(name or stage, help=f"{does}\n\n{example}", hidden=bool(name))(command)
 
 
 _stage_command("collect", "Play, reflect, retry; fill the replay buffer.")
-_stage_command("memory", "Let a memory that learns across tasks learn from the buffer.")
+_stage_command("memory", "Let a memory that learns across tasks learn from the buffer.", memory_app, STAGE)
 _stage_command("sft", "Fine-tune on the reflections that helped.")
 _stage_command("reward", "Train the reward model.")
 _stage_command("ppo", "Train the policy, from the SFT adapter on.")

@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from retro.artifacts import write_json
 from retro.config import ConfigError, MemorySection, Recall, RunConfig, Section, build, deciding, resolve
 from retro.layout import RunFolder
-from retro.memory.base import LearningMemory, Memory
-from retro.reading import UnreadableError, read_json
-from retro.types import Episode
+from retro.memory.base import LearningMemory, ListingMemory, Memory
+from retro.reading import UnreadableError, problems, read_json
+from retro.types import Count, Episode, from_json, to_json
 
 FACTS = "bank.json"
 CONTENT = "content"
+FORMAT = "2"
+"""Of ``bank.json``. Since 2, it has the memory's section, the tokens and the size."""
+
+
+@dataclass(frozen=True, slots=True)
+class BankFacts:
+    """``bank.json``: what identifies a bank, and what it cost."""
+
+    digest: str
+    """Of the content, as its memory computes it."""
+    memory: dict[str, Any]
+    """The config section of the memory that folded it."""
+    episodes: Count
+    """How many episodes it was folded from."""
+    actor_tokens: Count
+    """What these episodes cost: the tokens of the actor's requests, prompts included."""
+    entries: Count | None
+    """None for a memory of one's own that does not list its entries."""
+    bytes: Count
+    """The size of the content's files."""
+
+    @classmethod
+    def read(cls, folder: Path) -> BankFacts:
+        """The facts of the bank in a folder. Raises ConfigError if there is none."""
+        path = folder / FACTS
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file: the memory has learnt nothing yet; run the stage memory first")
+        try:
+            return from_json(cls, read_json(path))
+        except (UnreadableError, ValidationError) as error:
+            why = problems(error) if isinstance(error, ValidationError) else error
+            raise ConfigError(f"{path}: not the facts of a bank ({why}); run the stage memory again") from None
 
 
 def learns(section: MemorySection) -> bool:
@@ -57,7 +92,7 @@ def bank_inputs(config: RunConfig) -> dict[str, str]:
         ConfigError: if the stage ``memory`` has not written it yet.
     """
     bank = bank_of(config.memory, config)
-    return {} if bank is None else {"bank": bank_digest(bank)}
+    return {} if bank is None else {"bank": BankFacts.read(bank).digest}
 
 
 def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
@@ -69,7 +104,7 @@ def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
     memory: Memory = build(section)
     if bank is None or not isinstance(memory, LearningMemory):
         return memory
-    named, loaded = bank_digest(bank), memory.load(bank / CONTENT)
+    named, loaded = BankFacts.read(bank).digest, memory.load(bank / CONTENT)
     if loaded.digest != named:
         raise ConfigError(
             f"{bank}: the bank is {loaded.digest}, but {FACTS} says {named}: it was changed, or is damaged"
@@ -77,8 +112,8 @@ def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
     return loaded
 
 
-def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path) -> str:
-    """Learn from finished episodes, save the bank into ``folder``, and return its digest.
+def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path) -> BankFacts:
+    """Learn from finished episodes, save the bank into ``folder``, and return its facts.
 
     It learns in the order of environment, task, trial and id, so the bank does not depend on the order in which
     episodes were played or stored.
@@ -92,8 +127,16 @@ def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path)
         shutil.rmtree(content)
     content.mkdir(parents=True)
     memory.save(content)
-    write_json(folder / FACTS, {"digest": memory.digest, "episodes": len(ordered)})
-    return memory.digest
+    facts = BankFacts(
+        digest=memory.digest,
+        memory=section.model_dump(mode="json"),
+        episodes=len(ordered),
+        actor_tokens=sum(episode.usage.total for episode in ordered),
+        entries=len(memory.listing()) if isinstance(memory, ListingMemory) else None,
+        bytes=sum(file.stat().st_size for file in content.rglob("*") if file.is_file()),
+    )
+    write_json(folder / FACTS, to_json(facts))
+    return facts
 
 
 def copy_bank(source: Path, target: Path) -> None:
@@ -102,14 +145,3 @@ def copy_bank(source: Path, target: Path) -> None:
         shutil.rmtree(target)
     shutil.copytree(source / CONTENT, target / CONTENT)
     shutil.copyfile(source / FACTS, target / FACTS)
-
-
-def bank_digest(folder: Path) -> str:
-    """The digest of the bank in a folder. Raises ConfigError if there is none."""
-    path = folder / FACTS
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file: the memory has learnt nothing yet; run the stage memory first")
-    try:
-        return str(read_json(path)["digest"])
-    except (UnreadableError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not the facts of a bank ({error}); run the stage memory again") from None

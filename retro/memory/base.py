@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
@@ -49,4 +50,27 @@ class LearningMemory(Memory, Protocol):
 
     def load(self, folder: Path) -> Self:
         """This memory with the bank that :meth:`save` wrote."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEntry:
+    """An entry of a bank, for people."""
+
+    id: str
+    environment: str
+    kind: str
+    """The kind of task that it was learnt from; may be empty."""
+    text: str
+    """What an actor would be shown."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the bank counts or estimates about it, by name."""
+
+
+@runtime_checkable
+class ListingMemory(LearningMemory, Protocol):
+    """A memory whose bank can be looked at. ``retro memory show`` prints its entries."""
+
+    def listing(self) -> Sequence[ListedEntry]:
+        """All entries, the most valuable first."""
         ...

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from retro.artifacts import write_atomically
 from retro.config import ConfigError, MemorySection, NonNegativeInt, PositiveInt, Recall
-from retro.memory.base import Query
+from retro.memory.base import ListedEntry, Query
 from retro.memory.similarity import TfIdf
 from retro.reading import UnreadableError, encodable, parse_json, problems, read_lines
 from retro.types import Episode, Recalled, derive_seed, from_json, to_json
@@ -70,8 +70,12 @@ class EntryBank(ABC, Generic[E]):
         return cls(options)
 
     @abstractmethod
-    def choose(self, near: Sequence[tuple[float, E]], opening: str) -> Sequence[tuple[str, str]]:
-        """The ids and texts to show, among entries with the similarities of their openings to the task's."""
+    def choose(self, near: Sequence[tuple[float, E]], opening: str) -> Sequence[E]:
+        """The entries to show, among entries with the similarities of their openings to the task's; the best last."""
+
+    @abstractmethod
+    def shown(self, entry: E) -> tuple[str, str]:
+        """The id and the text by which an actor is shown an entry."""
 
     @abstractmethod
     def value(self, entry: E) -> tuple[float, ...]:
@@ -87,7 +91,7 @@ class EntryBank(ABC, Generic[E]):
         """See :class:`~retro.memory.base.LearningMemory`."""
 
     def recall(self, query: Query) -> Recalled:
-        shown = self.choose(*self._near(query))
+        shown = [self.shown(entry) for entry in self.choose(*self._near(query))]
         own = Recalled.latest([reflection.text for reflection in query.reflections], self.options.window)
         return Recalled((*(text for _, text in shown), *own.entries), (*(id for id, _ in shown), *own.ids))
 
@@ -97,6 +101,15 @@ class EntryBank(ABC, Generic[E]):
         while crowded := self.crowded(list(kept.values())):
             del kept[min(crowded, key=lambda entry: (self.value(entry), entry.id)).id]
         return replace(self, entries=kept)
+
+    def listing(self) -> list[ListedEntry]:
+        """See :class:`~retro.memory.base.ListingMemory`."""
+        ordered = sorted(self.entries.values(), key=lambda entry: ([-part for part in self.value(entry)], entry.id))
+        return [
+            ListedEntry(id, entry.environment, entry.kind, text, _numbers(entry))
+            for entry in ordered
+            for id, text in [self.shown(entry)]
+        ]
 
     @property
     def digest(self) -> str:
@@ -157,6 +170,12 @@ class EntryBank(ABC, Generic[E]):
         for id in sorted(self.entries):
             grouped[self.entries[id].environment].append(self.entries[id])
         return {name: (group, TfIdf([entry.opening for entry in group])) for name, group in grouped.items()}
+
+
+def _numbers(entry: Entry) -> dict[str, float]:
+    """The fields of an entry that are numbers."""
+    values = {item.name.rstrip("_"): getattr(entry, item.name) for item in fields(entry)}
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def source(episode: Episode) -> dict[str, Any]:

@@ -112,10 +112,13 @@ class Playbook(EntryBank[Bullet]):
         grown = self.apply(self.curate(episode))
         return grown.refined(grown.entries.keys() - self.entries.keys())
 
-    def choose(self, near: Sequence[tuple[float, Bullet]], opening: str) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, Bullet]], opening: str) -> Sequence[Bullet]:
         similar = [pair for pair in near if pair[0] >= self.options.min_similarity]
         ordered = sorted(similar, key=lambda pair: (-pair[1].balance * self.options.counters, -pair[0], pair[1].id))
-        return [(entry.id, entry.text) for _, entry in reversed(ordered[: self.options.bullets])]
+        return [entry for _, entry in reversed(ordered[: self.options.bullets])]
+
+    def shown(self, entry: Bullet) -> tuple[str, str]:
+        return entry.id, entry.text
 
     def value(self, entry: Bullet) -> tuple[float, ...]:
         return (entry.balance,)

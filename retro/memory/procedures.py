@@ -128,7 +128,7 @@ class ProcedureBank(EntryBank[Procedure]):
                 bank = bank._used(episode, now, routine, whole, worked=episode.success, parts=parts)
         return bank
 
-    def choose(self, near: Sequence[tuple[float, Procedure]], opening: str) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, Procedure]], opening: str) -> Sequence[Procedure]:
         candidates = sorted(near, key=lambda pair: (-pair[0], pair[1].id))[: self.options.candidates]
         if not candidates:
             return []
@@ -140,7 +140,10 @@ class ProcedureBank(EntryBank[Procedure]):
         utility, best = max(scored)
         if utility < self.options.min_utility:
             return []
-        return [(best, shortened(self.entries[best].text, self.options.max_tokens))]
+        return [self.entries[best]]
+
+    def shown(self, entry: Procedure) -> tuple[str, str]:
+        return entry.id, shortened(entry.text, self.options.max_tokens)
 
     def value(self, entry: Procedure) -> tuple[float, ...]:
         recency = 0.5 ** ((self._now - entry.latest) / self.options.capacity)

@@ -64,10 +64,13 @@ class UtilityRetrieval(EntryBank[Lesson]):
         utility = known.utility + self.options.step * (outcome - known.utility)
         return self.having(of_several(known, episode, utility=utility, tries=known.tries + 1))
 
-    def choose(self, near: Sequence[tuple[float, Lesson]], opening: str) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, Lesson]], opening: str) -> Sequence[Lesson]:
         similar = [pair for pair in near if pair[0] >= self.options.min_similarity]
         ordered = sorted(similar, key=lambda pair: (-self._score(*pair), pair[1].id))[: self.options.lessons]
-        return [(entry.id, entry.text) for _, entry in reversed(ordered)]
+        return [entry for _, entry in reversed(ordered)]
+
+    def shown(self, entry: Lesson) -> tuple[str, str]:
+        return entry.id, entry.text
 
     def value(self, entry: Lesson) -> tuple[float, ...]:
         return (entry.utility,)

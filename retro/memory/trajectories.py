@@ -56,9 +56,12 @@ class NearestTrajectories(EntryBank[Solved]):
         known = self.entries.get(solved.id)
         return self if known is not None and _rank(known) <= _rank(solved) else self.having(solved)
 
-    def choose(self, near: Sequence[tuple[float, Solved]], opening: str) -> Sequence[tuple[str, str]]:
+    def choose(self, near: Sequence[tuple[float, Solved]], opening: str) -> Sequence[Solved]:
         ordered = sorted(near, key=lambda pair: (-pair[0], pair[1].id))[: self.options.count]
-        return [(entry.episode, f"Another task that was solved:\n{entry.text}") for _, entry in reversed(ordered)]
+        return [entry for _, entry in reversed(ordered)]
+
+    def shown(self, entry: Solved) -> tuple[str, str]:
+        return entry.episode, f"Another task that was solved:\n{entry.text}"
 
     def value(self, entry: Solved) -> tuple[float, ...]:
         return ()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
-from retro.memory.bank import CONTENT, FACTS, fold_bank, learns
+from retro.memory.bank import CONTENT, FACTS, FORMAT, fold_bank, learns
 from retro.stage import Stage, Work
 from retro.types import Split
 
 
 def memory_inputs(config: RunConfig) -> dict[str, str]:
-    """The digest of the buffer.
+    """The digest of the buffer, and the format of a bank's facts.
 
     Raises:
         ConfigError: if the memory of the config does not learn across tasks.
@@ -22,7 +22,7 @@ def memory_inputs(config: RunConfig) -> dict[str, str]:
     if not learns(config.memory):
         raise ConfigError(f"memory.kind={config.memory.chosen} does not learn across tasks: there is no bank to write")
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        return {"buffer": buffer.digest(config.buffer.environments)}
+        return {"buffer": buffer.digest(config.buffer.environments), "format": FORMAT}
 
 
 def fold_memory(config: RunConfig, work: Work) -> None:
@@ -30,8 +30,10 @@ def fold_memory(config: RunConfig, work: Work) -> None:
     chosen = config.buffer.environments
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         episodes = [e for e in buffer.episodes(split=Split.TRAIN) if not chosen or e.task.environment in chosen]
-    digest = fold_bank(config.memory, episodes, work.folder)
-    work.log(len(episodes), bank=digest)
+    facts = fold_bank(config.memory, episodes, work.folder)
+    work.log(
+        facts.episodes, bank=facts.digest, entries=facts.entries, bytes=facts.bytes, actor_tokens=facts.actor_tokens
+    )
     for name in (FACTS, CONTENT):
         work.output(name, work.folder / name)
 

@@ -11,7 +11,7 @@ import yaml
 from retro import RetrospectiveModel
 from retro.agent.records import ExportError
 from retro.buffer import ReplayBuffer
-from retro.memory.bank import bank_digest
+from retro.memory.bank import BankFacts
 from retro.types import Split
 from tests.learning_memory import Beginnings
 from tests.pipeline.running import Run, retro
@@ -34,7 +34,7 @@ def run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_bank_is_folded_after_the_collection_and_names_what_plays_with_it(run: Run) -> None:
     screen = (run.config.parent / "screen.txt").read_text(encoding="utf-8")
     assert screen.index("collect") < screen.index("memory") < screen.index("sft")
-    digest = bank_digest(run.folder / "memory")
+    digest = BankFacts.read(run.folder / "memory").digest
     for stage in ("ppo", "export", "evaluate"):
         assert run.manifest(stage)["inputs"]["bank"] == digest
     assert all("bank" not in run.manifest(stage)["inputs"] for stage in ("collect", "sft", "reward"))
@@ -62,7 +62,7 @@ def test_the_export_carries_the_bank_and_its_code_runs_only_if_the_user_says_so(
     assert "the memory tests.learning_memory:Beginnings is code of one's own" in caplog.text
     memory = RetrospectiveModel.load(export, trust_remote_code=True).memory
     assert isinstance(memory, Beginnings)
-    assert memory.digest == bank_digest(run.folder / "memory")
+    assert memory.digest == BankFacts.read(run.folder / "memory").digest
     (export / "memory" / "content" / "beginnings.json").write_text('{"bank": []}')
     with pytest.raises(ExportError, match="damaged or was edited"):
         RetrospectiveModel.load(export, trust_remote_code=True)

@@ -39,6 +39,7 @@ COMMANDS = (
         ["buffer", "migrate"],
         ["env", "list"],
         ["env", "play"],
+        ["memory", "show"],
     ),
 )
 
@@ -95,6 +96,8 @@ def test_version(retro: Retro) -> None:
         (["buffer", "stats", "nowhere"], "nowhere/buffer.sqlite: no such file"),
         (["buffer", "import", "jsonl", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["env", "play", "hosehold"], "'hosehold' is not known"),
+        (["memory", "nowhere.yaml"], "config nowhere.yaml: no such file"),
+        (["memory", "show", "nowhere"], "nowhere: no such folder"),
         (["env", "play", "household", "--task", "attic-1"], "attic-1"),
         (["reflect", "nowhere", "--trajectory", "nowhere.json"], "nowhere.json: No such file"),
     ],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from retro.artifacts import write_json
 from retro.config import ConfigError, MemorySection, RunConfig
 from retro.memory import LearningMemory, Query
-from retro.memory.bank import FACTS, bank_digest, bank_inputs, bank_of, copy_bank, fold_bank, learns, make_memory
-from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory
+from retro.memory.bank import FACTS, BankFacts, bank_inputs, bank_of, copy_bank, fold_bank, learns, make_memory
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
 
 OWN = {"kind": "tests.learning_memory:Beginnings", "options": {"size": 3}}
 
@@ -40,24 +42,33 @@ def test_the_order_of_episodes_does_not_change_the_bank(tmp_path: Path) -> None:
     digests = set()
     for seed in range(4):
         shuffled = random.Random(seed).sample(EPISODES, len(EPISODES))
-        digests.add(fold_bank(section(), shuffled, tmp_path / str(seed)))
+        digests.add(fold_bank(section(), shuffled, tmp_path / str(seed)).digest)
         memory = make_memory(section(), tmp_path / str(seed))
         assert memory.recall(QUERY).ids == ("2-0-b", "2-1-a", "2-1-b", "reflection-0")
     assert len(digests) == 1
-    assert fold_bank(section(), EPISODES[1:], tmp_path / "less") not in digests
+    assert fold_bank(section(), EPISODES[1:], tmp_path / "less").digest not in digests
 
 
 def test_a_bank_is_loaded_as_it_was_saved_and_a_changed_one_is_refused(tmp_path: Path) -> None:
-    digest = fold_bank(section(), EPISODES, tmp_path / "bank")
+    facts = fold_bank(section(), EPISODES, tmp_path / "bank")
     copy_bank(tmp_path / "bank", tmp_path / "copy")
     loaded = make_memory(section(), tmp_path / "copy")
     assert isinstance(loaded, LearningMemory)
-    assert loaded.digest == bank_digest(tmp_path / "copy") == digest
+    assert BankFacts.read(tmp_path / "copy") == facts
+    assert loaded.digest == facts.digest
     assert make_memory(section()).recall(QUERY).entries == ("look first",)  # without its bank it has learnt nothing
-    assert fold_bank(section(), EPISODES[:2], tmp_path / "copy") != digest  # over a bank that is there
-    (tmp_path / "bank" / FACTS).write_text('{"digest": "another"}')
+    assert fold_bank(section(), EPISODES[:2], tmp_path / "copy").digest != facts.digest  # over a bank that is there
+    write_json(tmp_path / "bank" / FACTS, to_json(replace(facts, digest="another")))
     with pytest.raises(ConfigError, match=r"bank is .*, but bank\.json says another"):
         make_memory(section(), tmp_path / "bank")
+
+
+def test_a_bank_says_what_it_cost_and_how_large_it_is(tmp_path: Path) -> None:
+    played = [replace(episode(task, 0), usage=Usage(100, task)) for task in range(3)]
+    facts = fold_bank(section(), played, tmp_path)
+    assert (facts.episodes, facts.actor_tokens, facts.entries) == (3, 303, None)
+    assert facts.bytes == (tmp_path / "content" / "beginnings.json").stat().st_size
+    assert facts.memory == section().model_dump(mode="json")
 
 
 def test_a_bank_that_is_not_there_is_an_error_with_its_stage(tmp_path: Path) -> None:
@@ -70,8 +81,8 @@ def test_a_bank_that_is_not_there_is_an_error_with_its_stage(tmp_path: Path) -> 
     (bank / FACTS).write_text("[]")
     with pytest.raises(ConfigError, match="run the stage memory again"):
         bank_inputs(config)
-    digest = fold_bank(config.memory, EPISODES, bank)
-    assert bank_inputs(config) == {"bank": digest}
+    facts = fold_bank(config.memory, EPISODES, bank)
+    assert bank_inputs(config) == {"bank": facts.digest}
 
 
 def test_only_the_runs_own_memory_has_a_bank(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_bank_is_what_was_saved_whatever_the_order_of_arrival(kind: str, tmp_p
         assert memory.digest == fresh.digest
         assert memory.recall(ask("heat", own=("a", "b"))) == fresh.recall(ask("heat", own=("a", "b")))
     assert len(contents) == 1
-    assert fold_bank(section, episodes, tmp_path / "0") == memory.digest  # over what an interrupted stage left
+    assert fold_bank(section, episodes, tmp_path / "0").digest == memory.digest  # over what an interrupted stage left
     assert folded(section).digest != memory.digest
 
 

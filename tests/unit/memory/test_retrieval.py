@@ -49,7 +49,7 @@ def test_the_score_is_the_papers() -> None:
     }
     for similarity, entry in near:
         assert memory._score(similarity, entry) == pytest.approx(scores[entry.text])
-    assert [text for _, text in memory.choose(near, "")] == ["bad", "good"]  # the best stands last
+    assert [entry.text for entry in memory.choose(near, "")] == ["bad", "good"]  # the best stands last
 
 
 def test_with_equal_utility_the_lesson_that_was_tried_less_is_preferred() -> None:
