@@ -26,7 +26,7 @@ from retro.evaluation.results import Draws, Results, summarise
 from retro.evaluation.roles import Writer
 from retro.evaluation.sources import NoDonorError
 from retro.evaluation.statistics import Outcome, outcome
-from retro.memory.bank import bank_inputs, bank_of
+from retro.memory.bank import BankFacts, bank_inputs, bank_of
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS
 from retro.prompts import PromptLibrary
 from retro.retrospective.adapter_files import checkpoint_of
@@ -34,7 +34,7 @@ from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.stage import MANIFEST, Stage, Work, read_manifest
 from retro.ties import highest
-from retro.types import Split
+from retro.types import Split, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,10 @@ def evaluate_into(
         config.evaluate.attempts,
         Draws(config.evaluate.bootstrap, config.evaluate.permutations, config.seed),
     )
+    for arm in arms:
+        bank = bank_of(arm.memory, config)
+        if bank is not None and arm.name in outcomes:
+            results["arms"][arm.name]["bank"] = to_json(BankFacts.read(bank))
     results["notes"] = [*cautions(results), *notes]
     results["seconds"] = stage_seconds(config) | ({"evaluate": round(seconds(), 3)} if seconds else {})
     write_json(paths.results, results)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from retro.evaluation.results import SCOPE, Results
@@ -13,16 +16,17 @@ from retro.ties import exceeds, highest
 def results_table(results: Results) -> Table:
     """Cumulative success with its 95 % interval at each attempt, and tokens a task; the best trained arm is bold.
 
-    If seeds are pooled, the caption says what the intervals are about.
+    If seeds are pooled, the caption says what the intervals are about; it also says what banks the arms played with.
     """
     several = any(arm["seeds"] > 1 for arm in results["arms"].values())
+    caption = [*([SCOPE] if several else []), *_banks(results)]
     table = Table(  # four attempts fit 80 columns whole
         title=f"success by attempt, {results['tasks']} held-out tasks (95 % intervals)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
         pad_edge=False,
-        caption=SCOPE if several else None,
+        caption="\n".join(caption) or None,
         caption_justify="left",
     )
     table.add_column("arm", overflow="fold")  # a long name gives way, not the figures
@@ -49,6 +53,22 @@ def best_learned_arm(results: Results) -> str | None:
     for figure in ("success_by_trial", "return_by_trial"):
         learned = [learned[index] for index in highest([arms[name][figure][-1] for name in learned])]
     return learned[0] if len(learned) == 1 else None
+
+
+def _banks(results: Results) -> Iterator[str]:
+    """A sentence about each bank, which names its arms if there are others."""
+    arms_of: dict[str, list[str]] = {}
+    for name, arm in results["arms"].items():
+        if "bank" in arm:
+            arms_of.setdefault(arm["bank"]["digest"], []).append(name)
+    for names in arms_of.values():
+        bank = results["arms"][names[0]]["bank"]
+        entries = "" if bank["entries"] is None else f"{bank['entries']:,} entries, "
+        who = "All arms" if len(names) == len(results["arms"]) else ", ".join(names)
+        yield escape(
+            f"{who}: with a bank of {entries}{bank['bytes']:,} bytes, from {bank['episodes']:,} episodes that took "
+            f"{bank['actor_tokens']:,} tokens of the actor."
+        )
 
 
 def _share(value: float) -> str:

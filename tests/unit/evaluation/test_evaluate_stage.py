@@ -14,13 +14,16 @@ from retro.evaluation.records import read_records
 from retro.evaluation.report import Paths, rebuild_report
 from retro.evaluation.stage import STAGE as EVALUATE
 from retro.evaluation.stage import evaluate_into, with_checkpoints
+from retro.layout import RunFolder
+from retro.memory.bank import fold_bank
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
 from retro.stage import run_stage
-from retro.types import Episode
+from retro.types import Episode, to_json
 from tests.builders import run_config
+from tests.unit.memory.plays import memory_section, play, task
 
 ARMS = ["retry-sampled", "shuffled", "reflexion", "sft", "ppo-env", "ppo-env-bon2", "oracle"]
 
@@ -79,6 +82,17 @@ def test_every_arm_is_measured_once(config: RunConfig) -> None:
 
     (folder / "report.html").unlink()
     assert rebuild_report(config.run_dir).is_file()
+
+
+def test_an_arm_with_a_bank_says_what_it_is_and_cost(config: RunConfig) -> None:
+    memory = memory_section("playbook")
+    config = config.model_copy(
+        update={"memory": memory, "evaluate": EvaluateSection(attempts=1, arms=["retry-sampled"], bootstrap=50)}
+    )
+    facts = fold_bank(memory, [play(task("a"), "use the stove.")], RunFolder(config.run_dir).memory)
+    results = json.loads((run_stage(EVALUATE, config) / "results.json").read_text())
+    assert results["arms"]["retry-sampled"]["bank"] == to_json(facts)
+    assert facts.entries == 1
 
 
 def test_arms_with_equal_parts_play_equal_episodes(config: RunConfig) -> None:

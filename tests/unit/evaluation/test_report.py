@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from retro.evaluation.report import (
     read_results,
     rebuild_report,
 )
-from retro.evaluation.results import SCOPE
+from retro.evaluation.results import SCOPE, Results
 from retro.evaluation.table import best_learned_arm, results_table
 
 
@@ -188,6 +189,31 @@ def test_the_table_has_every_arm_and_attempt(run_dir: Path) -> None:
     console.print(results_table(results))
     text = console.export_text()
     assert all(arm in text for arm in results["arms"]) and "attempt 4" in text
+
+
+def test_a_bank_stands_beside_the_arms_that_played_with_it(run_dir: Path) -> None:
+    paths = Paths(run_dir, run_dir / "evaluation")
+    results = read_results(paths.results)
+    assert "<h3>Banks</h3>" not in rebuild_report(run_dir).read_text(encoding="utf-8")
+    assert "bank of" not in _printed(results)
+    bank = {"digest": "d", "memory": {}, "episodes": 1240, "actor_tokens": 312_450, "entries": 37, "bytes": 15_310}
+    results["arms"]["sft"]["bank"] = bank
+    write_json(paths.results, results)
+    page = rebuild_report(run_dir).read_text(encoding="utf-8").split("<h3>Banks</h3>")[1].split("</table>")[0]
+    assert re.findall("<tr><td>(.*?)</td>", page) == ["sft"]
+    assert all(f">{figure}</td>" in page for figure in ("37", "15,310", "1,240", "312,450"))
+    assert f"{100 * results['arms']['sft']['success_by_trial'][0]:.1f} <small>" in page
+    says = "with a bank of 37 entries, 15,310 bytes, from 1,240 episodes that took 312,450 tokens of the actor."
+    assert f"sft: {says}" in _printed(results)
+    for arm in results["arms"].values():
+        arm["bank"] = {**bank, "entries": None}
+    assert f"All arms: {says}".replace("37 entries, ", "") in _printed(results)
+
+
+def _printed(results: Results) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(results_table(results))
+    return " ".join(console.export_text().split())
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
