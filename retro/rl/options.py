@@ -30,6 +30,16 @@ class KlSection(Section):
     loss_coefficient: NonNegativeFloat = 0.0
 
 
+class ImitationSection(Section):
+    """The imitation anchor of RetroAct (NAACL 2025), whose best λ of 0, 1 and 2 was 1. Only the anchor is the paper's:
+    the policy's own term is PPO's."""
+
+    coefficient: NonNegativeFloat = 0.0
+    """λ: the loss has λ times the cross-entropy, nats a token, of reflections that the stage ``sft`` imitates."""
+    batch_size: PositiveInt = 32
+    """Such reflections in one optimiser step, over all processes."""
+
+
 class PpoOptions(SampledPolicySection):
     """Proximal policy optimisation (arXiv 1707.06347)."""
 
@@ -56,6 +66,7 @@ class PpoOptions(SampledPolicySection):
     """Nats a token: the run stops before an update on tokens whose log-probabilities by the sampler are on average
     further than this from the recomputed ones (docs/training.md). ``null``: never."""
     kl: KlSection = KlSection()
+    imitation: ImitationSection = ImitationSection()
 
     @property
     def whitens(self) -> bool:

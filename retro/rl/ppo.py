@@ -10,7 +10,7 @@ divided by a count over all processes, so that n processes make the same update 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -82,6 +82,7 @@ def update(
     section: PpoOptions,
     seed: int,
     reduce: Reduce = alone,
+    imitate: Callable[[int], Tensor] | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one step's experience: epochs × minibatches of whole groups, one optimiser step each.
 
@@ -89,10 +90,13 @@ def update(
         policy: the forward pass of this process's responses.
         trainables: each is clipped to ``max_grad_norm`` by itself.
         seed: that of the order of contexts; equal on all processes.
+        imitate: adds the gradient of a further loss, the imitation anchor, in the optimiser step of a number from 0,
+            and returns this process's share of that loss, shape (), before its coefficient.
 
     Returns:
         Means over the tokens of all processes and all optimiser steps, ``grad_norm/NAME`` before clipping, the number
-        of ``updates``, and whether ``target_kl`` ended them early (``stopped``, 0 or 1).
+        of ``updates``, and whether ``target_kl`` ended them early (``stopped``, 0 or 1). With ``imitate``, also the
+        mean of its loss (``imitation_loss``).
 
     Raises:
         DivergedError: on a loss or gradient that is not finite. The parameters stay as they were.
@@ -100,10 +104,12 @@ def update(
     parameters = [parameter for trainable in trainables for parameter in trainable.parameters]
     sums = torch.zeros(len(TERMS), dtype=torch.float64)
     norms = dict.fromkeys((trainable.name for trainable in trainables), 0.0)
-    updates, approx_kl, stopped = 0, 0.0, False
+    updates, approx_kl, stopped, imitation = 0, 0.0, False, 0.0
     for rows, tokens in _minibatches(experience, section, seed, reduce):
         optimiser.zero_grad(set_to_none=True)
         terms = _backward(experience, policy, rows, tokens, section)
+        if imitate is not None:
+            terms = torch.cat([terms, imitate(updates)[None]])
         terms = sum_over_processes(parameters, terms, reduce).double().cpu()
         approx_kl = float(terms[TERMS.index("approx_kl")]) / tokens
         if section.target_kl is not None and approx_kl > section.target_kl:
@@ -112,10 +118,12 @@ def update(
         for name, norm in clip(trainables, section.max_grad_norm).items():
             norms[name] += norm
         optimiser.step()
-        sums += terms
+        sums += terms[: len(TERMS)]
+        imitation += float(terms[len(TERMS) :].sum())
         updates += 1
     optimiser.zero_grad(set_to_none=True)
-    return _metrics(sums, norms, updates, approx_kl, stopped)
+    metrics = _metrics(sums, norms, updates, approx_kl, stopped)
+    return metrics if imitate is None else metrics | {"imitation_loss": imitation / max(updates, 1)}
 
 
 def _minibatches(experience: Experience, section: PpoOptions, seed: int, reduce: Reduce) -> list[tuple[list[int], int]]:

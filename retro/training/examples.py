@@ -15,13 +15,15 @@ from transformers import PreTrainedTokenizerBase
 
 from retro.artifacts import digest_model
 from retro.buffer.store import ReplayBuffer
-from retro.buffer.views import Context, RatedReflection
+from retro.buffer.views import Context, RatedReflection, rated_reflections, sft_examples
 from retro.config import ConfigError, RunConfig
 from retro.models.limits import READING_KEYS, with_prompt_limit
 from retro.models.loading import base_context, require_trainable
 from retro.models.sharding import launched_pieces
 from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.retrospective.encoding import Encoder
+from retro.stage import NothingToLearnError
+from retro.types import Split
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,29 @@ def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]
     if reasons:
         logger.warning("%d of %d %s are left out: %s", len(reasons), len(items), what, reasons[0])
     return kept
+
+
+def imitated(config: RunConfig, encoder: Encoder) -> list[RatedReflection]:
+    """The reflections on train tasks that the stage ``sft`` imitates.
+
+    Raises:
+        NothingToLearnError: if none is rated above the threshold, or the prompt of none fits.
+    """
+    section, environments = config.sft, config.buffer.environments
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        train = sft_examples(buffer, section.rating, section.threshold, (Split.TRAIN,), environments)
+        if not train:
+            rated = rated_reflections(buffer, section.rating, (Split.TRAIN,), environments)
+            best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
+            raise NothingToLearnError(
+                f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
+                f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
+                "groups, or lower sft.threshold"
+            )
+    fitting = without_too_long(train, encoder, "reflections on train tasks")
+    if not fitting:
+        raise NothingToLearnError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
+    return fitting
 
 
 def training_inputs(config: RunConfig, stage: str, own_loop: bool = True) -> dict[str, str]:

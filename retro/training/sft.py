@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from retro.buffer.store import ReplayBuffer
-from retro.buffer.views import RatedReflection, rated_reflections, sft_examples
+from retro.buffer.views import RatedReflection, sft_examples
 from retro.config import ConfigError, RunConfig
 from retro.layout import ADAPTER
 from retro.models.adapter_files import write_identity
@@ -26,8 +26,8 @@ from retro.models.exactness import check_base
 from retro.models.loading import base_identity, load_base, load_tokenizer, resolve_device
 from retro.models.sharding import launched_pieces
 from retro.retrospective.encoding import Encoder
-from retro.stage import NothingToLearnError, Stage, Work
-from retro.training.examples import MODEL_KEYS, encoder_of_run, training_inputs, without_too_long
+from retro.stage import Stage, Work
+from retro.training.examples import MODEL_KEYS, encoder_of_run, imitated, training_inputs, without_too_long
 from retro.training.trl import largest_divisor, require_kept, trainer_arguments
 from retro.types import Split
 
@@ -109,23 +109,13 @@ def train_adapter(config: RunConfig, work: Work) -> None:
 
 def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], list[Example]]:
     """The examples of training tasks, and those of validation tasks."""
-    section, environments = config.sft, config.buffer.environments
+    train, section = imitated(config, encoder), config.sft
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        train = sft_examples(buffer, section.rating, section.threshold, (Split.TRAIN,), environments)
-        validation = sft_examples(buffer, section.rating, section.threshold, (Split.VALIDATION,), environments)
-        if not train:
-            rated = rated_reflections(buffer, section.rating, (Split.TRAIN,), environments)
-            best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
-            raise NothingToLearnError(
-                f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
-                f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
-                "groups, or lower sft.threshold"
-            )
-    fitting = without_too_long(train, encoder, "reflections on train tasks")
-    if not fitting:
-        raise NothingToLearnError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
+        validation = sft_examples(
+            buffer, section.rating, section.threshold, (Split.VALIDATION,), config.buffer.environments
+        )
     validation = without_too_long(validation, encoder, "reflections on validation tasks")
-    return [encode(encoder, item) for item in fitting], [encode(encoder, item) for item in validation]
+    return [encode(encoder, item) for item in train], [encode(encoder, item) for item in validation]
 
 
 def encode(encoder: Encoder, item: RatedReflection) -> Example:

@@ -23,13 +23,15 @@ class Algorithm:
     - ``rewards``: sampled groups with the rewards of ``ppo.reward``;
     - ``reference``: the frozen supervised adapter, for :attr:`Batch.rollout`;
     - ``values``: a value head on the policy, trained beside it;
+    - ``imitation``: the reflections that the stage ``sft`` imitates, for :meth:`Batch.imitate`;
     - ``pairs``: nothing is sampled; the algorithm reads the buffer's ratings by the options of the stage ``reward``.
     """
 
     Options: ClassVar[type[Section]]
     """The keys that it reads. A built-in kind derives them from a section that the stage reads, too; for an algorithm
     from outside the package they are a section of their own."""
-    needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    needs: frozenset[str] = frozenset({"rewards"})
+    """Set on the class, or by ``__init__`` if the options decide."""
     in_pieces: ClassVar[bool] = True
     """Whether it can train a base in pieces over the processes. Then :meth:`learn` must run the policy's forward pass
     equally often on every process, with rows or without."""

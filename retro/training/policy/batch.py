@@ -13,7 +13,9 @@ from torch import Tensor
 from retro.rl.experience import Policy, Reduce, Rollout, alone
 from retro.rl.gradients import Trainable, clip, sum_over_processes
 from retro.training.policy.groups import Group, Response
+from retro.training.policy.imitation import Imitation
 from retro.training.policy.models import Packs, PolicyModels, token_mask
+from retro.types import derive_seed
 
 
 class SamplerGapError(ValueError):
@@ -43,6 +45,7 @@ class Batch:
     """Over all trained parameters, with the step's learning rates. The stage keeps its state in checkpoints."""
     max_grad_norm: float
     _models: PolicyModels
+    _imitation: Imitation | None = None
 
     @cached_property
     def responses(self) -> list[Response]:
@@ -90,6 +93,22 @@ class Batch:
         """
         with self._models.learning(self._packs, entropy_gradient) as policy:
             yield policy
+
+    def imitate(self, weight: float, size: int, update: int) -> Tensor:
+        """Add the gradient of ``weight`` times the cross-entropy of a batch of the SFT set (:class:`Imitation`).
+
+        Call it inside the ``with`` of :meth:`policy`, on every process.
+
+        Args:
+            size: reflections in the batch, over all processes.
+            update: the number of the optimiser step within this step, which has a batch of its own.
+
+        Raises:
+            ValueError: if ``imitation`` is not among the algorithm's needs.
+        """
+        if self._imitation is None:
+            raise ValueError("the SFT set was not read: the algorithm's needs lack 'imitation'")
+        return self._imitation.backward(weight, size, derive_seed(self.seed, "imitation", update))
 
     def update(self, terms: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Let the optimiser make a step with the gradients of all processes, each part clipped to ``max_grad_norm``.

@@ -103,6 +103,7 @@ class Loop:
             optimiser=self.optimiser,
             max_grad_norm=self.section.max_grad_norm,
             _models=run.models,
+            _imitation=run.imitation,
         )
         factor = learning_rate_factor(self.section, number)
         for group, part in zip(self.optimiser.param_groups, self.trainables, strict=True):

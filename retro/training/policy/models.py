@@ -200,13 +200,17 @@ class PolicyModels:
     @contextmanager
     def learning(self, packs: Packs, entropy_gradient: bool = False) -> Iterator[Policy]:
         """The policy's differentiable forward pass. Its adapter stays on until the last backward pass."""
+        with self.base.role(POLICY, train=True):
+            yield self.differentiable(packs, entropy_gradient)
+
+    def differentiable(self, packs: Packs, entropy_gradient: bool = False) -> Policy:
+        """The same for further packs, inside the ``with`` of :meth:`learning`."""
 
         def policy(rows: Sequence[int]) -> Iterator[tuple[list[int], Outputs]]:
             yield from self._forward(packs, rows, with_values=True, entropy_gradient=entropy_gradient)
             self.base.finish_passes()  # the gradient sum over processes is next
 
-        with self.base.role(POLICY, train=True):
-            yield policy
+        return policy
 
     def _forward(
         self, packs: Packs, rows: Sequence[int], with_values: bool, entropy_gradient: bool = False

@@ -23,6 +23,7 @@ from retro.retrospective.reward_files import RewardFiles
 from retro.rl.gradients import over_processes
 from retro.stage import Work
 from retro.training.checkpoints import checkpoints, new_folder, prune
+from retro.training.examples import imitated
 from retro.training.policy.groups import Group
 from retro.training.policy.guard import (
     Guard,
@@ -35,6 +36,7 @@ from retro.training.policy.guard import (
     save_state,
     with_best,
 )
+from retro.training.policy.imitation import Imitation
 from retro.training.policy.models import PolicyModels
 from retro.training.policy.records import Row, cut_samples, mean_metrics, rows_of, show_samples, write_rollouts
 from retro.training.policy.rollouts import Retries, Rollouts
@@ -71,6 +73,8 @@ class PolicyRun:
     """
 
     models: PolicyModels
+    imitation: Imitation | None = None
+    """The SFT set, if the algorithm needs it."""
     rollouts: Rollouts
     state: PolicyState
 
@@ -131,6 +135,8 @@ class PolicyRun:
             sharded=launched_pieces("ppo", config.model) is not None,
             kind=kind,
         )
+        if "imitation" in needs:
+            self.imitation = Imitation(self.models, imitated(config, self.models.encoder), self.rank, self.processes)
         plays = bool(gathered & {"retries", "controls"})
         if plays or self._guarded:
             played = [*self._guarded, *(self.train if plays else ())]

@@ -23,11 +23,12 @@ from retro.types import Split
 
 
 def policy_keys(config: RunConfig) -> list[str]:
-    """The keys that decide the policy. An algorithm that learns from pairs also reads how the pairs are made."""
-    algorithm = resolve("algorithm", config.ppo.chosen)
-    pairs = ("reward.loss", "reward.rating", "reward.threshold") if "pairs" in algorithm.needs else ()
+    """The keys that decide the policy. Pairs and the SFT set also depend on how the other stages choose reflections."""
+    needs = build(config.ppo).needs
+    pairs = ("reward.loss", "reward.rating", "reward.threshold") if "pairs" in needs else ()
+    imitated = ("sft.rating", "sft.threshold") if "imitation" in needs else ()
     played = ("environment.name", "environment.options", "actor", "memory") if _plays(config) else ()
-    return ["model", "buffer", "ppo", *pairs, *played]
+    return ["model", "buffer", "ppo", *pairs, *imitated, *played]
 
 
 def _plays(config: RunConfig) -> bool:

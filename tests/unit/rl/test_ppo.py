@@ -157,6 +157,38 @@ def test_one_update_against_the_loss_written_out() -> None:
     assert metrics["approx_kl"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_an_imitation_anchor_adds_its_gradient_before_the_clipping() -> None:
+    """∇ = ∇L_PPO + λ ∇CE in one optimiser step, and a coefficient of 0 leaves PPO's bits."""
+    model, reference = TokenPolicy(), TokenPolicy(seed=1)
+    tokens, imitated = model.sample(32, 3, seed=0), model.sample(4, 3, seed=9)
+    config = section(epochs=1, max_grad_norm=1e9)
+    experience = build_experience(make_rollout(model, reference, tokens, torch.arange(32.0)), config, 0.05)
+
+    def learnt(weight: float | None) -> tuple[TokenPolicy, dict[str, float]]:
+        model = TokenPolicy()
+
+        def imitate(number: int) -> torch.Tensor:
+            loss = -model.outputs(imitated).log_probs.mean()
+            (weight * loss).backward()
+            return loss.detach()
+
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        anchor = None if weight is None else imitate
+        trained = model.trainables()
+        return model, update(experience, policy_for(model, tokens), trained, optimiser, config, 7, imitate=anchor)
+
+    plain, without = learnt(None)
+    none, _ = learnt(0.0)
+    anchored, metrics = learnt(2.0)
+    cross_entropy = -TokenPolicy().outputs(imitated).log_probs.mean()
+    assert torch.equal(plain.logits, none.logits) and torch.equal(plain.value, none.value)
+    assert metrics["imitation_loss"] == pytest.approx(cross_entropy.item())
+    assert "imitation_loss" not in without
+    fresh = TokenPolicy()
+    (-fresh.outputs(imitated).log_probs.mean()).backward()
+    torch.testing.assert_close(anchored.logits, plain.logits - 0.1 * 2.0 * fresh.logits.grad)
+
+
 @pytest.mark.parametrize("advantage", ["gae", "rloo"])
 def test_microbatches_change_nothing(advantage: str) -> None:
     whole, metrics, _ = one_update(minibatches=2, advantage=advantage)
