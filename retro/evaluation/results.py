@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -47,9 +47,6 @@ class ArmResult(Description):
     tasks: int
     by_environment: dict[str, Breakdown]
     by_kind: dict[str, Breakdown]
-    bank: NotRequired[dict[str, Any]]
-    """The facts of the bank that it played with (:class:`retro.memory.bank.BankFacts`): its size, and what it cost.
-    Absent if its memory does not learn across tasks."""
 
 
 class Comparison(TypedDict):

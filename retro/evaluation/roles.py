@@ -66,6 +66,9 @@ class Parts(TypedDict):
 class Description(TypedDict):
     role: str
     parts: Parts
+    bank: NotRequired[dict[str, Any]]
+    """The facts of the bank that it played with (:class:`retro.memory.bank.BankFacts`): its size, and what it cost.
+    Absent if its memory does not learn across tasks."""
 
 
 _CHAIN = (
