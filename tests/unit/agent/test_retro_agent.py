@@ -1,17 +1,22 @@
 """The agent at run time, in the small world and on functions of one's own."""
 
 import asyncio
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from small_world import Excluder, Guesser, Vaults, vault_player, vault_prompts
 
 from retro import FunctionEnvironment, RetroAgent, RetrospectiveModel
+from retro.config import ConfigError
 from retro.memory import ReflectionWindow
+from retro.memory.bank import fold_bank
 from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.runner import LocalRunner
@@ -27,6 +32,7 @@ from retro.types import (
     Trajectory,
     derive_seed,
 )
+from tests.unit.memory.plays import memory_section, opening, play, task
 
 TASKS = Vaults().tasks(Split.TEST, 40)
 SAMPLING = Sampling(temperature=1.0, max_tokens=8)
@@ -168,3 +174,22 @@ def test_importing_retro_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         __import__("retro").Nothing  # noqa: B018
+
+
+def test_it_plays_with_the_bank_of_the_export(served_export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(served_export, folder)
+    section = memory_section("playbook")
+    record = json.loads((folder / "retro.json").read_text())
+    (folder / "retro.json").write_text(json.dumps(record | {"memory": section.model_dump(mode="json")}))
+    fold_bank(section, [play(task("a"), "use the stove.")], folder / "memory")
+    begun = opening("heat", "mug")
+    environment = FunctionEnvironment(
+        lambda task: begun, lambda action: ("done", 1.0, True, False, {"success": True}), horizon=2, name="household"
+    )
+    agent = RetroAgent(Guesser(), environment, RetrospectiveModel.load(folder, device="cpu", scores=False))
+    (episode,) = agent.run("new")
+    assert episode.recalled.entries == ("use the stove.",)
+    (folder / "memory" / "content" / "entries.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="it was changed, or is damaged"):
+        RetrospectiveModel.load(folder, device="cpu", scores=False)
