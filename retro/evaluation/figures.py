@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from retro.evaluation.results import Results
 from retro.evaluation.roles import Description, Role, sampler_group, takes_the_first
@@ -136,6 +137,7 @@ def learning_curves(metrics: Mapping[str, Sequence[tuple[float, float]]], column
         )
         axes.set_title(name, fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _plain(axes, color="#eeeeee", linewidth=0.6)
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_axis_off()

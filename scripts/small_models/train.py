@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.small_models.optimiser import build_optimisers
+
+logger = logging.getLogger(__name__)
 
 MICROBATCH_TOKENS = 2048
 
@@ -94,11 +97,15 @@ def train(
     lr: float,
     every: int = 100,
 ) -> None:
-    """``samples(step)`` gives a batch; the state is saved to ``folder`` every ``every`` steps and picked up again."""
+    """``samples(step)`` gives a batch; the state is saved to ``folder`` every ``every`` steps and picked up again.
+
+    A line a minute is logged.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     optimisers = build_optimisers(model, lr)
     start = _restore(model, optimisers, folder)
     began = time.monotonic()
+    said = began
     tokens = 0
     model.train()
     losses: list[float] = []
@@ -120,6 +127,11 @@ def train(
             optimiser.step()
         tokens += sum(example.length for example in batch)
         losses.append(total)
+        now = time.monotonic()
+        if now - said > 60:
+            said = now
+            left = (now - began) / (step + 1 - start) * (steps - step - 1) / 60
+            logger.info("step %d of %d: loss %.3f, %.0f minutes left", step + 1, steps, total, left)
         if (step + 1) % every == 0 or step + 1 == steps:
             _save(model, optimisers, folder, step + 1)
             line = {

@@ -88,7 +88,7 @@ def test_it_tries_places_in_the_order_that_it_is_told_and_leaves_out_the_empty_o
 
 @needs_engine
 def test_without_notes_it_searches_here_and_there_and_opens_what_is_closed(world: AlfworldTasks) -> None:
-    attempts = [played(world, PUT_PLATE, [], seed) for seed in range(12)]
+    attempts = [played(world, PUT_PLATE, [], seed) for seed in range(8)]
     assert len({goes(attempt)[0] for attempt in attempts}) > 3
     for attempt in attempts:
         closed = {step.action.removeprefix("go to ") for step in attempt.steps if step.observation.endswith("closed.")}
@@ -101,7 +101,7 @@ def test_it_treats_the_thing_when_a_note_says_so_and_sometimes_forgets_it(
     world: AlfworldTasks, room: Room, verb: str
 ) -> None:
     def treats(notes: Sequence[Sequence[Advice]]) -> list[bool]:
-        attempts = [played(world, room, notes, seed) for seed in range(12)]
+        attempts = [played(world, room, notes, seed) for seed in range(8)]
         return [any(action.startswith(verb) for action in actions(attempt)) for attempt in attempts]
 
     assert all(treats([[Advice(Says.TREAT, (verb,))]]))
@@ -151,7 +151,7 @@ def test_what_a_failed_play_shows_is_true_and_wrong_notes_are_not(world: Alfworl
     lies = {thing: place for place, things in PUT_PLATE.places.items() for thing in things}
     rng = random.Random(0)
     failures = []
-    for seed in range(40):
+    for seed in range(12):
         attempt = played(world, COOL_MUG, [[Advice(Says.WHERE, ("countertop 1",), "mug 1")]], seed)
         failures += [] if attempt.success else [attempt]
     assert failures
@@ -164,8 +164,8 @@ def test_what_a_failed_play_shows_is_true_and_wrong_notes_are_not(world: Alfworl
         assert found.forgotten == ("" if treated else "cool")
         said = reflections.useful(found, rng, each=1.0)
         assert said
-        repaired = [played(world, COOL_MUG, [said], seed) for seed in range(3)]
-        assert all(one.success for one in repaired)
+        repaired = played(world, COOL_MUG, [said])
+        assert repaired.success
 
 
 @needs_engine

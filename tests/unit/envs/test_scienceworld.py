@@ -66,6 +66,7 @@ def test_upstreams_solution_wins(tasks: ScienceworldTasks, task_id: str) -> None
     assert fsum(turn[1] for turn in turns) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_two_processes_play_equally(tasks: ScienceworldTasks) -> None:
     # Of this task, upstream lists three cups, and lets its substance warm up, in another order in every process.
     task = named("use-thermometer/539")
@@ -199,6 +200,7 @@ def test_every_step_counts(play: JavaPlay) -> None:
     assert play.step("look around")[:2] == ("The play is over: nothing changes any more.", 0.0)
 
 
+@pytest.mark.slow
 def test_the_oracle_tells_upstreams_solution_while_all_engines_play() -> None:
     tasks = ScienceworldTasks(kinds=["find-non-living-thing"], engines=1)
     play = tasks.make(named("find-non-living-thing/0"))
@@ -210,6 +212,7 @@ def test_the_oracle_tells_upstreams_solution_while_all_engines_play() -> None:
     tasks.close()
 
 
+@pytest.mark.slow
 def test_a_dead_engine_fails_one_play_and_the_next_one_has_another() -> None:
     before = java_children()
     tasks = ScienceworldTasks(kinds=["boil"], engines=1)

@@ -232,7 +232,13 @@ def test_the_adapter_of_a_four_bit_base_stays_in_float32(fresh: MakeConfig, chan
     assert all((after[name] - before[name]).abs().max() < 1e-6 for name in before)
 
 
-@pytest.mark.parametrize("changes", [{"algorithm": "dpo"}, {"algorithm": "grpo", "reward": MIX}], ids=["dpo", "grpo"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"algorithm": "dpo"}, marks=pytest.mark.slow, id="dpo"),
+        pytest.param({"algorithm": "grpo", "reward": MIX}, id="grpo"),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(
     fresh: MakeConfig, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +315,9 @@ def test_the_largest_divisor() -> None:
     assert [largest_divisor(12, limit) for limit in (0, 1, 5, 7, 12, 99)] == [1, 1, 4, 6, 12, 12]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "grpo"])
+@pytest.mark.parametrize(
+    "algorithm", ["ppo", pytest.param("dpo", marks=pytest.mark.slow), pytest.param("grpo", marks=pytest.mark.slow)]
+)
 def test_a_flaky_server_does_not_choose_the_best(
     fresh: MakeConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
