@@ -87,6 +87,7 @@ class ThreeModels:
         return Rollout(
             mask=torch.arange(shape[1]) < lengths[:, None],
             contexts=tuple(response.slot for response in work.responses),
+            chains=tuple(response.index for response in work.responses),
             scores=torch.tensor(rewards, dtype=torch.float32),
             log_probs=log_probs,
             values=values,

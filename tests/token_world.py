@@ -57,7 +57,8 @@ def make_rollout(model: TokenPolicy, reference: TokenPolicy, tokens: torch.Tenso
     mask = torch.ones_like(tokens, dtype=torch.bool)
     group = 4
     contexts = tuple(row // group for row in range(len(tokens)))
-    return Rollout(mask, contexts, scores, outputs.log_probs, outputs.values, behind.log_probs)
+    chains = tuple(row % group for row in range(len(tokens)))
+    return Rollout(mask, contexts, chains, scores, outputs.log_probs, outputs.values, behind.log_probs)
 
 
 def section(**changes: object) -> PpoOptions:

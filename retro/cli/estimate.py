@@ -56,12 +56,16 @@ def most_episodes(config: RunConfig) -> dict[str, int]:
 
 
 def _retries(config: RunConfig) -> int:
-    """Episodes that the policy's reward needs for each failed one: a retry for each response, and controls."""
+    """Episodes that the policy's reward needs for each failed one: a retry for each response, and controls.
+
+    In a chain, each failed retry may need one more retry, with controls of its own.
+    """
     needs, options = config.ppo.needs, [getattr(term, "options", term) for term in config.ppo.rewards]
-    retries = config.ppo.group if "retries" in needs else 0
+    retries, controls = config.ppo.group if "retries" in needs else 0, 0
     if "controls" in needs and config.actor.temperature > 0:
-        retries += max(getattr(item, "controls", 0) for item in options)
-    return retries
+        controls = max(getattr(item, "controls", 0) for item in options)
+    further = (getattr(config.ppo, "turns", 1) - 1) * retries * (1 + controls)
+    return retries + controls + further
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint | None:

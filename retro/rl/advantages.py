@@ -6,7 +6,7 @@ exactly 0 for a group of equal values, up to rounding, and raise ``ValueError`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,32 @@ def group_normalised(scores: Tensor, groups: Sequence[int]) -> Tensor:
     centred = scores - (one_hot @ (scores @ one_hot)) / sizes
     deviation = ((one_hot @ (centred.square() @ one_hot)) / (sizes - 1)).sqrt()
     return (centred / (deviation + DEVIATION_FLOOR)).masked_fill(tied(scores, groups), 0.0)
+
+
+def over_chains(
+    compare: Callable[[Tensor, Sequence[int]], Tensor], values: Tensor, groups: Sequence[int], chains: Sequence[int]
+) -> Tensor:
+    """Compare whole chains, and give each response what its chain has (Flow-GRPO, arXiv 2510.05592).
+
+    A chain is a trajectory of several responses. Its value is the sum of theirs, and it counts once in the mean and in
+    the deviation of its group, however long it is. We follow the paper's text here: its code averages over responses,
+    so that longer chains weigh more.
+
+    Args:
+        compare: what compares the values of a group, such as :func:`group_normalised`.
+        values: (B,)
+        groups: B labels; the chains of a group are compared.
+        chains: B numbers, equal for the responses of one chain in a group.
+
+    Returns:
+        (B,)
+    """
+    labels = sorted(set(zip(groups, chains, strict=True)))
+    number = {label: index for index, label in enumerate(labels)}
+    rows = torch.tensor([number[label] for label in zip(groups, chains, strict=True)], dtype=torch.long)
+    rows = rows.to(values.device)  # (B,)
+    one_hot = (rows[:, None] == torch.arange(len(labels), device=values.device)).to(values.dtype)  # (B, C)
+    return compare(values @ one_hot, [group for group, _ in labels])[rows]
 
 
 def tied(values: Tensor, groups: Sequence[int]) -> Tensor:

@@ -36,7 +36,8 @@ class Rollout:
     """Responses as they were sampled and scored."""
 
     mask: Tensor  # (B, L) bool
-    contexts: tuple[int, ...]  # B: the slot of the context in the step's order, equal for a group
+    contexts: tuple[int, ...]  # B: the slot of the context in the step's order, equal for a group and its chains
+    chains: tuple[int, ...]  # B: the number of the response's chain in its group; without chains, of the response
     scores: Tensor  # (B,) the reward of the response, without the KL penalty
     log_probs: Tensor  # (B, L) log π_old, recomputed by the training forward
     values: Tensor  # (B, L) V_old

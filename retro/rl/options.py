@@ -44,8 +44,13 @@ class PpoOptions(SampledPolicySection):
     """Proximal policy optimisation (arXiv 1707.06347)."""
 
     algorithm: Literal["ppo"] = "ppo"
-    advantage: Literal["gae", "rloo", "group"] = "gae"
-    """``gae`` learns a value a token; ``rloo`` and ``group`` compare the responses of a group."""
+    advantage: Literal["gae", "rloo", "group", "chain"] = "gae"
+    """``gae`` learns a value a token; ``rloo`` and ``group`` compare the responses of a group; ``chain`` compares the
+    chains of a group, each of up to ``turns`` responses (Flow-GRPO, arXiv 2510.05592)."""
+    turns: PositiveInt = 1
+    """The most reflections in a chain: the policy reflects on a retry that failed, too, and the actor retries again.
+    Needs ``advantage`` ``chain``, which rewards all reflections of a chain by their sum, or ``gae``, which rewards each
+    by itself."""
     value_learning_rate: PositiveFloat = 1e-3
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
@@ -54,8 +59,8 @@ class PpoOptions(SampledPolicySection):
     value_coefficient: NonNegativeFloat = 0.5
     entropy_coefficient: NonNegativeFloat = 0.0
     whiten_advantages: bool | None = None
-    """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for ``rloo``
-    and ``group``: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
+    """Scales a step's advantages to mean 0 and variance 1. By default this is done for ``gae``, and not for the others,
+    which compare: where most groups tie, whitening would scale up the few that differ, and the noise of the KL penalty
     with them."""
     drop_equal_groups: bool = False
     """Leaves each group whose rewards are all equal out of the update, whose means are then over the tokens of the
@@ -82,6 +87,16 @@ class PpoOptions(SampledPolicySection):
         if self.advantage != "gae" and self.group < 2:
             raise ValueError(
                 f"group: advantage {self.advantage!r} compares the responses of a group: it needs 2 or more"
+            )
+        if self.turns > 1 and self.advantage in ("rloo", "group"):
+            raise ValueError(
+                f"turns: advantage {self.advantage!r} compares responses to one failed episode, and there is only one "
+                "to a failed retry: use chain or gae, or turns=1"
+            )
+        if self.turns > 1 and "retries" not in self.needs:
+            raise ValueError(
+                "turns: a chain goes on from the actor's retry, so a term of reward must need retries: environment, "
+                "over_control"
             )
         if self.drop_equal_groups and self.group < 2:
             raise ValueError("group: drop_equal_groups would drop every group of one response: it needs 2 or more")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retro.rl.advantages import gae, group_normalised, leave_one_out, tied, whiten
+from retro.rl.advantages import gae, group_normalised, leave_one_out, over_chains, tied, whiten
 from retro.rl.experience import Experience, Outputs, Policy, Reduce, Rollout, alone, masked_sum
 from retro.rl.gradients import Trainable, clip, sum_over_processes
 from retro.rl.kl import k1, k3, penalised_rewards
@@ -43,9 +43,11 @@ def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, 
 
     ``gae`` has a value for each token. ``rloo`` and ``group`` give all tokens of a response one advantage: its score
     plus its KL penalty, minus the mean of the rest of the group. ``group`` divides only the scores by their deviation;
-    else the KL noise of a group with equal scores would be scaled up to unit size.
+    else the KL noise of a group with equal scores would be scaled up to unit size. ``chain`` does the same with the
+    sums of whole chains (:func:`retro.rl.advantages.over_chains`).
 
-    ``drop_equal_groups`` gives no advantage to groups with equal scores, and the update does not read them.
+    ``drop_equal_groups`` gives no advantage to groups with equal scores (sums of chains), and the update does not read
+    them.
 
     Args:
         coefficient: β of this step.
@@ -55,18 +57,20 @@ def build_experience(rollout: Rollout, section: PpoOptions, coefficient: float, 
     if section.advantage == "gae":
         advantages, returns = gae(rewards, rollout.values, mask, section.gamma, section.lam)
     else:
-        totals = rewards.sum(dim=1)  # (B,)
+        totals, groups = rewards.sum(dim=1), rollout.contexts  # (B,)
+        scores = rollout.scores.to(totals.dtype)
         if section.advantage == "rloo":
-            whole = leave_one_out(totals, rollout.contexts)
+            whole = leave_one_out(totals, groups)
+        elif section.advantage == "group":
+            whole = group_normalised(scores, groups) + leave_one_out(totals - scores, groups)
         else:
-            penalties = totals - rollout.scores.to(totals.dtype)
-            whole = group_normalised(rollout.scores.to(totals.dtype), rollout.contexts)
-            whole = whole + leave_one_out(penalties, rollout.contexts)
+            whole = over_chains(group_normalised, scores, groups, rollout.chains)
+            whole = whole + over_chains(leave_one_out, totals - scores, groups, rollout.chains)
         advantages = whole[:, None] * mask
         returns = totals[:, None] * mask
     kept = torch.ones_like(rollout.scores, dtype=torch.bool)
     if section.drop_equal_groups:
-        kept = ~tied(rollout.scores, rollout.contexts)
+        kept = ~equal_groups(rollout)
         advantages = advantages.masked_fill(~kept[:, None], 0.0)
     if section.whitens:
         advantages = whiten(advantages, mask & kept[:, None], reduce)
@@ -230,9 +234,15 @@ def describe(experience: Experience, reduce: Reduce = alone) -> dict[str, float]
     }
 
 
+def equal_groups(rollout: Rollout) -> Tensor:
+    """(B,) bool: whether all chains of the response's group have equal sums of scores. With one turn, each response is
+    a chain."""
+    return over_chains(tied, rollout.scores, rollout.contexts, rollout.chains)
+
+
 def equal_groups_fraction(rollout: Rollout, reduce: Reduce = alone) -> float:
-    """The fraction of responses, over all processes, whose group has equal scores."""
-    equal = tied(rollout.scores, rollout.contexts)
+    """The fraction of responses, over all processes, whose group has equal scores (:func:`equal_groups`)."""
+    equal = equal_groups(rollout)
     own = torch.tensor([float(equal.sum()), float(len(equal))], device=equal.device)
     count, responses = reduce(own).tolist()
     return float(count / max(responses, 1.0))

@@ -46,7 +46,7 @@ def test_too_few_failures_are_told(tiny_model_dir: Path, tmp_path: Path) -> None
 def test_a_difference_is_seen() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     zeros = torch.zeros(2, 2)
-    rollout = Rollout(mask, (0, 0), torch.zeros(2), zeros, zeros, zeros)
+    rollout = Rollout(mask, (0, 0), (0, 1), torch.zeros(2), zeros, zeros, zeros)
     metrics = dict.fromkeys(("policy_loss", "value_loss", "entropy", "approx_kl"), 0.5)
     step = Step([0.0, 1.0], rollout, metrics, 8)
     assert all(check.holds for check in agreement(step, step))

@@ -34,7 +34,7 @@ class Batch:
     seed: int
     """For draws within the step; equal on all processes."""
     groups: Sequence[Group]
-    """Whole groups with their rewards, in the order of their slots."""
+    """Whole groups with their rewards, in the order of their turns, and within a turn in the order of their slots."""
     total: int
     """The number of responses over all processes."""
     reduce: Reduce

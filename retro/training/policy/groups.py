@@ -16,7 +16,7 @@ class Response:
     slot: int
     """The number of its group's context in the step's order, over all processes."""
     index: int
-    """Its number in the group."""
+    """Its number in the group; further on in a chain, the number of the chain's first response."""
     ids: tuple[int, ...]
     """Its tokens, including the end token if the policy wrote one."""
     log_probs: tuple[float, ...]
@@ -33,11 +33,17 @@ class Response:
 @dataclass(frozen=True, slots=True)
 class Group:
     """The responses to one context, and what was gathered about them; a field that no term of the reward needs is
-    empty."""
+    empty.
+
+    With ``ppo.turns`` above 1, each response begins a chain. If its retry fails, this is the context of a further
+    group, which has the same slot, the next turn, and one response.
+    """
 
     slot: int
     context: Context
     responses: tuple[Response, ...]
+    turn: int = 1
+    """1 for the responses to a failed episode of the buffer."""
     retries: tuple[Episode, ...] = ()
     """The frozen actor's retry with each response."""
     controls: tuple[Episode, ...] = ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from retro.models.heads import ScalarHead, load_head, save_head
 from retro.models.packing import PackedBatch, pack, plan, response_outputs, tree_tokens
 from retro.models.running import Generated
 from retro.models.text import decode, decode_response
+from retro.prompts import PromptTooLongError
 from retro.retrospective.generator import Generator
 from retro.retrospective.reward_files import RewardFiles
 from retro.retrospective.reward_model import RewardModel
@@ -28,25 +31,28 @@ from retro.types import Sampling
 VALUE_FILE = "value_head.safetensors"
 POLICY, REFERENCE = "policy", "reference"
 """The names of the adapters on the shared base."""
+KEPT_PROMPTS = 4096
+"""Prompts that are kept in tokens, so that those of chains do not fill the memory."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Packs:
     """Groups of responses behind their prompts, and their packings, each made once in a step."""
 
     prompts: list[list[int]]
     responses: list[list[list[int]]]
-    """For each prompt, the tokens of its group's responses. All groups have one size."""
+    """For each prompt, the tokens of its group's responses."""
     packed: dict[tuple[int, ...], PackedBatch] = field(default_factory=dict)
 
-    @property
-    def group(self) -> int:
-        """The number of responses to each prompt."""
-        return len(self.responses[0]) if self.responses else 1
+    @cached_property
+    def group_of(self) -> list[int]:
+        """The group of each row, which is one response."""
+        return [group for group, responses in enumerate(self.responses) for _ in responses]
 
     def rows(self, group: int) -> range:
         """The rows of a group's responses among all of them."""
-        return range(group * self.group, (group + 1) * self.group)
+        first = bisect_left(self.group_of, group)
+        return range(first, first + len(self.responses[group]))
 
 
 class PolicyModels:
@@ -129,10 +135,24 @@ class PolicyModels:
             save_head(self._value_head, folder / VALUE_FILE)
 
     def prompt(self, context: Context) -> list[int]:
-        """The tokens of the reflection prompt, which is encoded once for each context."""
+        """The tokens of the reflection prompt. Those of the latest :data:`KEPT_PROMPTS` contexts are kept.
+
+        Raises:
+            PromptTooLongError: if it exceeds ``model.max_prompt_tokens``.
+        """
         if context.episode.id not in self._prompts:
             self._prompts[context.episode.id] = self.encoder.prompt(context.episode)
+            if len(self._prompts) > KEPT_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
         return self._prompts[context.episode.id]
+
+    def fits(self, context: Context) -> bool:
+        """Whether the reflection prompt fits ``model.max_prompt_tokens``."""
+        try:
+            self.prompt(context)
+        except PromptTooLongError:
+            return False
+        return True
 
     def prompt_text(self, context: Context) -> str:
         return decode(self.base.tokenizer, self.prompt(context))
@@ -191,6 +211,7 @@ class PolicyModels:
         return Rollout(
             mask=mask,
             contexts=tuple(response.slot for response in responses),
+            chains=tuple(response.index for response in responses),
             scores=torch.tensor(rewards, dtype=torch.float32, device=device),
             log_probs=found["log_probs"],
             values=found["values"],
@@ -216,7 +237,7 @@ class PolicyModels:
         self, packs: Packs, rows: Sequence[int], with_values: bool, entropy_gradient: bool = False
     ) -> Iterator[tuple[list[int], Outputs]]:
         head = self._detached_value if with_values and self._value_head is not None else None
-        for groups, packed in self._packed(packs, sorted({row // packs.group for row in rows})):
+        for groups, packed in self._packed(packs, sorted({packs.group_of[row] for row in rows})):
             outputs = response_outputs(self.base.model, packed, head, entropy_gradient=entropy_gradient)
             values = torch.zeros_like(outputs.log_probs) if outputs.values is None else outputs.values
             chosen = [row for group in groups for row in packs.rows(group)]

@@ -36,6 +36,7 @@ def rows_of(step: int, group: Group, sampler_gaps: Sequence[float | None]) -> li
         {
             "step": step,
             "place": group.slot,
+            "turn": group.turn,
             "index": response.index,
             "environment": episode.task.environment,
             "task": episode.task.id,
@@ -65,7 +66,8 @@ def write_rollouts(folder: Path, step: int, rows: Sequence[Row]) -> None:
 def mean_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """Means over a step's responses; what was not gathered is left out.
 
-    ``sampler_gap`` is the mean over tokens, and ``sampler_gap_max`` that of the worst response.
+    ``sampler_gap`` is the mean over tokens, and ``sampler_gap_max`` that of the worst response. If a chain has further
+    turns, ``turns`` is the mean length of chains, and ``chain_return`` and ``chain_success`` are what they ended with.
     """
     if not rows:
         return {}
@@ -74,6 +76,11 @@ def mean_metrics(rows: Sequence[Row]) -> dict[str, float]:
         values = [float(row[key]) for row in rows if row.get(key) is not None]
         if values:
             metrics[key] = sum(values) / len(values)
+    if any(row["turn"] > 1 for row in rows):
+        last = {(row["place"], row["index"]): row for row in sorted(rows, key=lambda row: row["turn"])}.values()
+        metrics["turns"] = len(rows) / len(last)
+        for key in ("return", "success"):
+            metrics[f"chain_{key}"] = fmean(float(row[f"retry_{key}"]) for row in last)
     mean = metrics["score"]
     metrics["score_std"] = (sum((row["score"] - mean) ** 2 for row in rows) / len(rows)) ** 0.5
     metrics["missing_end"] = sum(row["finish_reason"] == "length" for row in rows) / len(rows)
@@ -93,13 +100,18 @@ def cut_samples(folder: Path, step: int) -> None:
 
 
 def show_samples(
-    folder: Path, accelerator: Accelerator | None, step: int, rows: Sequence[Row], prompts: Mapping[int, str]
+    folder: Path,
+    accelerator: Accelerator | None,
+    step: int,
+    rows: Sequence[Row],
+    prompts: Mapping[tuple[int, str], str],
 ) -> None:
-    """Append the groups whose slots are in ``prompts`` to ``samples.jsonl``, and to W&B's and TensorBoard's tables."""
+    """Append the groups whose slots and failed episodes are in ``prompts`` to ``samples.jsonl``, and to W&B's and
+    TensorBoard's tables."""
     shown = [
-        {key: prompts[row["place"]] if key == "prompt" else row[key] for key in COLUMNS}
+        {key: prompts[row["place"], row["episode"]] if key == "prompt" else row[key] for key in COLUMNS}
         for row in rows
-        if row["place"] in prompts
+        if (row["place"], row["episode"]) in prompts
     ]
     with (folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
         file.writelines(_line(row) for row in shown)

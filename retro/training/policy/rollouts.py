@@ -13,6 +13,7 @@ from retro.buffer.views import Context
 from retro.config import ConfigError, RunConfig, build
 from retro.memory.bank import bank_of
 from retro.models.rounds import all_of
+from retro.models.running import Generated
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
@@ -77,6 +78,8 @@ class Rollouts:
     reward, since the actor reads it as it is; the penalty teaches the policy to end in time."""
     loop: asyncio.Runner
     """The whole run's."""
+    turns: int = 1
+    """The longest chain of reflections."""
 
     def sample(self, contexts: Mapping[int, Context], step: int) -> list[Group]:
         """Sample a group of responses to every context of this process, at temperature 1.
@@ -90,32 +93,24 @@ class Rollouts:
         sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
         drawn = self.models.sample(list(contexts.values()), sampling, seeds, step - 1)
         return [
-            Group(
-                slot,
-                context,
-                tuple(
-                    Response(slot, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)
-                    for index, (written, text) in enumerate(answers)
-                ),
-            )
+            Group(slot, context, tuple(_response(slot, index, *answer) for index, answer in enumerate(answers)))
             for (slot, context), answers in zip(contexts.items(), drawn, strict=True)
         ]
 
     def score(self, groups: Sequence[Group], step: int) -> list[Group]:
-        """The groups with their rewards, and with what the terms needed for them.
+        """The groups with their rewards, and with what the terms needed for them; then those of the further turns.
 
-        A group that lost an episode is dropped as a whole: the rest of it would be a biased sample.
+        A group that lost an episode is dropped as a whole, with its chains: the rest would be a biased sample.
 
         Raises:
             ValueError: if no group is left.
         """
-        needs = frozenset[str]().union(*(reward.needs for reward, _ in self.terms))
-        if "reward_model" in needs:
-            scores = self.models.scores(groups)
-            groups = [replace(group, model_scores=tuple(own)) for group, own in zip(groups, scores, strict=True)]
-        if needs & {"retries", "controls"}:
-            groups = self._retried(groups, step, needs)
-        whole = [group for group in groups if group.whole]
+        groups = latest = self._gathered(groups, step)
+        for turn in range(2, self.turns + 1):  # every process samples as often, even if none of its retries failed
+            latest = self._gathered(self._following(latest, step, turn), step)
+            groups = [*groups, *latest]
+        lost = {group.slot for group in groups if not group.whole}
+        whole = [group for group in groups if group.slot not in lost]
         if groups and not whole:
             raise ValueError(
                 f"the actor (or the environment) failed in every one of {len(groups)} groups of retries: is its server "
@@ -123,6 +118,32 @@ class Rollouts:
             )
         rewards = self.loop.run(self._rewards(whole))
         return [replace(group, rewards=tuple(own)) for group, own in zip(whole, rewards, strict=True)]
+
+    def _gathered(self, groups: Sequence[Group], step: int) -> list[Group]:
+        """The groups with what the terms need."""
+        needs = frozenset[str]().union(*(reward.needs for reward, _ in self.terms))
+        if "reward_model" in needs:
+            scores = self.models.scores(groups)
+            groups = [replace(group, model_scores=tuple(own)) for group, own in zip(groups, scores, strict=True)]
+        return self._retried(groups, step, needs) if needs & {"retries", "controls"} else list(groups)
+
+    def _following(self, groups: Sequence[Group], step: int, turn: int) -> list[Group]:
+        """A group of one response for each retry that failed and is not too long to be reflected on."""
+        failed = [
+            (group.slot, response.index, Context(retry, (*group.context.path, response.reflection)))
+            for group in groups
+            if group.whole
+            for response, retry in zip(group.responses, group.retries, strict=True)
+            if retry.failed
+        ]
+        failed = [item for item in failed if self.models.fits(item[2])]
+        seeds = [[derive_seed(self.config.seed, "ppo", step, slot, index, turn)] for slot, index, _ in failed]
+        sampling = Sampling(1.0, 1.0, self.config.model.max_new_tokens)
+        drawn = self.models.sample([context for _, _, context in failed], sampling, seeds, step - 1)
+        return [
+            Group(slot, context, (_response(slot, index, *answer),), turn)
+            for (slot, index, context), [answer] in zip(failed, drawn, strict=True)
+        ]
 
     def _retried(self, groups: Sequence[Group], step: int, needs: frozenset[str]) -> list[Group]:
         """The groups with the actor's retries and controls, played together."""
@@ -132,9 +153,11 @@ class Rollouts:
         controls = controls if self.config.actor.temperature else 0  # at 0, each would repeat the failed episode
         key = (self.config.seed, "ppo", step)
         attempts = [
-            Attempt.retry(key, group.context.episode, group.context.path, response.reflection, index)
+            Attempt.retry(
+                key, group.context.episode, group.context.path, response.reflection, group.slot * size + response.index
+            )
             for group in groups
-            for index, response in enumerate(group.responses[:size], start=group.slot * size)
+            for response in group.responses[:size]
         ]
         attempts += [
             Attempt.retry(key, group.context.episode, group.context.path, None, group.slot * controls + index)
@@ -142,7 +165,7 @@ class Rollouts:
             for index in range(controls)
         ]
         episodes = iter(self.retries.play(attempts))
-        retries = [tuple(islice(episodes, size)) for _ in groups]
+        retries = [tuple(islice(episodes, len(group.responses[:size]))) for group in groups]
         return [
             replace(group, retries=own, controls=tuple(islice(episodes, controls)))
             for group, own in zip(groups, retries, strict=True)
@@ -158,3 +181,7 @@ class Rollouts:
             ]
             for row, group in enumerate(groups)
         ]
+
+
+def _response(slot: int, index: int, written: Generated, text: str) -> Response:
+    return Response(slot, index, tuple(written.ids), tuple(written.log_probs), text, written.finish_reason)

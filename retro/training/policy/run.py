@@ -146,7 +146,8 @@ class PolicyRun:
             self._guard = Guard(config, self._guarded, self.models, self._retries)
         terms = [(build(term, reward_folder=folders.reward), term.weight) for term in self.section.rewards]
         penalty = getattr(self.section, "missing_end_penalty", 0.0)
-        self.rollouts = Rollouts(config, self.models, self._retries, terms, penalty, self._loop)
+        turns = getattr(self.section, "turns", 1)
+        self.rollouts = Rollouts(config, self.models, self._retries, terms, penalty, self._loop, turns)
         self.state = load_state(checkpoint) if checkpoint else PolicyState()
         if checkpoint:
             logger.info("ppo: resumes after step %d", self.state.step)
@@ -185,11 +186,15 @@ class PolicyRun:
             for group in groups
             for row in rows_of(step, group, [next(gaps) if gaps else None for _ in group.responses])
         ]
-        rows: list[Row] = sorted(gather_object(own), key=lambda row: (row["place"], row["index"]))
-        dropped = sum(gather_object([len(sampled) - len(groups)]))
+        rows: list[Row] = sorted(gather_object(own), key=lambda row: (row["place"], row["turn"], row["index"]))
+        dropped = sum(gather_object([len(sampled) - len({group.slot for group in groups})]))
         if self.work.main:
             write_rollouts(self.work.folder, step, rows)
-            prompts = {slot: self.models.prompt_text(context) for slot, context in sampled.items() if slot == 0}
+            prompts = {
+                (group.slot, group.context.episode.id): self.models.prompt_text(group.context)
+                for group in groups
+                if group.slot == 0
+            }
             show_samples(self.work.folder, self.accelerator, step, rows, prompts)
         return {**mean_metrics(rows), "responses": len(rows), "dropped_groups": dropped}
 

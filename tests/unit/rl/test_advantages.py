@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro import ratings
-from retro.rl.advantages import gae, group_normalised, leave_one_out, whiten
+from retro.rl.advantages import gae, group_normalised, leave_one_out, over_chains, whiten
 
 HUNDREDTHS = st.integers(-500, 500).map(lambda value: value / 100)
 """Values that are equal or clearly not, as scores are."""
@@ -91,6 +92,32 @@ def test_group_baselines_against_loops(totals: list[list[float]], shift: float) 
 def test_group_normalisation_by_hand() -> None:
     scores = torch.tensor([0.6, 0.3, 0.0])  # mean .3, deviation over n − 1 .3
     torch.testing.assert_close(group_normalised(scores, [0, 0, 0]), torch.tensor([1.0, 0.0, -1.0]), atol=1e-5, rtol=0)
+
+
+def test_each_chain_counts_once_however_long_it_is() -> None:
+    """Returns {1, 0} of chains of {1, 3} responses: the mean is 1/2; over responses it would be 1/4."""
+    scores = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    means = over_chains(lambda sums, groups: sums.mean().expand_as(sums), scores, [0] * 4, [0, 1, 1, 1])
+    assert means.tolist() == [0.5] * 4
+    advantages = over_chains(group_normalised, scores, [0] * 4, [0, 1, 1, 1])
+    torch.testing.assert_close(advantages, torch.tensor([0.5, -0.5, -0.5, -0.5]) / 0.5**0.5, atol=1e-5, rtol=0)
+
+
+@given(
+    chains=st.lists(st.lists(HUNDREDTHS, min_size=1, max_size=4), min_size=2, max_size=5),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=40, deadline=None)
+def test_lengths_do_not_change_the_advantages_of_chains(chains: list[list[float]], order: random.Random) -> None:
+    """A chain has the advantage that its sum would have as one response, and so has each of its responses."""
+    sums = torch.tensor([sum(chain) for chain in chains], dtype=torch.float64)
+    rows = [(number, value) for number, chain in enumerate(chains) for value in chain]
+    order.shuffle(rows)
+    values = torch.tensor([value for _, value in rows], dtype=torch.float64)
+    numbers = [number for number, _ in rows]
+    for compare in (group_normalised, leave_one_out):
+        expected = compare(sums, [7] * len(chains))[numbers]
+        torch.testing.assert_close(over_chains(compare, values, [7] * len(rows), numbers), expected)
 
 
 def test_a_group_of_one_has_nothing_to_compare() -> None:

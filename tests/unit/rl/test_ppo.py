@@ -43,6 +43,7 @@ def test_experience_by_hand() -> None:
     rollout = Rollout(
         mask=mask,
         contexts=(0, 0),
+        chains=(0, 1),
         scores=torch.tensor([1.0, 0.0]),
         log_probs=torch.tensor([[-1.0, -1.0], [-2.0, 0.0]]),
         values=torch.tensor([[0.5, 0.5], [0.5, 9.0]]),
@@ -261,6 +262,7 @@ def rows_of(rollout: Rollout, rows: list[int]) -> Rollout:
     return Rollout(
         rollout.mask[rows],
         tuple(rollout.contexts[row] for row in rows),
+        tuple(rollout.chains[row] for row in rows),
         rollout.scores[rows],
         rollout.log_probs[rows],
         rollout.values[rows],

@@ -207,6 +207,28 @@ def test_what_a_reflection_gives_beyond_trying_again(
     assert all(("control_return" in line) == (temperature > 0) for line in learnt)
 
 
+def test_chains_reflect_on_failed_retries_too(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    changes = {"turns": 3, "advantage": "chain", "steps": 1, "validation_contexts": 0, "missing_end_penalty": 0.0}
+    config = fresh(prepared, tiny_model_dir, tmp_path, **changes)
+    run_stage(POLICY, config)
+    rows, [line] = rollouts(config, 1), metrics(config)
+    chains = [
+        [row for row in rows if (row["place"], row["index"]) == (place, index)]
+        for place in range(4)
+        for index in range(2)
+    ]
+    assert sum(map(len, chains)) == len(rows) == line["responses"]
+    for chain in chains:
+        assert [row["turn"] for row in chain] == list(range(1, len(chain) + 1))
+        assert [row["retry_success"] for row in chain[:-1]] == [False] * (len(chain) - 1)
+        assert chain[-1]["retry_success"] or len(chain) == 3
+        assert [row["return"] for row in chain[1:]] == [row["retry_return"] for row in chain[:-1]]
+        assert sum(row["score"] for row in chain) == pytest.approx(chain[-1]["retry_return"] - chain[0]["return"])
+    assert line["turns"] == len(rows) / len(chains) > 1
+    assert line["chain_return"] == pytest.approx(sum(chain[-1]["retry_return"] for chain in chains) / len(chains))
+    assert line["sampler_gap_max"] < 1e-4  # packed in groups of several sizes, as sampled
+
+
 def test_without_a_guard_the_last_is_the_best(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     config = fresh(prepared, tiny_model_dir, tmp_path, steps=2, validation_contexts=0, reward="model")
     folder = run_stage(POLICY, config)

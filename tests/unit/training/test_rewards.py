@@ -16,6 +16,7 @@ import torch
 from retro.buffer.views import Context
 from retro.cli.estimate import most_episodes
 from retro.config import ConfigError, RewardTermSection, RunConfig, build, parse_config
+from retro.models.running import Generated
 from retro.rl.advantages import group_normalised
 from retro.rollout.attempts import Attempt
 from retro.training.policy.groups import Group, Response
@@ -25,7 +26,7 @@ from retro.training.rewards.format import FormatOptions, FormatReward
 from retro.training.rewards.model import ModelOptions, ModelReward
 from retro.types import Episode, Split, StopReason, Task, Trajectory
 
-RETURNS = {None: 0.5, "look": 1.0, "wait": 0.2}
+RETURNS = {None: 0.5, "look": 1.0, "wait": 0.2, "too long": 0.4}
 """What the actor reaches with a reflection, or without one."""
 
 
@@ -183,6 +184,41 @@ def test_a_group_that_lost_an_episode_is_dropped_whole(control: bool) -> None:
         rollouts(reward, Actor(lost=[(0, control), (1, control)])).score(asked, 1)
 
 
+class LosingActor(Actor):
+    """Its second turn in slot 1 ends by an error."""
+
+    def _one(self, item: Attempt) -> Episode:
+        played = super()._one(item)
+        lost = item.index // self.size == 1 and len(item.path) == 2
+        return replace(played, stop=StopReason.ACTOR_ERROR) if lost else played
+
+
+class Writer:
+    """In the place of the models: a reflection on a failed retry, unless the retry is too long."""
+
+    def fits(self, context: Context) -> bool:
+        return context.path[-1].text != "too long"
+
+    def sample(self, contexts: Sequence[Context], *_: Any) -> list[list[tuple[Generated, str]]]:
+        return [[(Generated([5, 1], [-1.0, -0.1], "stop"), "wait")] for _ in contexts]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_chain_ends_at_a_retry_that_is_too_long_and_is_dropped_with_its_group(lost: bool) -> None:
+    first = [Group(slot, CONTEXT, (response(slot, 0, "look"), response(slot, 1, "too long"))) for slot in (0, 1)]
+    actor = LosingActor() if lost else Actor()
+    asked = replace(rollouts("environment", actor), models=Writer(), turns=3)  # type: ignore[arg-type]
+    groups = asked.score(first, 1)
+    found = [(group.slot, group.turn, [response.index for response in group.responses]) for group in groups]
+    whole = [(0, 1, [0, 1]), (1, 1, [0, 1]), (0, 2, [0]), (1, 2, [0]), (0, 3, [0]), (1, 3, [0])]
+    assert found == ([item for item in whole if item[0] == 0] if lost else whole)
+    assert [group.rewards for group in groups if group.slot == 0] == [
+        pytest.approx(rewards) for rewards in ([0.7, 0.1], [-0.8], [0.0])
+    ]
+    paths = [[reflection.text for reflection in group.context.path] for group in groups if group.slot == 0]
+    assert paths == [[], ["look"], ["look", "wait"]]
+
+
 def test_transforms_of_the_reward_models_score(tmp_path: Path) -> None:
     sigmoid, standardise = ModelOptions(score="sigmoid"), ModelOptions()
     squash = ModelReward.from_options(sigmoid, tmp_path).transform
@@ -203,6 +239,8 @@ def test_transforms_of_the_reward_models_score(tmp_path: Path) -> None:
         ({"reward": "model"}, 1.0, 0),
         ({"reward": {"kind": "over_control", "controls": 3}}, 1.0, 4 + 3),
         ({"reward": {"kind": "over_control", "controls": 3}}, 0.0, 4),
+        ({"turns": 2, "advantage": "chain"}, 1.0, 4 + 4),
+        ({"turns": 2, "advantage": "chain", "reward": {"kind": "over_control", "controls": 3}}, 1.0, 7 + 4 * (1 + 3)),
         ({"algorithm": "dpo"}, 1.0, 0),
     ],
 )
