@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ BEST_ARM = "the best trained arm"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``a`` is above ``b`` at the last attempt, by a difference that training again would give, too.
+    """``a`` is above ``b``, by a difference that training again would give, too.
 
     It holds if the difference is large enough and the lower end of its two-level interval (training seeds, then tasks)
     is above ``above``.
@@ -50,19 +50,42 @@ class Claim:
     b: str
     difference_at_least: float = 0.0
     above: float = 0.0
+    attempt: int | None = None
+    """By default the last one."""
 
     def __str__(self) -> str:
         wanted = [f"interval above {100 * self.above:+.0f}"]
         if self.difference_at_least:
             wanted.insert(0, f"≥ {100 * self.difference_at_least:.0f}")
-        return f"{self.a} against {self.b}: {', '.join(wanted)} points"
+        at = f" at attempt {self.attempt}" if self.attempt else ""
+        return f"{self.a} against {self.b}{at}: {', '.join(wanted)} points"
 
     def holds(self, difference: float, low: float) -> bool:
         return difference >= self.difference_at_least and low > self.above
 
 
+Claims = Callable[[Results], Sequence[Claim]]
+"""The claims about a table, of which some may be about the arm that is best in it."""
+
+
+def stated(claims: Sequence[Claim]) -> Claims:
+    """Claims that do not depend on the table."""
+    return lambda _: claims
+
+
 HEADROOM = 0.5
 """Of the way from the control to the oracle, what the best arm must close."""
+
+
+def merged(evaluations: Sequence[Results]) -> Results:
+    """Several evaluations of one seed on the same tasks as one: their arms have different names."""
+    first, *others = evaluations
+    arms, outcomes, seconds = dict(first["arms"]), dict(first["outcomes"]), dict(first["seconds"])
+    for other in others:
+        arms |= other["arms"]
+        outcomes |= other["outcomes"]
+        seconds |= other["seconds"]
+    return {**first, "arms": arms, "outcomes": outcomes, "seconds": seconds}
 
 
 def pooled(results: Mapping[int, Results]) -> dict[str, dict[int, Any]]:
@@ -82,6 +105,8 @@ def descriptions(results: Mapping[int, Results]) -> dict[str, Description]:
         if policy["path"] is not None:
             policy = {**policy, "name": arm["base"] or name, "path": None, "stage": "ppo"}
         found[name] = {"role": arm["role"], "parts": {**arm["parts"], "policy": policy}}
+        if "bank" in arm:
+            found[name]["bank"] = arm["bank"]
     return found
 
 
@@ -97,9 +122,10 @@ def judge(
         if a not in outcomes or claim.b not in outcomes:
             verdicts.append({"claim": str(claim), "holds": False, "why": "an arm is missing"})
             continue
-        paired = compare(outcomes, a, claim.b, last, draws)[0]
+        trial = last if claim.attempt is None else claim.attempt - 1
+        paired = compare(outcomes, a, claim.b, trial, draws)[0]
         several = paired["seeds"] > 1
-        method = compare_methods(outcomes, a, claim.b, last, draws) if several else None
+        method = compare_methods(outcomes, a, claim.b, trial, draws) if several else None
         holds = method is not None and claim.holds(paired["difference"], method["ci95"][0])
         verdicts.append({"claim": str(claim), "holds": holds, **paired, "method": method})
     names = (one_of(results["arms"], Role.CONTROL), best, one_of(results["arms"], Role.CEILING))
@@ -111,23 +137,28 @@ def judge(
     return verdicts
 
 
-def summarise_seeds(name: str, folder: Path, claims: Sequence[Claim], evaluations: Mapping[int, RunConfig]) -> bool:
+def summarise_seeds(
+    name: str, folder: Path, claims: Claims, evaluations: Mapping[int, Sequence[RunConfig]]
+) -> tuple[Results | None, bool]:
     """Pool the seeds that are evaluated; write ``NAME.json``, its table, its plot and every task's outcome.
 
+    Args:
+        evaluations: the configs of a seed's evaluations, which play the same tasks.
+
     Returns:
-        Whether every seed is done and every claim holds.
+        The results (None: no seed is done yet), and whether every seed is done and every claim holds.
     """
     found: dict[int, Results] = {}
     rewards: dict[int, Any] = {}
-    for seed, config in evaluations.items():
-        manifest = read_manifest(config.run_dir / "evaluation")
-        if manifest is not None and manifest.get("status") == "complete":
-            found[seed] = read_results(config.run_dir / "evaluation" / "results.json")
-            rewards[seed] = read_json(RunFolder(config.run_dir).reward / "reward.json")["test"]
+    for seed, configs in evaluations.items():
+        manifests = [read_manifest(config.run_dir / "evaluation") for config in configs]
+        if all(manifest is not None and manifest.get("status") == "complete" for manifest in manifests):
+            found[seed] = merged([read_results(config.run_dir / "evaluation" / "results.json") for config in configs])
+            rewards[seed] = read_json(RunFolder(configs[0].run_dir).reward / "reward.json")["test"]
     if not found:
         print(f"{name}: no seed is done yet")
-        return False
-    config = evaluations[next(iter(found))]
+        return None, False
+    config = evaluations[next(iter(found))][0]
     counts = config.environment.tasks
     taskset = make_taskset(config.environment.name, config.environment.options)
     tasks = taskset.tasks(Split.TEST, counts.test, counts.offset)
@@ -138,7 +169,7 @@ def summarise_seeds(name: str, folder: Path, claims: Sequence[Claim], evaluation
         f"{stage}, mean of seeds": sum(r["seconds"].get(stage, 0.0) for r in found.values()) / len(found)
         for stage in next(iter(found.values()))["seconds"]
     }
-    verdicts = judge(claims, outcomes, results, draws)
+    verdicts = judge(claims(results), outcomes, results, draws)
     write_json(folder / f"{name}.json", {"seeds": sorted(found), "verdicts": verdicts, "reward": rewards, **results})
     rows = (
         {"arm": arm, "seed": seed, "task": task, **outcome_to_json(outcome)}
@@ -154,7 +185,7 @@ def summarise_seeds(name: str, folder: Path, claims: Sequence[Claim], evaluation
     for verdict in verdicts:
         console.print(f"{'ok  ' if verdict['holds'] else 'FAIL'} {verdict['claim']}", highlight=False)
     console.print(f"{len(found)} of {len(evaluations)} seeds → {folder / name}.md", highlight=False)
-    return len(found) == len(evaluations) and all(verdict["holds"] for verdict in verdicts)
+    return results, len(found) == len(evaluations) and all(verdict["holds"] for verdict in verdicts)
 
 
 def markdown(results: Results, verdicts: Sequence[Mapping[str, Any]], rewards: Mapping[int, Any], offset: int) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.training_processes import Processes
-from benchmarks.training_report import Claim, summarise_seeds
+from benchmarks.training_report import Claim, stated, summarise_seeds
 from retro.artifacts import write_json
 from retro.cli.logs import quieten
 from retro.config import ArmSection, RunConfig, load_config
@@ -147,14 +147,14 @@ class Benchmark:
 
 def train_shared(config: RunConfig) -> None:
     for stage in SHARED:
-        _run(stage, config)
+        run_stage_of(stage, config)
 
 
 def train_rival(benchmark: Benchmark, seed: int, name: str, factor: float) -> None:
     """Train a rival from the seed's shared stages."""
     config = benchmark.rival(seed, name, factor)
     share(benchmark.main_run(seed), config)
-    _run("ppo", config)
+    run_stage_of("ppo", config)
 
 
 def train_seed(benchmark: Benchmark, seed: int) -> None:
@@ -163,22 +163,22 @@ def train_seed(benchmark: Benchmark, seed: int) -> None:
     train_shared(main)
     for config in (main, rm):
         share(main, config)
-        _run("ppo", config)
+        run_stage_of("ppo", config)
     for name, factor in benchmark.best_factors().items():
         train_rival(benchmark, seed, name, factor)
     matched = benchmark.matched(seed)
     if not (matched.run_dir / "buffer.sqlite").exists():
         share(main, matched, stages=())
     for stage in ("collect", "sft"):
-        _run(stage, matched)
-    _run("evaluate", benchmark.evaluation(seed))
+        run_stage_of(stage, matched)
+    run_stage_of("evaluate", benchmark.evaluation(seed))
     for name in benchmark.world.elsewhere:
         config = benchmark.evaluation(seed, name)
         share(main, config, stages=("sft", "reward"))
-        _run("evaluate", config)
+        run_stage_of("evaluate", config)
 
 
-def _run(stage: str, config: RunConfig) -> None:
+def run_stage_of(stage: str, config: RunConfig) -> None:
     from retro.cli.stages import stage_named
     from retro.stage import run_stage
 
@@ -271,8 +271,11 @@ def main(world: World, description: str | None) -> int:
     claims = {None: world.claims, **{name: world.claims_elsewhere.get(name, ()) for name in world.elsewhere}}
     holds = [
         summarise_seeds(
-            where or "results", given.runs, its, {seed: benchmark.evaluation(seed, where) for seed in given.seeds}
-        )
+            where or "results",
+            given.runs,
+            stated(its),
+            {seed: [benchmark.evaluation(seed, where)] for seed in given.seeds},
+        )[1]
         for where, its in claims.items()
     ]
     return 0 if all(holds) else 1

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from made_up_evaluation import ATTEMPTS, RATES, chain, described, made_up, tasks
 
-from benchmarks import learning
+from benchmarks import learning, methods
 from benchmarks.ceilings import checks, next_attempt
-from benchmarks.training_report import BEST_ARM, Claim, judge, markdown, pooled
+from benchmarks.training_report import BEST_ARM, Claim, judge, markdown, merged, pooled
 from benchmarks.training_runs import FACTORS, RIVALS, Benchmark, share, tried
 from retro.artifacts import write_json
 from retro.config import RunConfig
@@ -188,3 +188,67 @@ def test_a_benchmark_of_the_name_of_a_package_does_not_hide_it() -> None:
     script = ROOT / "benchmarks" / "alfworld_engine.py"
     asked = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
     assert asked.returncode == 0, asked.stderr
+
+
+def test_every_memory_meets_every_policy_and_sampler_once(tmp_path: Path) -> None:
+    world = methods.WORLDS["household"]
+    compared = Benchmark(world, world.config, tmp_path, (1,), 30, 1, (), ())
+    ppo = compared.main_run(1).run_dir / "ppo"
+    ppo.mkdir(parents=True)
+    names: list[str] = []
+    for memory in methods.MEMORIES:
+        config = methods.evaluation(compared, list(methods.SAMPLERS), 1, memory)
+        assert config.run_dir.name == f"seed-1-{memory}" and config.memory.kind == memory
+        names += [arm.name for arm in planned_arms(config)]
+    assert len(names) == len(set(names))
+    plain = 1 + 3 * len(methods.SAMPLERS)
+    assert len(names) == len(methods.MEMORIES) * plain + 2 + 2 * (len(methods.MEMORIES) - 1)
+    assert {"retry", "retry-sampled", "oracle", "ppo-env+refine", "playbook", "retrieval+ppo-env+shuffled"} <= {*names}
+
+
+def with_success(rates: dict[str, tuple[float, float, int]]) -> Results:
+    """Results of which only success at the first and the last attempt and the tokens matter."""
+    results, _ = made_up(["retry"], 10)
+    arm = results["arms"]["retry"]
+    results["arms"] = {
+        name: {**arm, "success_by_trial": [first, last], "tokens_per_task": tokens}
+        for name, (first, last, tokens) in rates.items()
+    }
+    return results
+
+
+def test_the_front_is_of_arms_that_no_cheaper_one_reaches() -> None:
+    results = with_success(
+        {
+            "ppo-env": (0.3, 0.8, 900),
+            "retry": (0.3, 0.4, 500),
+            "procedures": (0.5, 0.6, 450),
+            "playbook": (0.4, 0.8, 950),
+            "oracle": (0.3, 1.0, 400),
+        }
+    )
+    assert methods.pareto(results) == ["procedures", "ppo-env"]
+    assert methods.best_bank(results) == "procedures"
+    first, shuffled, above = methods.claims(results)[2:]
+    assert (first.a, first.b, first.attempt, first.difference_at_least) == ("procedures", "retry", 1, 0.15)
+    assert (shuffled.a, shuffled.b, shuffled.above) == ("retry", "procedures+shuffled", -0.03)
+    assert (above.a, above.b, above.attempt) == ("procedures+ppo-env", "ppo-env", 2)
+
+
+def test_evaluations_of_one_seed_are_one_table() -> None:
+    left, right = with_success({"retry": (0.1, 0.2, 1)}), with_success({"procedures": (0.3, 0.4, 2)})
+    left["seconds"], right["seconds"] = {"ppo": 3.0}, {"memory": 1.0}
+    right["outcomes"] = {"procedures": left["outcomes"]["retry"]}
+    both = merged([left, right])
+    assert list(both["arms"]) == list(both["outcomes"]) == ["retry", "procedures"]
+    assert both["seconds"] == {"ppo": 3.0, "memory": 1.0}
+
+
+def test_a_claim_may_be_about_the_first_attempt() -> None:
+    results = {seed: one_seed(seed) for seed in (1, 2)}
+    outcomes = pooled(results)
+    summary = summarise(described(RATES), outcomes, tasks(60), ATTEMPTS, DRAWS)
+    first, last = judge([Claim("ppo-env", "retry", attempt=1), Claim("ppo-env", "retry")], outcomes, summary, DRAWS)[:2]
+    assert first["trial"] == 0 and last["trial"] == ATTEMPTS - 1
+    assert first["difference"] < last["difference"]
+    assert "at attempt 1" in first["claim"]
