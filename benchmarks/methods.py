@@ -40,8 +40,14 @@ from retro.evaluation.results import Results
 from retro.memory.bank import learns
 
 WORLDS = {"household": replace(learning.WORLD, offset=70_000), "alfworld": alfworld.WORLD}
-MEMORIES = ("window", "trajectories", "retrieval", "procedures", "playbook")
-"""``window`` first: it is the memory without a bank."""
+MEMORIES: dict[str, tuple[str, ...]] = {
+    "window": (),
+    "trajectories": (),
+    "retrieval": (),
+    "procedures": ("memory.procedures=3",),  # the parts of a task are procedures of their own
+    "playbook": (),
+}
+"""Kinds of memories, and what is not as by default. ``window`` first: it is the memory without a bank."""
 POLICIES = {"": "none", "reflexion": "base", "sft": "sft", "ppo-env": "ppo"}
 """Who writes the reflections: nobody, the untrained model, the model after SFT, the model after PPO."""
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -81,7 +87,12 @@ def evaluation(benchmark: Benchmark, samplers: Sequence[str], seed: int, memory:
     """The config that evaluates a seed's adapters with one memory."""
     policy = benchmark.main_run(seed).run_dir / "ppo"
     chosen = json.dumps(list(arms(memory, samplers, policy)))
-    changes = (f"memory.kind={memory}", f"environment.tasks.test={benchmark.tasks}", f"evaluate.arms={chosen}")
+    changes = (
+        f"memory.kind={memory}",
+        *MEMORIES[memory],
+        f"environment.tasks.test={benchmark.tasks}",
+        f"evaluate.arms={chosen}",
+    )
     return benchmark.run_config(seed, memory, *changes)
 
 
@@ -181,7 +192,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="by default runs/methods-WORLD")
     parser.add_argument("--seeds", type=int, nargs="+", default=(101, 102, 103))
     parser.add_argument("--tasks", type=int, default=500, help="held-out tasks")
-    parser.add_argument("--memories", nargs="+", choices=MEMORIES, default=MEMORIES)
+    parser.add_argument("--memories", nargs="+", choices=list(MEMORIES), default=list(MEMORIES))
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key.sub=value")

@@ -160,6 +160,24 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
+class RecalledEntries(Recalled):
+    """Entries of a bank with what they consist of, so that prompts may put them into words of their own.
+
+    Raises:
+        ValueError: if there are not as many facts as entries.
+    """
+
+    facts: tuple[Mapping[str, Any] | None, ...] = ()
+    """Of each entry: ``kind``, the kind of task that it was learnt from, and ``steps``, those of a procedure. None for
+    a reflection on the task itself."""
+
+    def __post_init__(self) -> None:
+        Recalled.__post_init__(self)
+        if len(self.facts) != len(self.entries):
+            raise ValueError(f"{len(self.entries)} entries with the facts of {len(self.facts)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One attempt at a task. Episodes form a tree: ``parent`` is the failed episode that this one retries.
 

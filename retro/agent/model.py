@@ -132,7 +132,8 @@ class RetrospectiveModel:
         if earlier is not None:
             reflections = tuple(Reflection(text, source="document") for text in earlier)
             query = Query(episode.task, episode.trajectory.opening, reflections)
-            episode = replace(episode, recalled=self.memory.recall(query))
+            prompts = self.prompts.of(episode.task.environment)
+            episode = replace(episode, recalled=prompts.worded(self.memory.recall(query), query.opening))
         request = ReflectionRequest(episode, seed=seed)
         if self._scorer is None:
             candidates = await self._reflector.reflect(request)

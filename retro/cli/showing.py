@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from retro.agent.loading import recorded_prompts
 from retro.agent.records import EXPORT, ExportRecord
 from retro.config import ConfigError, MemorySection, RunConfig, load_config, parse_section
 from retro.envs import make_taskset
@@ -15,6 +16,7 @@ from retro.layout import RunFolder
 from retro.memory import ListedEntry, ListingMemory, Query
 from retro.memory.bank import FACTS, BankFacts, bank_of, make_memory
 from retro.memory.entries import tokens
+from retro.prompts import PromptLibrary, Prompts, shipped
 from retro.reading import cut, escaped
 from retro.types import Recalled, Split, Task, to_json
 
@@ -42,7 +44,7 @@ def show_bank(folder: Path, text: str | None, task: str | None, limit: int | Non
     memory = make_memory(parse_section(MemorySection, facts.memory), bank)
     entries = memory.listing() if isinstance(memory, ListingMemory) else None
     queries = list(_queries(folder, text, task, entries or ()))
-    recalled = [(query, memory.recall(query)) for query in queries]
+    recalled = [(query, _worded(folder, query, memory.recall(query))) for query in queries]
     if limit is None:
         print(json.dumps(_document(facts, entries, recalled), indent=1))
         return
@@ -93,6 +95,19 @@ def _queries(folder: Path, text: str | None, task: str | None, entries: Sequence
         if not config.is_file():
             raise ConfigError(f"--task: {folder} is not a run, whose config names the environment: use --query TEXT")
         yield _opened(load_config(config), task)
+
+
+def _worded(folder: Path, query: Query, recalled: Recalled) -> Recalled:
+    """``recalled`` in the words of the run's or the export's prompts, or of those that ship for the environment."""
+    if RunFolder(folder).config.is_file():
+        prompts: Prompts = PromptLibrary.from_section(load_config(RunFolder(folder).config).environment)
+    elif (folder / EXPORT).is_file():
+        prompts = recorded_prompts(folder, ExportRecord.read(folder))
+    elif query.task.environment in shipped():
+        prompts = PromptLibrary()
+    else:
+        return recalled
+    return prompts.of(query.task.environment).worded(recalled, query.opening)
 
 
 def _opened(config: RunConfig, id: str) -> Query:

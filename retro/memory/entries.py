@@ -19,7 +19,7 @@ from retro.config import ConfigError, MemorySection, NonNegativeInt, PositiveInt
 from retro.memory.base import ListedEntry, Query
 from retro.memory.similarity import TfIdf
 from retro.reading import UnreadableError, encodable, parse_json, problems, read_lines
-from retro.types import Episode, Recalled, derive_seed, from_json, to_json
+from retro.types import Episode, Recalled, RecalledEntries, derive_seed, from_json, to_json
 
 ENTRIES = "entries.jsonl"
 BYTES_PER_TOKEN = 4
@@ -77,6 +77,10 @@ class EntryBank(ABC, Generic[E]):
     def shown(self, entry: E) -> tuple[str, str]:
         """The id and the text by which an actor is shown an entry."""
 
+    def facts(self, entry: E) -> dict[str, Any]:
+        """What a prompt folder's ``memory.jinja`` may know of an entry, beside its text."""
+        return {"kind": entry.kind, "steps": []}
+
     @abstractmethod
     def value(self, entry: E) -> tuple[float, ...]:
         """What an entry is worth: when the bank is full, the one with the lowest value goes. Ids decide between equal
@@ -91,9 +95,14 @@ class EntryBank(ABC, Generic[E]):
         """See :class:`~retro.memory.base.LearningMemory`."""
 
     def recall(self, query: Query) -> Recalled:
-        shown = [self.shown(entry) for entry in self.choose(*self._near(query))]
+        chosen = self.choose(*self._near(query))
+        shown = [self.shown(entry) for entry in chosen]
         own = Recalled.latest([reflection.text for reflection in query.reflections], self.options.window)
-        return Recalled((*(text for _, text in shown), *own.entries), (*(id for id, _ in shown), *own.ids))
+        return RecalledEntries(
+            entries=(*(text for _, text in shown), *own.entries),
+            ids=(*(id for id, _ in shown), *own.ids),
+            facts=(*map(self.facts, chosen), *(None for _ in own.entries)),
+        )
 
     def having(self, *entries: E) -> Self:
         """The bank with these entries, which replace those of the same ids, within its bounds."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from retro.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Recall
 from retro.memory.entries import BankOptions, Entry, EntryBank, entry_id, of_several, shortened, source, tokens
@@ -36,8 +36,10 @@ class ProceduresOptions(BankOptions):
     """How many routines the bank holds at most, beside the procedures: orders of procedures that solved a task."""
     candidates: Annotated[PositiveInt, Recall] = 10
     """How many procedures, those of the most similar tasks, are compared by their expected utility."""
+    procedures: Annotated[PositiveInt, Recall] = 1
+    """How many of them the actor sees, the best last."""
     min_utility: Annotated[float, Recall] = 0.1
-    """The best of them is shown if its expected utility is at least this; otherwise none is."""
+    """One is shown only if its expected utility is at least this."""
     cost: Annotated[NonNegativeFloat, Recall] = 0.5
     """C: what a failure costs, where a success gains 1."""
     exploration: Annotated[NonNegativeFloat, Recall] = 0.1
@@ -96,7 +98,7 @@ class Procedure(Entry):
 
 @dataclass(frozen=True)
 class ProcedureBank(EntryBank[Procedure]):
-    """Keeps procedures, and shows the one with the highest expected utility,
+    """Keeps procedures, and shows those with the highest expected utility,
 
         EU = rel·ρ − risk·(1 − ρ)·C + λ·12·Var[Beta],
 
@@ -130,20 +132,19 @@ class ProcedureBank(EntryBank[Procedure]):
 
     def choose(self, near: Sequence[tuple[float, Procedure]], opening: str) -> Sequence[Procedure]:
         candidates = sorted(near, key=lambda pair: (-pair[0], pair[1].id))[: self.options.candidates]
-        if not candidates:
-            return []
         named, risks = set(words(opening)), self._risks(opening)
         scored = []
         for cosine, entry in candidates:
             relevance, risk = cosine * _met(entry, named), risks.get(entry.id, 0.0)
             scored.append((expected_utility(relevance, risk, entry, self.options), entry.id))
-        utility, best = max(scored)
-        if utility < self.options.min_utility:
-            return []
-        return [self.entries[best]]
+        best = [id for utility, id in sorted(scored, reverse=True) if utility >= self.options.min_utility]
+        return [self.entries[id] for id in reversed(best[: self.options.procedures])]
 
     def shown(self, entry: Procedure) -> tuple[str, str]:
         return entry.id, shortened(entry.text, self.options.max_tokens)
+
+    def facts(self, entry: Procedure) -> dict[str, Any]:
+        return {**super().facts(entry), "steps": list(entry.steps)}
 
     def value(self, entry: Procedure) -> tuple[float, ...]:
         recency = 0.5 ** ((self._now - entry.latest) / self.options.capacity)

@@ -1,9 +1,9 @@
 """Prompts: Jinja templates, one folder for each environment, rendered to plain text.
 
 A folder holds ``actor.jinja``, ``reflection.jinja`` (one of them may be missing) and, if the actor's answer is more
-than one line, ``prompts.yaml``. It may hold ``critique.jinja`` and ``revision.jinja``, by which a model rewrites its
-own reflection; otherwise those beside this file are used. The caller of a chat model (``models/text.py``, or a server)
-puts its template around the text.
+than one line, ``prompts.yaml``. It may hold ``memory.jinja``, which puts what a bank recalls into other words, and
+``critique.jinja`` and ``revision.jinja``, by which a model rewrites its own reflection; otherwise those beside this
+file are used. The caller of a chat model (``models/text.py``, or a server) puts its template around the text.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from retro.config import ConfigError, EnvironmentSection
 from retro.prompts.revising import RevisingPrompts
 from retro.prompts.template import PromptTemplate
 from retro.reading import UnreadableError, problems, read_yaml
-from retro.types import Step, TokenLimit, Trajectory
+from retro.types import Recalled, RecalledEntries, Step, TokenLimit, Trajectory
 
 FOLDER = Path(__file__).parent
-FILES = ("actor.jinja", "reflection.jinja", "prompts.yaml")
+FILES = ("actor.jinja", "reflection.jinja", "memory.jinja", "prompts.yaml")
 LEFT_OUT = "[observation left out]"
 """Replaces an observation that does not fit into a shortened prompt."""
 MAX_ACTION_CHARS = 1_000
@@ -82,6 +82,7 @@ class PromptSet:
         self._reasons = settings.format == "react"
         self._actor = _template(folder / "actor.jinja")
         self._reflection = _template(folder / "reflection.jinja")
+        self._memory = _template(folder / "memory.jinja")
         # An export holds none, so that its environment's shipped ones come next.
         self.revising = RevisingPrompts([folder, *([FOLDER / name] if name in shipped() else []), FOLDER])
 
@@ -93,6 +94,25 @@ class PromptSet:
     def digest(self) -> str:
         """A digest of its files."""
         return " ".join(digest_path(self.folder / file) for file in FILES if (self.folder / file).is_file())
+
+    def worded(self, recalled: Recalled, opening: str) -> Recalled:
+        """What an episode's actor is shown of ``recalled``: each entry of a bank as ``memory.jinja`` words it.
+
+        The template gets the entry's ``text``, its ``kind`` of task and, of a procedure, its ``steps``, and the
+        ``opening`` of the episode. An entry of which it writes nothing is left out. Without a template, and for
+        reflections on the task itself, the text stays as it is.
+
+        Raises:
+            ConfigError: if the template fails.
+        """
+        facts = recalled.facts if isinstance(recalled, RecalledEntries) else (None,) * len(recalled.entries)
+        shown: list[tuple[str, str]] = []
+        for text, id, known in zip(recalled.entries, recalled.ids, facts, strict=True):
+            if self._memory is None or known is None:
+                shown.append((text, id))
+            elif worded := self._memory.render(text=text, opening=opening, **known).strip():
+                shown.append((worded, id))
+        return Recalled(tuple(text for text, _ in shown), tuple(id for _, id in shown))
 
     def actor(self, opening: str, steps: Sequence[Step], memory: Sequence[str], limit: TokenLimit | None = None) -> str:
         """The actor's prompt before its next action; it grows by appending as steps are added.

@@ -71,7 +71,7 @@ class Player:
         environment = _Played(self.taskset, task, threads)
         try:
             opening = encodable(await environment.reset(derive_seed(task.environment, task.id)))
-            recalled = self.memory.recall(Query(task, opening, attempt.path))
+            recalled = prompts.worded(self.memory.recall(Query(task, opening, attempt.path)), opening)
             with self._conversation(identity):
                 while stop is None:
                     sampling = replace(

@@ -15,7 +15,7 @@ from retro.memory.procedures import (
     generalised,
     segmented,
 )
-from retro.types import Episode, Step, Trajectory
+from retro.types import Episode, RecalledEntries, Step, Trajectory
 from tests.unit.memory.plays import ask, folded, memory_section, play, task
 
 OPTIONS = ProceduresOptions()
@@ -137,6 +137,16 @@ def test_what_has_little_to_gain_is_not_shown() -> None:
     assert bank(*failures).recall(ask("heat")).entries == ()
     assert bank(*failures, min_utility=-1).recall(ask("heat")).entries
     assert bank(play(task("a"), actions=("wait",))).recall(ask("heat")).entries
+
+
+def test_several_are_shown_the_best_last() -> None:
+    goals = (("take mug 1", 0.5), ("heat mug 1", 0.3), ("put mug 1", 0.2))
+    episodes = [solved(f"task-{n}", goals) for n in range(4)] + [solved("task-9", (("look", 0.0), ("put mug 1", 1.0)))]
+    recalled = bank(*episodes, procedures=3, exploration=0.0).recall(ask("new"))
+    assert isinstance(recalled, RecalledEntries)
+    steps = [fact["steps"] for fact in recalled.facts if fact]
+    assert len(steps) == 3
+    assert bank(*episodes, exploration=0.0).recall(ask("new")).ids == recalled.ids[-1:]
 
 
 def test_after_three_successes_and_three_failures_conditions_are_learnt() -> None:
