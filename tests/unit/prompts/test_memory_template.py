@@ -78,9 +78,20 @@ def test_the_households_template_fails_for_no_opening() -> None:
     load_prompts("household").worded(recalled("take <mug> from <shelf>", "cool it", "heat"), "A room.")
 
 
-def test_the_household_leaves_sentences_as_they_are() -> None:
-    shown = load_prompts("household").worded(recalled(text="mug 1 is in desk 1."), OPENING)
-    assert shown.entries[0] == "mug 1 is in desk 1."
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mug 1 is in desk 1.", "mug 1 is in desk 1."),
+        ("remember to heat it. try again.", "remember to heat it. try again."),
+        ("mug 1 is in shelf 2. try shelf 3.", "try shelf 3."),
+        ("mug 2 is in desk 1.", ""),
+        ("nothing in desk 1 shelf 1. microwave 1 is broken. use microwave 2. i went to desk 1.", ""),
+        ("> go to desk 9\nyou see nothing", "> go to desk 9\nyou see nothing"),
+    ],
+)
+def test_the_household_leaves_out_sentences_about_other_rooms(text: str, words: str) -> None:
+    shown = load_prompts("household").worded(recalled(text=text), OPENING)
+    assert shown.entries == ((words, "be careful.") if words else ("be careful.",))
 
 
 def test_the_openings_are_those_of_the_household() -> None:
