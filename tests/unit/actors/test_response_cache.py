@@ -8,7 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -55,6 +57,22 @@ def test_many_calls_at_once(tmp_path: Path) -> None:
     *kept, missing = asyncio.run(many())
     assert [answer and answer.text for answer in kept] == [str(n) for n in range(200)]
     assert missing is None
+
+
+def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
+    together = Barrier(4)
+
+    def make(name: str) -> Completion | None:
+        together.wait()
+        cache = ResponseCache(tmp_path / name)
+        put(cache, "k")
+        kept = get(cache, "k")
+        cache.close()
+        return kept
+
+    with ThreadPoolExecutor(4) as threads:
+        names = [f"{number // 4}.sqlite" for number in range(40)]
+        assert list(threads.map(make, names)) == [ANSWER] * 40
 
 
 def test_a_killed_process_leaves_whole_entries(tmp_path: Path) -> None:
