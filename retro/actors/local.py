@@ -97,12 +97,13 @@ class LocalActor:
             ConfigError: if it cannot be loaded, or its context has no room for an answer of ``actor.max_tokens``.
             UnsupportedModelError: if what it samples is not what it computes.
         """
-        from retro.models.adapters import with_adapter
         from retro.models.exactness import check_sampling
         from retro.models.loading import load_base, load_tokenizer
 
         model, tokenizer = load_base(options, device), load_tokenizer(options)
         if options.adapter is not None:
+            from retro.models.adapters import with_adapter
+
             model = with_adapter(model, options.adapter)
         context = options.context_tokens or getattr(model.config, "max_position_embeddings", None)
         room = None if context is None else context - options.max_tokens

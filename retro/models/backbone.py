@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -26,7 +25,8 @@ class UnsupportedModelError(ValueError):
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model without a PEFT wrapper; its adapters stay in place."""
-    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    wrapped = getattr(model, "get_base_model", None)  # PEFT takes seconds to import, and a model alone needs none of it
+    return cast(PreTrainedModel, wrapped() if wrapped else model)
 
 
 def decoder_of(model: nn.Module) -> PreTrainedModel:
