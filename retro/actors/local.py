@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from retro.config import ActorSection, CheckpointSection, ConfigError, PositiveFloat, Speed
 from retro.models.rounds import Rounds
@@ -29,7 +29,7 @@ class LocalOptions(CheckpointSection, ActorSection):
     """A LoRA adapter in PEFT's format on top of the model."""
     cache_gib: Annotated[PositiveFloat | None, Speed] = None
     """GiB that the keys and values of running episodes may take: where they are too many for it, some wait until others
-    have ended. By default half of the memory that is free when the first episode begins."""
+    have ended. By default half of the memory that is free when the first episode begins. Processes share it equally."""
 
     @property
     def checkpoint(self) -> str:
@@ -42,6 +42,10 @@ class LocalOptions(CheckpointSection, ActorSection):
     @property
     def parts(self) -> dict[str, str]:
         return {} if self.adapter is None else {"actor_adapter": self.adapter}
+
+    def share(self, processes: int) -> Self:
+        one = super().share(processes)
+        return one if self.cache_gib is None else one.model_copy(update={"cache_gib": self.cache_gib / processes})
 
 
 @dataclass(frozen=True, slots=True)

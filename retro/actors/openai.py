@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -83,6 +83,22 @@ class OpenAIOptions(RequestSection, ActorSection):
     def parts(self) -> dict[str, str]:
         counted = self.context_tokens is not None and self.tokenizer is not None
         return {"actor_tokenizer": str(self.tokenizer)} if counted else {}
+
+    def share(self, processes: int) -> Self:
+        budget = next((key for key in ("tokens", "money") if getattr(self.budget, key) is not None), None)
+        if budget is not None and processes > 1:
+            raise ConfigError(
+                f"actor.budget.{budget}: one process counts what is spent, and runner.kind=processes has {processes}: "
+                "set runner.kind=local, or leave the limit out"
+            )
+        limits = {key: getattr(self, key) for key in ("requests_per_minute", "tokens_per_minute")}
+        shares = {key: limit // processes for key, limit in limits.items() if limit is not None}
+        for key, share in shares.items():
+            if not share:
+                raise ConfigError(
+                    f"actor.{key}={limits[key]} cannot be divided among {processes} processes: lower runner.workers"
+                )
+        return super().share(processes).model_copy(update=shares)
 
 
 class OpenAIActor:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 from retro.actors.budget import BudgetExceededError
 from retro.envs.base import EnvironmentFailedError
+from retro.rollout.processes import WorkersFailedError
 from retro.types import ActorError
 from retro.wire.failures import QuotaError
 
 USER_ERROR = 2
-_STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError)
+_STOPPED = (ActorError, EnvironmentFailedError, BudgetExceededError, QuotaError, WorkersFailedError)
 """Errors that end a run without being a mistake of the user's."""
 _BUGS = (KeyError, IndexError, UnicodeError)
 """Classes that Python itself raises, though we raise their base classes: they are not messages for a user."""

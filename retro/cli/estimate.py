@@ -112,7 +112,9 @@ def memory_lines(config: RunConfig) -> list[str]:
     lines = []
     if isinstance(config.actor, CheckpointSection):
         weights = _weight_bytes(config.actor.model, config.actor)
-        lines.append(f"actor: {_size(weights)} of weights" if weights else _unknown("actor", config.actor.model))
+        each = f" in each of {config.runner.processes} processes" if config.runner.processes > 1 else ""
+        known = f"actor: {_size(weights)} of weights{each}" if weights else _unknown("actor", config.actor.model)
+        lines.append(known)
     elif ":" in config.actor.chosen:
         lines.append(f"actor: not known, since {config.actor.chosen} is a kind of your own")
     else:

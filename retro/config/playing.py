@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -72,6 +73,14 @@ class ActorSection(KindSection):
         """Folders (or hub names) that it uses besides ``model``, by role: their contents decide its answers."""
         return {}
 
+    def share(self, processes: int) -> Self:
+        """The section for one of several processes that play together, with its part of what is limited.
+
+        Raises:
+            ConfigError: if a limit cannot be divided.
+        """
+        return self.model_copy(update={"concurrency": math.ceil(self.concurrency / processes)})
+
 
 class MemorySection(KindSection):
     """What carries experience into the actor's prompt."""
@@ -85,6 +94,11 @@ class RunnerSection(KindSection):
 
     point: ClassVar[str] = "runner"
     kind: str = "local"
+
+    @property
+    def processes(self) -> int:
+        """How many processes play, each with its own actor."""
+        return 1
 
 
 class BufferSection(Section):

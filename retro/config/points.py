@@ -157,7 +157,12 @@ POINTS: dict[str, Point] = {
         "what plays many attempts at once",
         "a runner",
         _BUILT,
-        {"local": Kind("retro.rollout.runner:LocalRunner", "this process, actor.concurrency attempts at once")},
+        {
+            "local": Kind("retro.rollout.runner:LocalRunner", "this process, actor.concurrency attempts at once"),
+            "processes": Kind(
+                "retro.rollout.processes:ProcessesRunner", "several processes of this machine, each with its own actor"
+            ),
+        },
     ),
     "reward": Point(
         "a term of what a sampled reflection is worth to the algorithm",

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """The limit and the usage of a container, relative to its mount: of version 2, and of version 1."""
 
+_processes = 1
+
+
+def divide_among(processes: int) -> None:
+    """This process is one of several that share the memory equally: from now on, a part of it counts as free here."""
+    global _processes  # noqa: PLW0603 - a fact about this process
+    _processes = processes
+
 
 def free_bytes(device: torch.device) -> int:
-    """The bytes that can be allocated now.
+    """The bytes that can be allocated now, or this process's share of them (:func:`divide_among`).
 
     On a GPU: what its driver reports as free. Elsewhere: what the kernel reports as available without swapping, or what
     is left of the container's limit, whichever is less; half of the machine's memory if neither is known."""
+    return _free_bytes(device) // _processes
+
+
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     return min([_available(), *_left_in_container(Path("/sys/fs/cgroup"))])
 

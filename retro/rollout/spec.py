@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from retro.config import ActorSection, EnvironmentSection, MemorySection, RunConfig, build
 from retro.envs import make_taskset
@@ -19,8 +20,16 @@ _ASKED = {"temperature", "top_p", "max_tokens", "concurrency"}
 """Keys of an actor that change its requests only: sections that differ in nothing else share one actor."""
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
 class PlayerParts(ExitStack):
-    """What the players of one process share: each task set and each actor is made once. Closing closes the task sets.
+    """What the players of one process share: each task set and each actor is made once. Closing closes the task sets,
+    and what runners share.
 
     Args:
         device: Where an actor that is loaded here computes.
@@ -29,24 +38,29 @@ class PlayerParts(ExitStack):
 
     def __init__(self, device: Any = "auto", ledger: Path | None = None) -> None:
         super().__init__()
-        self._device = device
-        self._ledger = ledger
-        self._tasksets: dict[str, TaskSet] = {}
+        self.device = device
+        self.ledger = ledger
+        self._made: dict[str, Any] = {}
         self._actors: dict[str, Actor] = {}
+
+    def once(self, name: str, make: Callable[[], C]) -> C:
+        """What ``make`` made at the first call with this ``name``. It is closed with the parts."""
+        if name not in self._made:
+            made = self._made[name] = make()
+            self.callback(made.close)
+        found: C = self._made[name]
+        return found
 
     def taskset(self, section: EnvironmentSection) -> TaskSet:
         """Raises ConfigError if it cannot be made."""
         name = section.model_dump_json(include={"name", "options"})
-        if name not in self._tasksets:
-            self._tasksets[name] = make_taskset(section.name, section.options)
-            self.callback(self._tasksets[name].close)
-        return self._tasksets[name]
+        return self.once(f"task set {name}", lambda: make_taskset(section.name, section.options))
 
     def actor(self, section: ActorSection) -> Actor:
         """Raises ConfigError if it cannot be made."""
         name = section.model_dump_json(exclude=_ASKED)
         if name not in self._actors:
-            self._actors[name] = build(section, device=self._device, ledger=self._ledger)
+            self._actors[name] = build(section, device=self.device, ledger=self.ledger)
         return self._actors[name]
 
 

@@ -250,6 +250,8 @@ def test_memory_is_told_for_a_folder_a_name_and_the_unknown(tiny_model_dir: Path
         "actor: served by the OpenAI API, none here",
         "retrospective model: 3.7 GiB of weights (by its name), adapters and activations on top",
     ]
+    two = {"actor": {"model": str(tiny_model_dir)}, "runner": {"kind": "processes", "workers": 2}}
+    assert memory_lines(parse_config(two, "here"))[0].endswith(" MiB of weights in each of 2 processes")
     own = {"kind": "examples.extensions.rule_actor:RuleActor"}
     lines = memory_lines(parse_config({"actor": own}, "here"))
     assert lines[0] == "actor: not known, since examples.extensions.rule_actor:RuleActor is a kind of your own"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retro.models.cache import RowPool, TokenShape
-from retro.models.free_memory import free_bytes
+from retro.models.free_memory import divide_among, free_bytes
 from retro.models.sessions import Placed, Request, Sessions
 
 SHAPE = TokenShape(2, 2, 4, torch.float32, torch.device("cpu"))
@@ -198,3 +198,6 @@ def test_there_is_some_memory_and_no_more_than_the_container_has(monkeypatch: py
     assert found > 2**20
     monkeypatch.setattr("retro.models.free_memory._left_in_container", lambda root: [2**19])
     assert free_bytes(torch.device("cpu")) == 2**19
+    monkeypatch.setattr("retro.models.free_memory._processes", 1)  # what is set here is undone
+    divide_among(4)
+    assert free_bytes(torch.device("cpu")) == 2**17

@@ -1,0 +1,182 @@
+"""How much faster a collection is in several processes: the runner ``processes`` against ``local``, ratios in one run.
+
+    python benchmarks/runners.py --json FILE [--workers 2] [--tasks 200] [--repeats 3] [key.sub=value …]
+
+Two lines, each side in turn. *collect* is the whole stage in a new run folder: loading, starting the processes,
+playing, reflecting, the buffer. *play* is plain retry by an actor that is loaded, in processes that run. Exits with 1
+unless both sides played the same episodes, and unless two processes collect at least 1.6 times as fast (with
+``--workers 2``). Nothing else should run on the machine, since both sides need its cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.pipeline import machine
+from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
+from retro.artifacts import write_json
+from retro.buffer.store import ReplayBuffer
+from retro.cli.errors import one_line_errors
+from retro.cli.logs import quieten
+from retro.config import RunConfig, build, load_config
+from retro.rollout.attempts import Plan
+from retro.rollout.collect import collect
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
+from retro.stage import run_stage
+from retro.training.collect import STAGE
+from retro.types import Episode, Split
+
+LEAST_RATIO = 1.6
+"""Of the episodes a second of one process, with two."""
+WARM_UP_TASKS = 16
+WIDTH = 120
+
+
+class Played:
+    """What each side played, to be compared."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, object] = {}
+        self.equal = self.compared = 0
+
+    def compare(self, line: str, episodes: object) -> None:
+        self.equal += self._first.setdefault(line, episodes) == episodes
+        self.compared += 1
+
+
+def collect_stage(config: RunConfig, played: Played) -> Phases:
+    """The whole stage, once, in a run folder of its own."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as runs:
+        config = config.model_copy(update={"runs": runs})
+        with watch.lap("collect"):
+            run_stage(STAGE, config)
+        with ReplayBuffer(config.buffer_url, create=False) as buffer:
+            watch.amount("collect", buffer.count())
+            played.compare("collect", buffer.digest())
+    return watch.phases
+
+
+def play_retries(config: RunConfig, runner: Runner, parts: PlayerParts, tasks: int) -> list[list[Episode]]:
+    """Plain retry of the first train tasks, as many attempts as a collection has."""
+    chosen = parts.taskset(config.environment).tasks(Split.TRAIN, tasks)
+    return asyncio.run(collect(runner, chosen, Plan((config.seed, "benchmark"), config.collect.attempts)))
+
+
+def measure(sides: tuple[RunConfig, RunConfig], tasks: int, repeats: int) -> dict[str, Any]:
+    """All figures, as plain JSON.
+
+    Args:
+        sides: the config of one process, and that of several.
+    """
+    started, load, played = perf_counter(), os.getloadavg(), Played()
+    one, several = sides
+    for config in sides:
+        collect_stage(config, Played())
+    lines = [
+        alternate(lambda _: collect_stage(one, played), lambda _: collect_stage(several, played), repeats)(
+            "collect, the whole stage", "episodes/s", ["collect"]
+        )
+    ]
+    with ExitStack() as opened:
+        runners: list[tuple[Runner, PlayerParts]] = []
+        for config in sides:
+            parts = opened.enter_context(PlayerParts(config.device))
+            runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
+            runners.append((opened.enter_context(closing(runner)), parts))
+            play_retries(config, *runners[-1], WARM_UP_TASKS)
+
+        def play(side: int) -> Phases:
+            watch = Stopwatch()
+            with watch.lap("play"):
+                trees = play_retries(sides[side], *runners[side], tasks)
+            watch.amount("play", sum(map(len, trees)))
+            played.compare("play", trees)
+            return watch.phases
+
+        lines.append(
+            alternate(lambda _: play(0), lambda _: play(1), repeats)("play, all started", "episodes/s", ["play"])
+        )
+    return {
+        "lines": [line.to_json() for line in lines],
+        "checks": [check.to_json() for check in checks(lines, played, several.runner.processes)],
+        "tasks": tasks,
+        "processes": several.runner.processes,
+        "repeats": repeats,
+        "machine": machine(),
+        "load_average": {"before": load, "after": os.getloadavg()},
+        "seconds": round(perf_counter() - started, 1),
+        "config": several.model_dump(mode="json"),
+    }
+
+
+def checks(lines: Sequence[Line], played: Played, processes: int) -> list[Check]:
+    found = [Check("of the passes played the same episodes", played.equal / played.compared, 1.0, at_least=True)]
+    if processes == 2:
+        name = "times as many episodes a second in a collection by two processes"
+        found.append(Check(name, lines[0].ratio, LEAST_RATIO, at_least=True))
+    return found
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The figures for people to read."""
+    drawn = Table(title=f"{result['tasks']} tasks, {result['processes']} processes; medians of {result['repeats']}")
+    for name in ("", "local", "processes", "ratio", "of single repeats"):
+        drawn.add_column(name, justify="left" if not name else "right")
+    for line in result["lines"]:
+        low, high = line["ratio_of_repeats"]
+        name = f"{line['name']} ({line['unit']})"
+        drawn.add_row(
+            name, f"{line['naive']:.2f}", f"{line['ours']:.2f}", f"{line['ratio']:.2f}", f"{low:.2f} – {high:.2f}"
+        )
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the one side")
+    parser.add_argument("--tasks", type=int, default=200, help="train tasks that are played")
+    parser.add_argument("--repeats", type=int, default=3, help="measured passes of each side, after a warm-up")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
+    given = parser.parse_args(arguments)
+    if min(given.workers, given.tasks, given.repeats) < 1:
+        parser.error("--workers, --tasks and --repeats must be 1 or more")
+    shared = ["device=cpu", f"environment.tasks.train={given.tasks}", "collect.splits=[train]", *given.overrides]
+    several = f"runner={{kind: processes, workers: {given.workers}}}"
+    sides = load_config(given.config, [*shared, "runner=local"]), load_config(given.config, [*shared, several])
+    quieten()  # the worker processes, too
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    result = measure(sides, given.tasks, given.repeats)
+    written = sys.argv[1:] if arguments is None else list(arguments)
+    result = {"command": shlex.join(["python", "benchmarks/runners.py", *written]), **result}
+    console = Console(width=max(WIDTH, Console().width))
+    console.print(table(result))
+    for check in result["checks"]:
+        verdict = f"{'ok  ' if check['holds'] else 'FAIL'} {check['figure']:.2f} (at least {check['limit']:g})"
+        console.print(f"{verdict}  {check['name']}", highlight=False, soft_wrap=True)
+    write_json(given.json, result)
+    console.print(f"{given.json} · {result['seconds']} s", highlight=False, soft_wrap=True)
+    return 0 if all(check["holds"] for check in result["checks"]) else 1
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main())

@@ -1,0 +1,136 @@
+"""A worker process of the runner ``processes``, from the side of the process that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from retro.rollout.attempts import Attempt
+from retro.rollout.worker import ENDS_IN_SECONDS, START, Setup
+from retro.types import Episode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """An attempt that somebody waits for."""
+
+    number: int
+    player: bytes
+    attempt: Attempt
+    episode: asyncio.Future[Episode]
+    losses: int = 0
+    """How many processes died while they played it."""
+
+
+@dataclass(eq=False, slots=True)
+class WorkerProcess:
+    """One process, from the side of the process that started it."""
+
+    slot: int
+    """Its number among those that run at the same time."""
+    setup: Setup
+    receive: Callable[[WorkerProcess, Any], None]
+    """Called in a thread with every message, and last with how the process ended."""
+    jobs: dict[int, Job] = field(default_factory=dict)
+    players: set[int] = field(default_factory=set)
+    """The players that it was told to build."""
+    process: subprocess.Popen[bytes] = field(init=False)
+    _connection: socket.socket = field(init=False)
+    _outgoing: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
+    _threads: list[Thread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._connection, its_own = socket.socketpair()
+        with its_own:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-W", "ignore::FutureWarning", "-c", START, str(its_own.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[its_own.fileno()],
+                process_group=0,  # Ctrl-C is for the process that started it
+                env=_environment(self.setup.processes),
+            )
+        self.send(self.setup)
+        self._threads = [Thread(target=target, daemon=True) for target in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, message: Any) -> None:
+        self._outgoing.put(pickle.dumps(message))
+
+    def end(self) -> None:
+        """Ask the process to end, after what it was sent."""
+        self._outgoing.put(None)
+
+    def join(self) -> None:
+        """Wait until the process has ended; kill it if it takes too long."""
+        self.end()
+        try:
+            self.process.wait(ENDS_IN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for thread in self._threads:
+            thread.join()
+        self._connection.close()
+
+    def _write(self) -> None:
+        """A thread of its own: a process that imports a large package does not read for a while."""
+        with contextlib.suppress(OSError):  # it died
+            while (data := self._outgoing.get()) is not None:
+                self._connection.sendall(data)
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def _read(self) -> None:
+        with self._connection.makefile("rb") as stream:
+            try:
+                while True:
+                    self.receive(self, pickle.load(stream))
+            except (EOFError, OSError, pickle.UnpicklingError):
+                pass
+            except Exception:
+                logger.exception("a worker process sent what cannot be read")
+        try:
+            code = self.process.wait(ENDS_IN_SECONDS)
+        except subprocess.TimeoutExpired:  # without its connection it is of no use
+            self.process.kill()
+            code = self.process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        self.receive(self, how)
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """The caller's environment and import path, with its share of the cores."""
+    threads = str(_threads(processes))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path),
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),  # sets have one order in all of them
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+
+
+def _threads(processes: int) -> int:
+    """The threads that each process computes with: its share of the cores, or what this process computes with if that
+    is less."""
+    torch = sys.modules.get("torch")
+    here: int = torch.get_num_threads() if torch else cores()
+    return min(here, max(1, cores() // processes))
+
+
+def cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

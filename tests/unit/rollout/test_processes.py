@@ -1,0 +1,222 @@
+"""The runner ``processes``: the same episodes as in one process, whatever happens to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import Excluder, Vaults, vault_plan, vault_prompts
+
+from retro.actors.local import LocalOptions
+from retro.actors.openai import OpenAIOptions
+from retro.config import ConfigError, RunConfig, build
+from retro.config.points import POINTS
+from retro.rollout.attempts import Attempt
+from retro.rollout.collect import collect
+from retro.rollout.processes import WorkersFailedError
+from retro.rollout.runner import Runner
+from retro.rollout.spec import PlayerParts, PlayerSpec
+from retro.rollout.worker import as_sent
+from retro.training.collect import STAGE
+from retro.types import Episode, Split, to_json
+
+TASKS = tuple(Vaults().tasks(Split.TRAIN, 6))
+TWO: dict[str, Any] = {"kind": "processes", "workers": 2}
+
+
+class World:
+    """A config of the vaults whose actor writes into ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        vault_prompts(folder)
+
+    def config(self, runner: dict[str, Any], **options: Any) -> RunConfig:
+        return RunConfig.model_validate(
+            {
+                "environment": {"name": "small_world:Vaults", "prompts": str(self.folder)},
+                "actor": {
+                    "kind": "vault_actor:VaultActor",
+                    "temperature": 1.0,
+                    "options": {"folder": str(self.folder), **options},
+                },
+                "runner": runner,
+            }
+        )
+
+    def collect(self, runner: dict[str, Any], **options: Any) -> list[list[Episode]]:
+        config = self.config(runner, **options)
+        with PlayerParts("cpu") as parts, closing(made(config, parts)) as player:
+            return asyncio.run(collect(player, TASKS, vault_plan(3, 2, 1), Excluder()))
+
+    @property
+    def processes(self) -> int:
+        return len(list(self.folder.glob("process-*")))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def opened(world: World) -> Iterator[int]:
+    """The end of a pipe that every process of ``world`` keeps open: reading meets the end once all have ended."""
+    os.mkfifo(world.folder / "open")
+    reading = os.open(world.folder / "open", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    yield reading
+    os.close(reading)
+
+
+def made(config: RunConfig, parts: PlayerParts) -> Runner:
+    runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
+    return runner
+
+
+def written(trees: list[list[Episode]]) -> str:
+    return json.dumps([[to_json(episode) for episode in tree] for tree in trees])
+
+
+def test_two_processes_play_the_tree_that_one_plays(world: World) -> None:
+    one = world.collect({"kind": "local"})
+    assert written(world.collect(TWO)) == written(one)
+    assert world.processes == 3, "this process, and two workers"
+
+
+def test_what_a_killed_process_played_is_played_by_another(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    one = world.collect({"kind": "local"})
+    assert written(world.collect(TWO, deaths=1)) == written(one)
+    assert "a worker process was killed by signal 9" in caplog.text
+    assert world.processes == 4, "this process, two workers, and one more"
+
+
+def test_attempts_whose_processes_always_die_stop_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retro.rollout.processes.MOST_LOSSES", 1)
+    with pytest.raises(
+        WorkersFailedError, match=r"2 worker processes ended while .* killed by signal 9.*runner\.workers"
+    ):
+        world.collect({"kind": "processes", "workers": 1}, deaths=100, dies_after=0)
+    assert world.processes == 2
+
+
+def test_errors_of_a_process_are_raised_here(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    attempt = Attempt(("key",), TASKS[0])
+
+    async def outcomes(runners: list[Runner]) -> list[Any]:
+        return await asyncio.gather(*(runner.play(attempt) for runner in runners), return_exceptions=True)
+
+    with PlayerParts("cpu") as parts:
+        failures = ("start", "setting", "bug", "strange", "")
+        one = {"kind": "processes", "workers": 1}
+        runners = [made(world.config(one, fails=failure), parts) for failure in failures]
+        start, setting, bug, strange, episode = asyncio.run(outcomes(runners))
+    assert isinstance(start, ConfigError) and str(start) == "actor.model: no such folder"
+    assert isinstance(setting, ConfigError) and str(setting) == "actor.model: it has moved"
+    assert type(bug) is RuntimeError and str(bug) == "ValueError: not what was expected"
+    assert type(strange) is RuntimeError and str(strange) == "StrangeError: cannot travel"
+    assert "in complete" in bug.__notes__[0], "the traceback of the other process"
+    assert isinstance(episode, Episode)
+    assert world.processes == 1, "all runners of a stage share the processes"
+
+
+def test_a_play_that_nobody_waits_for_is_stopped(world: World, opened: int) -> None:
+    attempt = Attempt(("key",), TASKS[0])
+
+    async def both(hangs: Runner, plays: Runner) -> None:
+        waiting = asyncio.create_task(hangs.play(attempt))
+        await plays.play(attempt)
+        waiting.cancel()
+        await plays.play(attempt)
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    with PlayerParts("cpu") as parts:
+        one = {"kind": "processes", "workers": 1}
+        asyncio.run(both(made(world.config(one, fails="hangs"), parts), made(world.config(one), parts)))
+    assert (world.folder / "stopped").exists()
+    assert os.read(opened, 1) == b"", "closing the parts ended the process"
+
+
+PARENT = """
+import asyncio, os, signal, sys
+from retro.config import build, load_config
+from retro.rollout.attempts import Attempt
+from retro.rollout.spec import PlayerParts, PlayerSpec
+from retro.types import Split
+
+config = load_config(sys.argv[1])
+parts = PlayerParts("cpu")
+runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
+[task] = parts.taskset(config.environment).tasks(Split.TRAIN, 1)
+asyncio.run(runner.play(Attempt(("key",), task)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_process_outlives_a_killed_parent(world: World, opened: int) -> None:
+    path = world.folder / "config.yaml"
+    path.write_text(world.config(TWO).dump(), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", PARENT, str(path)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert world.processes == 1, "an attempt needs one process"
+    assert os.read(opened, 1) == b""
+
+
+def test_processes_share_what_is_limited(tmp_path: Path) -> None:
+    local = LocalOptions(concurrency=5, cache_gib=3.0).share(2)
+    assert (local.concurrency, local.cache_gib) == (3, 1.5)
+    limited = OpenAIOptions(base_url="http://127.0.0.1:1/v1", requests_per_minute=100, tokens_per_minute=9).share(4)
+    assert (limited.concurrency, limited.requests_per_minute, limited.tokens_per_minute) == (64, 25, 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "key"),
+    [
+        ({"requests_per_minute": 1}, "actor.requests_per_minute=1"),
+        ({"budget": {"tokens": 10}}, "actor.budget.tokens"),
+        ({"budget": {"money": 1.0, "prompt_price": 1.0}}, "actor.budget.money"),
+    ],
+)
+def test_a_limit_that_cannot_be_shared_is_refused(limits: dict[str, Any], key: str) -> None:
+    config = RunConfig.model_validate({"actor": {"kind": "openai", **limits}, "runner": TWO})
+    with PlayerParts("cpu") as parts, pytest.raises(ConfigError, match=key):
+        made(config, parts)
+
+
+@pytest.mark.parametrize("memory", POINTS["memory"].kinds)
+@pytest.mark.parametrize("actor", POINTS["actor"].kinds)
+def test_a_spec_of_every_kind_travels(actor: str, memory: str) -> None:
+    config = RunConfig.model_validate({"actor": actor, "memory": memory})
+    spec = PlayerSpec.of(STAGE.view(config), Path("bank"))
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_another_runner_leaves_a_collection_up_to_date() -> None:
+    local, processes = (RunConfig.model_validate({"runner": runner}) for runner in ("local", TWO))
+    assert STAGE.deciding(local) == STAGE.deciding(processes)
+
+
+def test_there_are_as_many_processes_as_cores_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def processes(cores: int) -> int:
+        monkeypatch.setattr("retro.rollout.processes.cores", lambda: cores)
+        return RunConfig.model_validate({"runner": "processes"}).runner.processes
+
+    assert [processes(cores) for cores in (1, 2, 64)] == [1, 2, 8]
+
+
+def test_an_error_about_a_file_keeps_its_class() -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        Path("no such file").read_text(encoding="utf-8")
+    sent = as_sent(missing.value)
+    assert isinstance(sent, FileNotFoundError) and sent.filename == "no such file"
