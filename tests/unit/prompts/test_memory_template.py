@@ -85,6 +85,7 @@ def test_the_households_template_fails_for_no_opening() -> None:
         ("remember to heat it. try again.", "remember to heat it. try again."),
         ("mug 1 is in shelf 2. try shelf 3.", "try shelf 3."),
         ("mug 2 is in desk 1.", ""),
+        ("use the stove.", "use the stove."),
         ("nothing in desk 1 shelf 1. microwave 1 is broken. use microwave 2. i went to desk 1.", ""),
         ("> go to desk 9\nyou see nothing", "> go to desk 9\nyou see nothing"),
     ],
