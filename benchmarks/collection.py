@@ -24,13 +24,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pipeline import machine
-from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
+from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate, report
 from retro.actors.openai import OpenAIActor, OpenAIOptions
-from retro.artifacts import write_json
 from retro.buffer.store import ReplayBuffer
 from retro.cli.errors import one_line_errors
 from retro.envs import make_taskset
@@ -48,7 +46,6 @@ LEAST_RATE = 0.95
 MOST_CPU_MS = 1.0
 """Of CPU time a call beyond the bare loop's."""
 MODEL, MAX_TOKENS, TIMEOUT_SECONDS = "scripted", 12, 60.0
-WIDTH = 120
 
 Call = tuple[str, Sampling]
 
@@ -232,15 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measure(given.episodes, given.concurrency, given.repeats, given.delay_seconds)
     written = sys.argv[1:] if arguments is None else list(arguments)
     result = {"command": shlex.join(["python", "benchmarks/collection.py", *written]), **result}
-    console = Console(width=max(WIDTH, Console().width))
-    console.print(table(result))
-    for check in result["checks"]:
-        word = "at least" if check["at_least"] else "at most"
-        verdict = f"{'ok  ' if check['holds'] else 'FAIL'} {check['figure']:.3f} ({word} {check['limit']:g})"
-        console.print(f"{verdict}  {check['name']}", highlight=False, soft_wrap=True)
-    write_json(given.json, result)
-    console.print(f"{given.json} · {result['seconds']} s", highlight=False, soft_wrap=True)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return report(result, table(result), given.json)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.pipeline_collection import measure_collection
 from benchmarks.pipeline_ppo import measure_ppo
 from benchmarks.pipeline_sampling import measure_sampling
-from retro.artifacts import git_revision, versions, write_json
+from benchmarks.pipeline_timing import report
+from retro.artifacts import git_revision, versions
 from retro.buffer.views import Context
 from retro.cli.errors import one_line_errors
 from retro.config import ConfigError, RunConfig, load_config
@@ -38,7 +38,6 @@ from retro.types import Split
 
 FIXED = ("device=cpu", "actor.kind=local", "ppo.reward={kind: model, score: sigmoid}")
 QUICK_EPISODES, QUICK_CONTEXTS = 16, 4
-WIDTH = 120
 """Of the table at least, in characters."""
 
 
@@ -144,15 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measure(config, QUICK_EPISODES if given.quick else given.episodes, given.repeats)
     written = sys.argv[1:] if arguments is None else list(arguments)
     result = {"command": shlex.join(["python", "benchmarks/pipeline.py", *written]), "quick": given.quick, **result}
-    console = Console(width=max(WIDTH, Console().width))
-    console.print(table(result))
-    for check in result["checks"]:
-        word = "at least" if check["at_least"] else "at most"
-        verdict = f"{'ok  ' if check['holds'] else 'FAIL'} {check['figure']:.2g} ({word} {check['limit']:g})"
-        console.print(f"{verdict}  {check['name']}", highlight=False, soft_wrap=True)
-    write_json(given.json, result)
-    console.print(f"{given.json} · {result['seconds']} s", highlight=False, soft_wrap=True)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return report(result, table(result), given.json)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,17 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from retro.artifacts import write_json
+
+WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,23 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "holds": self.holds}
+
+
+def report(result: dict[str, Any], table: Table, file: Path) -> int:
+    """Print the table and the verdict of each of ``result["checks"]``, and write the result to ``file``.
+
+    Returns:
+        The exit code: 0 if all checks hold.
+    """
+    console = Console(width=max(WIDTH, Console().width))
+    console.print(table)
+    for check in result["checks"]:
+        word = "at least" if check["at_least"] else "at most"
+        verdict = f"{'ok  ' if check['holds'] else 'FAIL'} {check['figure']:.3g} ({word} {check['limit']:g})"
+        console.print(f"{verdict}  {check['name']}", highlight=False, soft_wrap=True)
+    write_json(file, result)
+    console.print(f"{file} · {result['seconds']} s", highlight=False, soft_wrap=True)
+    return 0 if all(check["holds"] for check in result["checks"]) else 1
 
 
 def alternate(

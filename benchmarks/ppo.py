@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.pipeline import WIDTH, machine
+from benchmarks.pipeline import machine
+from benchmarks.pipeline_timing import WIDTH
 from benchmarks.ppo_best_of_n import measure_best_of_n
 from benchmarks.ppo_device import GpuPlan, Setting
 from benchmarks.ppo_gpu import GIB, measure_gpu

@@ -22,13 +22,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.pipeline import machine
-from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate
-from retro.artifacts import write_json
+from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate, report
 from retro.buffer.store import ReplayBuffer
 from retro.cli.errors import one_line_errors
 from retro.cli.logs import quieten
@@ -44,7 +42,6 @@ from retro.types import Episode, Split
 LEAST_RATIO = 1.6
 """Of the episodes a second of one process, with two."""
 WARM_UP_TASKS = 16
-WIDTH = 120
 
 
 class Played:
@@ -167,14 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measure(sides, given.tasks, given.repeats)
     written = sys.argv[1:] if arguments is None else list(arguments)
     result = {"command": shlex.join(["python", "benchmarks/runners.py", *written]), **result}
-    console = Console(width=max(WIDTH, Console().width))
-    console.print(table(result))
-    for check in result["checks"]:
-        verdict = f"{'ok  ' if check['holds'] else 'FAIL'} {check['figure']:.2f} (at least {check['limit']:g})"
-        console.print(f"{verdict}  {check['name']}", highlight=False, soft_wrap=True)
-    write_json(given.json, result)
-    console.print(f"{given.json} · {result['seconds']} s", highlight=False, soft_wrap=True)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return report(result, table(result), given.json)
 
 
 if __name__ == "__main__":
