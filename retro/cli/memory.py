@@ -45,7 +45,7 @@ def show(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all entries.")] = False,
 ) -> None:
-    """Print what a memory has learnt: its bank, the most valuable entries first, as an actor would see them.
+    """Print what a memory has learnt: its bank, the most valuable entries first.
 
     \b
     Examples:

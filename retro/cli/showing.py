@@ -31,7 +31,7 @@ def show_bank(folder: Path, text: str | None, task: str | None, limit: int | Non
         trusted: Whether the code of a memory of one's own may run.
 
     Raises:
-        ConfigError: if there is no bank, or if it cannot be queried so.
+        ConfigError: if there is no bank, or none of the task or text that was given.
     """
     bank = bank_folder(folder)
     facts = BankFacts.read(bank)

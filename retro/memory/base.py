@@ -62,7 +62,7 @@ class ListedEntry:
     kind: str
     """The kind of task that it was learnt from; may be empty."""
     text: str
-    """What an actor would be shown."""
+    """What an actor would be shown, unless its environment words it anew (``memory.jinja``)."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What the bank counts or estimates about it, by name."""
 
