@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, where ``alfworld`` is not the package
@@ -134,12 +135,12 @@ def claims(results: Results) -> list[Claim]:
 
 
 def pareto(results: Results) -> list[str]:
-    """The arms that no other one reaches with as few tokens, the cheapest first. The oracle does not count."""
+    """The arms that no other one reaches with as few tokens, the cheapest first; without the oracle and controls."""
     front: list[str] = []
-    cheapest_first = sorted(results["arms"].items(), key=lambda item: item[1]["tokens_per_task"])
-    for name, arm in cheapest_first:
-        best = results["arms"][front[-1]]["success_by_trial"][-1] if front else -1.0
-        if name != "oracle" and arm["success_by_trial"][-1] > best:
+    arms = {name: arm for name, arm in results["arms"].items() if name != "oracle" and CONTROL not in name.split("+")}
+    for name in sorted(arms, key=lambda name: arms[name]["tokens_per_task"]):
+        best = arms[front[-1]]["success_by_trial"][-1] if front else -1.0
+        if arms[name]["success_by_trial"][-1] > best:
             front.append(name)
     return front
 
@@ -150,9 +151,11 @@ MARKERS = {"": "s", "reflexion": "^", "sft": "v", "ppo-env": "o"}
 
 def success_by_tokens(results: Results) -> Figure:
     """Success at the last attempt against tokens a task: a colour for each memory, a marker for who reflects."""
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name, arm in results["arms"].items():
+        if name == "oracle":
+            continue
         parts = name.split("+")
         memory = next((part for part in parts if part in COLOURS), "window")
         who = next((part for part in parts if part in MARKERS), "")
@@ -163,13 +166,18 @@ def success_by_tokens(results: Results) -> Figure:
     x, y = [arm["tokens_per_task"] for arm in front], [arm["success_by_trial"][-1] for arm in front]
     axes.step(x, y, where="post", color="#222222", linewidth=1.0, zorder=0)
     for name, *at in zip(pareto(results), x, y, strict=True):
-        axes.annotate(name, at, xytext=(-6, 6), textcoords="offset points", ha="right", fontsize=8)
+        axes.annotate(name, at, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
     for memory, colour in COLOURS.items():
         axes.plot([], [], "s", color=colour, label=memory)
     for who, marker in MARKERS.items():
-        axes.plot([], [], marker, color="#222222", markerfacecolor="none", label=who or "no reflections")
-    axes.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)
+        axes.plot([], [], marker, color="#222222", label=who or "no reflections")
+    axes.plot([], [], "s", color="#222222", markerfacecolor="none", label="bank shuffled")
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_ylim(0, 1)
     axes.set_xlabel("tokens a task: actor, reflections, reward model (building a bank is not in them)")
     axes.set_ylabel(f"tasks solved after {results['attempts']} attempts")
     axes.spines[["top", "right"]].set_visible(False)

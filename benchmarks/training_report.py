@@ -193,9 +193,9 @@ def markdown(results: Results, verdicts: Sequence[Mapping[str, Any]], rewards: M
     attempts = range(1, results["attempts"] + 1)
     seeds = max(arm["seeds"] for arm in results["arms"].values())
     lines = [
-        f"{results['tasks']} held-out tasks (test tasks from {offset} on), {seeds} training seeds; "
-        "cumulative success, 95 % "
-        f"bootstrap interval over tasks of their means across seeds. {SCOPE}",
+        f"{results['tasks']} held-out tasks (test tasks from {offset} on), {seeds} training "
+        f"{'seeds' if seeds > 1 else 'seed'}; cumulative success in percent, 95 % intervals "
+        f"({'bootstrap over tasks of their means across seeds' if seeds > 1 else 'Wilson'}). {SCOPE}",
         "",
         "| arm | " + " | ".join(f"attempt {t}" for t in attempts) + " | tokens a task |",
         "|---|" + "---|" * (len(attempts) + 1),

@@ -46,9 +46,10 @@ def results_table(results: Results) -> Table:
 def best_learned_arm(results: Results) -> str | None:
     """The arm with an adapter that solved most at the last attempt; of equal ones the one with the higher return.
 
-    None if none of them earned anything, or if the best two are equal in both.
+    An arm whose bank is shuffled is a control and does not count. None if no arm earned anything, or if the best two
+    are equal in both.
     """
-    arms = results["arms"]
+    arms = {name: arm for name, arm in results["arms"].items() if not arm["parts"]["memory"].get("shuffled")}
     learned = [n for n, arm in arms.items() if arm["role"] in LEARNED and exceeds(arm["return_by_trial"][-1])]
     for figure in ("success_by_trial", "return_by_trial"):
         learned = [learned[index] for index in highest([arms[name][figure][-1] for name in learned])]

@@ -225,6 +225,7 @@ def test_the_front_is_of_arms_that_no_cheaper_one_reaches() -> None:
             "procedures": (0.5, 0.6, 450),
             "playbook": (0.4, 0.8, 950),
             "oracle": (0.3, 1.0, 400),
+            "procedures+ppo-env+shuffled": (0.3, 0.9, 880),
         }
     )
     assert methods.pareto(results) == ["procedures", "ppo-env"]

@@ -267,3 +267,11 @@ def test_arms_keep_their_colours_and_best_of_n_differs_by_its_dash() -> None:
     labels = sorted(text.get_position()[1] for text in left.texts)
     assert len(labels) == len(RATES) == len(right.get_yticks())
     assert min(b - a for a, b in pairwise(labels)) > 0.015  # no two names on top of each other
+
+
+def test_an_arm_with_a_shuffled_bank_is_never_the_best() -> None:
+    results, _ = made_up(["retry-sampled", "sft", "ppo-env"], 60)
+    assert best_learned_arm(results) == "ppo-env"
+    parts = results["arms"]["ppo-env"]["parts"]
+    parts["memory"] = {**parts["memory"], "shuffled": True}
+    assert best_learned_arm(results) == "sft"
