@@ -30,8 +30,8 @@ PROMPTS = load_prompts("household")
 _LARGE = Shape(hidden=256, inner=768, layers=4, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
 _DEEP = Shape(hidden=224, inner=640, layers=5, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
 ROLES = {
-    "actor": Role(_LARGE, seed=21, steps=800),
-    "actor-b": Role(_DEEP, seed=22, steps=800),
+    "actor": Role(_LARGE, seed=21, steps=3200),
+    "actor-b": Role(_DEEP, seed=22, steps=3200),
     "retrospective": Role(_LARGE, seed=23, steps=600),
 }
 _CHARACTERS = {"actor": "a", "actor-b": "b", "retrospective": "a"}
