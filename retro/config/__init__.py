@@ -28,6 +28,7 @@ from retro.config.models import (
 )
 from retro.config.playing import (
     ActorSection,
+    Branch,
     BudgetSection,
     CollectSection,
     EnvironmentSection,
@@ -48,6 +49,7 @@ from retro.config.training import (
 __all__ = [
     "ActorSection",
     "ArmSection",
+    "Branch",
     "BudgetSection",
     "CheckpointSection",
     "CollectSection",

@@ -110,6 +110,10 @@ class BufferSection(Section):
     """The environments in the buffer from which training reads; empty means all."""
 
 
+Branch = Literal["start", "last_reward"]
+"""Where retries begin."""
+
+
 class CollectSection(Section):
     attempts: Annotated[int, Field(ge=2)] = 4
     """Attempts at a task, including the first one."""
@@ -117,6 +121,9 @@ class CollectSection(Section):
     """Reflections sampled for a failed episode, each with its own retry."""
     controls: NonNegativeInt = 1
     """Retries without a reflection beside each group. An actor at temperature 0 plays none."""
+    branch: Branch = "start"
+    """Where a retry begins, also one for a reward: at the start, or after the last step of the failed episode that
+    earned something. The steps before are played again without asking the actor."""
     episodes: PositiveInt | None = None
     """Play tasks, in order, only until there are so many episodes; the last task is played to its end."""
     source: str = "base"

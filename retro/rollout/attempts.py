@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
-from retro.config import ActorSection, CollectSection
-from retro.types import Episode, Reflection, Task, derive_seed
+from retro.config import ActorSection, Branch, CollectSection
+from retro.types import Episode, Reflection, Step, Task, derive_seed
 
 Key = tuple[str | int, ...]
 """The purpose of attempts, for example (run seed, "collect"). Other keys give other ids and other random draws."""
@@ -29,10 +29,19 @@ class Attempt:
     """Its index among the retries (or among the controls) of ``parent``."""
     control: bool = False
     """A retry without a reflection of its own."""
+    kept: tuple[Step, ...] = ()
+    """The first steps of ``parent``, which are played again as they were; the actor goes on from there. They are not
+    part of the id: what decides them belongs to ``key``."""
 
     @classmethod
     def retry(
-        cls, key: Key, failed: Episode, path: tuple[Reflection, ...], reflection: Reflection | None, index: int = 0
+        cls,
+        key: Key,
+        failed: Episode,
+        path: tuple[Reflection, ...],
+        reflection: Reflection | None,
+        index: int = 0,
+        branch: Branch = "start",
     ) -> Attempt:
         """Play the task of ``failed`` once more, with one more reflection or, as a control, without.
 
@@ -40,9 +49,11 @@ class Attempt:
             path: The reflections that led to ``failed``, its own included, oldest first.
             reflection: The reflection on ``failed``.
             index: The index in the group of retries (or of controls).
+            branch: Where it begins.
         """
         whole = path if reflection is None else (*path, reflection)
-        return cls(key, failed.task, failed.trial + 1, failed.id, whole, index, control=reflection is None)
+        kept = steps_kept(failed, branch)
+        return cls(key, failed.task, failed.trial + 1, failed.id, whole, index, reflection is None, kept)
 
     @property
     def id(self) -> str:
@@ -72,6 +83,8 @@ class Plan:
     """Reflections on each failed episode, each with its own retry."""
     controls: int = 0
     """Retries without a reflection beside each group."""
+    branch: Branch = "start"
+    """Where retries begin."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.group < 1 or self.controls < 0:
@@ -82,7 +95,21 @@ class Plan:
     @classmethod
     def of(cls, key: Key, section: CollectSection, actor: ActorSection) -> Plan:
         """The plan of a collection. An actor at temperature 0 has no controls: they would repeat the failed episode."""
-        return cls(key, section.attempts, section.group, section.controls if actor.temperature else 0)
+        return cls(key, section.attempts, section.group, section.controls if actor.temperature else 0, section.branch)
+
+
+def steps_kept(failed: Episode, branch: Branch) -> tuple[Step, ...]:
+    """The steps of a failed episode that its retries keep.
+
+    With ``last_reward`` these are the steps up to the last one that earned a reward: nothing after it helped. A retry
+    then shares its return so far with the failed episode, so its rating is that of the continuation alone. Nothing is
+    kept where no step earned a reward, or where the last one did, since no step would be left.
+    """
+    steps = failed.trajectory.steps
+    rewarded = [count for count, step in enumerate(steps, 1) if step.reward > 0]
+    if branch == "start" or not rewarded or rewarded[-1] == len(steps):
+        return ()
+    return steps[: rewarded[-1]]
 
 
 class Journal(Protocol):

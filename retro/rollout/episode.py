@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -67,10 +67,11 @@ class Player:
         opening, recalled, usage = "", Recalled(), Usage()
         steps: list[Step] = []
         stop: StopReason | None = None
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {"kept_steps": len(attempt.kept)} if attempt.kept else {}
         environment = _Played(self.taskset, task, threads)
         try:
             opening = encodable(await environment.reset(derive_seed(task.environment, task.id)))
+            steps += await _again(environment, attempt.kept)
             recalled = prompts.worded(self.memory.recall(Query(task, opening, attempt.path)), opening)
             with self._conversation(identity):
                 while stop is None:
@@ -87,11 +88,11 @@ class Player:
                         ending = StopReason.FAILURE if terminated else StopReason.HORIZON
                         stop = StopReason.SUCCESS if answer["success"] else ending
         except PromptTooLongError as error:
-            stop, info = StopReason.CONTEXT, {"error": encodable(str(error))}
+            stop, info["error"] = StopReason.CONTEXT, encodable(str(error))
         except ActorError as error:
-            stop, info = StopReason.ACTOR_ERROR, {"error": encodable(str(error))}
+            stop, info["error"] = StopReason.ACTOR_ERROR, encodable(str(error))
         except EnvironmentFailedError as error:
-            stop, info = StopReason.ENVIRONMENT_ERROR, {"error": encodable(str(error))}
+            stop, info["error"] = StopReason.ENVIRONMENT_ERROR, encodable(str(error))
         finally:
             await environment.close()
         return Episode(
@@ -113,6 +114,18 @@ class Player:
     def _conversation(self, session: str) -> AbstractContextManager[None]:
         begin: Callable[[str], AbstractContextManager[None]] | None = getattr(self.actor, "conversation", None)
         return nullcontext() if begin is None else begin(session)
+
+
+async def _again(environment: _Played, kept: Sequence[Step]) -> list[Step]:
+    """Play the steps of an earlier episode again; they cost the actor nothing."""
+    for step in kept:
+        observation = encodable((await environment.step(step.action))[0])
+        if observation != step.observation:
+            raise EnvironmentFailedError(
+                f"{step.action!r} is answered with {observation!r}, in the failed episode with {step.observation!r}: "
+                "a retry cannot begin within it; let retries begin at the start (collect.branch=start)"
+            )
+    return [replace(step, usage=Usage()) for step in kept]
 
 
 class _Played:

@@ -75,7 +75,7 @@ async def run_trials(
     path: tuple[Reflection, ...] = ()
     while failed.failed and failed.trial + 1 < plan.attempts:
         if reflector is None:
-            retries = [await trials.play(Attempt.retry(plan.key, failed, (), None))]
+            retries = [await trials.play(Attempt.retry(plan.key, failed, (), None, branch=plan.branch))]
             episodes += retries
         else:
             try:
@@ -83,8 +83,9 @@ async def run_trials(
             except PromptTooLongError as error:
                 skip(Unreflected(failed, str(error)))
                 break
-            attempts = [Attempt.retry(plan.key, failed, path, given, index) for index, given in enumerate(written)]
-            attempts += [Attempt.retry(plan.key, failed, path, None, index) for index in range(plan.controls)]
+            begun: list[tuple[Reflection | None, int]] = [(given, index) for index, given in enumerate(written)]
+            begun += [(None, index) for index in range(plan.controls)]
+            attempts = [Attempt.retry(plan.key, failed, path, *given, plan.branch) for given in begun]
             played = await all_of(trials.play(attempt) for attempt in attempts)
             episodes += played
             if any(episode.broken for episode in played):

@@ -62,6 +62,7 @@ ALSO_NAMING: dict[str, Any] = {
     "model.trust_remote_code": False,
     "model.chat_template_kwargs": {},
     "model.generator": {"kind": "engine"},
+    "collect.branch": "start",
 }
 """Keys that were added later, with their defaults. They are part of an id only if they differ from the default, so that
 earlier episodes keep their ids."""
@@ -223,6 +224,7 @@ def summarise(trees: list[list[Episode]], unreflected: Sequence[Unreflected] = (
         "actor_tokens": sum(episode.usage.total for episode in episodes),
         "actor_errors": sum(episode.broken for episode in episodes),
         "context_stops": sum(episode.stop is StopReason.CONTEXT for episode in episodes),
+        "kept_steps": sum(episode.info.get("kept_steps", 0) for episode in episodes),
         "unreflected": len(skipped),
         "splits": by_split,
         "first_unreflected": [

@@ -20,7 +20,7 @@ from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.training.policy.groups import Group, Response
 from retro.training.policy.models import PolicyModels
 from retro.training.rewards.base import Reward
-from retro.types import Episode, Sampling, derive_seed
+from retro.types import Episode, Reflection, Sampling, derive_seed
 
 
 class Retries:
@@ -152,17 +152,16 @@ class Rollouts:
         controls = max((reward.controls for reward, _ in self.terms), default=0) if "controls" in needs else 0
         controls = controls if self.config.actor.temperature else 0  # at 0, each would repeat the failed episode
         key = (self.config.seed, "ppo", step)
-        attempts = [
-            Attempt.retry(
-                key, group.context.episode, group.context.path, response.reflection, group.slot * size + response.index
-            )
+        begun: list[tuple[Context, Reflection | None, int]] = [
+            (group.context, response.reflection, group.slot * size + response.index)
             for group in groups
             for response in group.responses[:size]
         ]
-        attempts += [
-            Attempt.retry(key, group.context.episode, group.context.path, None, group.slot * controls + index)
-            for group in groups
-            for index in range(controls)
+        begun += [(group.context, None, group.slot * controls + index) for group in groups for index in range(controls)]
+        branch = self.config.collect.branch
+        attempts = [
+            Attempt.retry(key, context.episode, context.path, reflection, index, branch)
+            for context, reflection, index in begun
         ]
         episodes = iter(self.retries.play(attempts))
         retries = [tuple(islice(episodes, len(group.responses[:size]))) for group in groups]

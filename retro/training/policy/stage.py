@@ -27,7 +27,7 @@ def policy_keys(config: RunConfig) -> list[str]:
     needs = build(config.ppo).needs
     pairs = ("reward.loss", "reward.rating", "reward.threshold") if "pairs" in needs else ()
     imitated = ("sft.rating", "sft.threshold") if "imitation" in needs else ()
-    played = ("environment.name", "environment.options", "actor", "memory") if _plays(config) else ()
+    played = ("environment.name", "environment.options", "actor", "memory", "collect.branch") if _plays(config) else ()
     return ["model", "buffer", "ppo", *pairs, *imitated, *played]
 
 
