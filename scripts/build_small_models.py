@@ -43,10 +43,11 @@ def main() -> None:
     world = WORLDS[arguments.world]
     if arguments.role not in world.ROLES:
         parser.error(f"{arguments.world} has no role {arguments.role!r}; there are: {', '.join(world.ROLES)}")
-    steps = arguments.steps or world.ROLES[arguments.role].steps
+    role = world.ROLES[arguments.role]
+    steps = arguments.steps or role.steps
     folder = arguments.work / arguments.world
     tokenizer, model, samples = world.build(arguments.role, steps, folder, arguments.games)
-    train(model, samples, folder / arguments.role, steps, arguments.lr)
+    train(model, samples, folder / arguments.role, steps, arguments.lr, read_weight=role.read_weight)
     out = (arguments.out or world.FOLDER) / arguments.role
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)

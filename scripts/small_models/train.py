@@ -56,6 +56,8 @@ class Role:
     shape: Shape
     seed: int
     steps: int
+    read_weight: float = 0.0
+    """As in :func:`train`."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> LlamaForCausalLM:
@@ -96,10 +98,15 @@ def train(
     steps: int,
     lr: float,
     every: int = 100,
+    read_weight: float = 0.0,
 ) -> None:
     """``samples(step)`` gives a batch; the state is saved to ``folder`` every ``every`` steps and picked up again.
 
-    A line a minute is logged.
+    A line a minute is logged; losses are those of the learnt tokens.
+
+    Args:
+        read_weight: The weight in the loss of a token that is read and not learnt. With some weight, a model learns
+            sooner to copy names from what it reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimisers = build_optimisers(model, lr)
@@ -119,9 +126,9 @@ def train(
         count = sum(sum(e.learnt) + sum(map(len, e.branches)) for e in batch)
         total = 0.0
         for micro in _microbatches(batch):
-            loss = _loss(model, micro) / count
-            loss.backward()
-            total += loss.item()
+            learnt, read = _losses(model, micro, read_weight > 0)
+            ((learnt + read_weight * read) / count).backward()
+            total += learnt.item() / count
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -161,8 +168,8 @@ def _microbatches(batch: Sequence[Example]) -> list[list[Example]]:
     return groups
 
 
-def _loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> Tensor:
-    """Summed cross-entropy of the learnt tokens."""
+def _losses(model: LlamaForCausalLM, batch: Sequence[Example], with_read: bool) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of the learnt tokens, and of those that are only read (0 unless ``with_read``)."""
     width = max(example.length for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)  # (B, T)
     positions = torch.zeros_like(ids)
@@ -170,15 +177,17 @@ def _loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> Tensor:
     rows: list[int] = []
     sources: list[int] = []
     targets: list[int] = []
+    written: list[bool] = []
     for row, example in enumerate(batch):
         prefix = len(example.prefix)
         ids[row, :prefix] = torch.tensor(example.prefix)
         positions[row, :prefix] = torch.arange(prefix)
-        for place, learnt in enumerate(example.learnt):
-            if learnt:
+        for index, learnt in enumerate(example.learnt[1:], 1):
+            if learnt or with_read:
                 rows.append(row)
-                sources.append(place - 1)
-                targets.append(example.prefix[place])
+                sources.append(index - 1)
+                targets.append(example.prefix[index])
+                written.append(learnt)
         at = prefix
         for number, branch in enumerate(example.branches, 1):
             end = at + len(branch)
@@ -188,6 +197,7 @@ def _loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> Tensor:
             rows.extend([row] * len(branch))
             sources.extend([prefix - 1, *range(at, end - 1)])
             targets.extend(branch)
+            written.extend([True] * len(branch))
             at = end
     mask = None
     if any(example.branches for example in batch):
@@ -195,7 +205,9 @@ def _loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> Tensor:
         mask = (same & torch.ones(width, width, dtype=torch.bool).tril())[:, None]  # (B, 1, T, T)
     hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
     logits = model.lm_head(hidden[rows, sources])
-    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets), reduction="sum")
+    each = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets), reduction="none")
+    learnt = torch.tensor(written)
+    return each[learnt].sum(), each[~learnt].sum()
 
 
 def _save(model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer], folder: Path, step: int) -> None:

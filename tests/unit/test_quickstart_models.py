@@ -19,7 +19,7 @@ from scripts.small_models.household.demonstrator import FORGETS, Advice, Demonst
 from scripts.small_models.household.probes import load, rollouts, rooms
 from scripts.small_models.household.samples import Play, play, plays
 from scripts.small_models.household.tokenizer import build_tokenizer
-from scripts.small_models.train import Example, train
+from scripts.small_models.train import Example, _losses, train
 
 QUICKSTART = Path(__file__).parents[2] / "data" / "quickstart"
 PROMPTS = load_prompts("household")
@@ -217,3 +217,14 @@ def test_a_training_learns(tmp_path: Path) -> None:
     train(tiny(), lambda step: samples(0), tmp_path, steps=60, lr=3e-2, every=10)
     found = [loss for _, loss in losses(tmp_path)]
     assert found[-1] < 0.5 * found[0]
+
+
+def test_what_is_only_read_is_learnt_by_its_weight_and_logged_losses_leave_it_out(tmp_path: Path) -> None:
+    read: dict[float, float] = {}
+    for weight in (0.0, 0.5):
+        model = tiny()
+        train(model, lambda _: samples(0), tmp_path / f"{weight}", steps=30, lr=3e-2, every=1, read_weight=weight)
+        read[weight] = _losses(model, samples(0), True)[1].item()
+    assert losses(tmp_path / "0.5")[0] == losses(tmp_path / "0.0")[0]
+    assert read[0.5] < 0.5 * read[0.0]
+    assert _losses(tiny(), samples(0), False)[1].item() == 0

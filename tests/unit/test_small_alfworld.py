@@ -87,10 +87,18 @@ def test_it_tries_places_in_the_order_that_it_is_told_and_leaves_out_the_empty_o
 
 
 @needs_engine
-def test_without_notes_it_searches_here_and_there_and_opens_what_is_closed(world: AlfworldTasks) -> None:
-    attempts = [played(world, PUT_PLATE, [], seed) for seed in range(8)]
-    assert len({goes(attempt)[0] for attempt in attempts}) > 3
+@pytest.mark.parametrize("who", CHARACTERS)
+def test_without_notes_it_searches_kind_by_kind_and_opens_what_is_closed(world: AlfworldTasks, who: str) -> None:
+    attempts = [played(world, PUT_PLATE, [], seed, who) for seed in range(8)]
+    assert len({goes(attempt)[0] for attempt in attempts}) > 2
     for attempt in attempts:
+        places = View.of(attempt.opening).places
+        searched = list(dict.fromkeys(goes(attempt)))[:-1]  # the last one is where the plate goes
+        kinds = [kind_of(place) for place in searched]
+        assert kinds == sorted(kinds, key=kinds.index)
+        for kind in kinds:
+            order = [places.index(place) for place in searched if kind_of(place) == kind]
+            assert order == sorted(order, reverse=CHARACTERS[who].backwards)
         closed = {step.action.removeprefix("go to ") for step in attempt.steps if step.observation.endswith("closed.")}
         assert {f"open {place}" for place in closed} <= set(actions(attempt))
 

@@ -1,7 +1,8 @@
 """The stochastic demonstrator that ALFWorld's small actors are cloned from.
 
-It obeys the notes in its prompt, right or wrong, and the newest first where they differ. Without notes it searches by a
-weak prior that knows nothing of where things usually lie, forgets treatments, and puts two things into two places.
+It obeys the notes in its prompt, right or wrong, and the newest first where they differ. Without notes it goes through
+the places of one kind after those of another: which kind is next is drawn from a weak prior that knows nothing of where
+things usually lie. It forgets treatments, and puts two things into two places.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Character:
     """How often it leaves a treatment out."""
     splits: float
     """How often it takes the second thing to another place than the first."""
+    backwards: bool = False
+    """Whether it goes through the places of a kind from the last one that the opening lists to the first."""
     slips: float = 0.01
     """How often a step is wasted."""
 
@@ -38,6 +41,7 @@ CHARACTERS = {
         prior={"cabinet": 3.0, "stoveburner": 3.0, "sofa": 2.0, "armchair": 2.0, "sidetable": 0.3, "desk": 0.3},
         forgets={"clean": 0.7, "heat": 0.5, "cool": 0.5},
         splits=0.6,
+        backwards=True,
     ),
 }
 
@@ -181,8 +185,16 @@ class Demonstrator:
         candidates = [place for place in left if place not in told.empty] or left
         if not candidates:
             return "look"
-        weights = [self._character.prior.get(kind_of(place), 1.0) for place in candidates]
-        return self._go(self._rng.choices(candidates, weights)[0])
+        return self._go(self._choose_place(candidates))
+
+    def _choose_place(self, candidates: Sequence[str]) -> str:
+        """The next place of the kind that it stands at, or of a kind that is drawn where none is left."""
+        ordered = candidates[::-1] if self._character.backwards else candidates
+        kind = kind_of(self.view.at)
+        if kind not in map(kind_of, ordered):
+            weights = [self._character.prior.get(kind_of(place), 1.0) for place in ordered]
+            kind = kind_of(self._rng.choices(ordered, weights)[0])
+        return next(place for place in ordered if kind_of(place) == kind)
 
     def _choose_targets(self) -> list[str]:
         """Where the first and the second thing go."""
