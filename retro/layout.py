@@ -28,6 +28,8 @@ class RunFolder:
         self.replaced = path / "replaced"
         """The former folders of stages that ran anew."""
         self.trackers = path / "trackers"
+        self.online_bank = path / "collect" / "bank"
+        """The bank of a collection whose memory learns between its rounds, after the last of them."""
         self.memory = path / "memory"
         """The bank of a memory that learns across tasks."""
         self.sft_adapter = path / "sft" / ADAPTER

@@ -126,7 +126,16 @@ class CollectSection(Section):
     earned something. The steps before are played again without asking the actor."""
     episodes: PositiveInt | None = None
     """Play tasks, in order, only until there are so many episodes; the last task is played to its end."""
+    round_tasks: PositiveInt | None = None
+    """Learn online: play so many train tasks, let the memory learn from them, and play the next ones with its bank.
+    Only for a memory that learns across tasks, and not together with ``episodes``."""
     source: str = "base"
     """Who writes the reflections: ``base`` (the untrained model), ``sft`` (the run's own SFT stage), or a path: another
     run, a stage, a checkpoint or a PEFT adapter."""
     splits: list[Literal["train", "validation", "test"]] = ["train", "validation", "test"]
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> CollectSection:
+        if self.episodes is not None and self.round_tasks is not None:
+            raise ValueError("round_tasks: not together with episodes")
+        return self

@@ -112,15 +112,32 @@ def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:
     return loaded
 
 
-def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path) -> BankFacts:
+def fold_order(episode: Episode) -> tuple[str, str, int, str]:
+    """The order in which a bank is folded: environment, task, trial and id, as the buffer has the episodes."""
+    return episode.task.environment, episode.task.id, episode.trial, episode.id
+
+
+def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path, onto: Path | None = None) -> BankFacts:
     """Learn from finished episodes, save the bank into ``folder``, and return its facts.
 
-    It learns in the order of environment, task, trial and id, so the bank does not depend on the order in which
-    episodes were played or stored.
+    Args:
+        episodes: In :func:`fold_order`, so that the bank does not depend on the order in which they were played or
+            stored. One at a time is in memory.
+        onto: The folder of a bank of the same memory, from which learning goes on.
+
+    Raises:
+        ValueError: if the episodes are in another order.
     """
-    memory: LearningMemory = build(section)
-    ordered = sorted(episodes, key=lambda e: (e.task.environment, e.task.id, e.trial, e.id))
-    for episode in ordered:
+    memory = make_memory(section, onto)
+    assert isinstance(memory, LearningMemory), "the caller has asked learns()"
+    before = None if onto is None else BankFacts.read(onto)
+    count, actor_tokens = (0, 0) if before is None else (before.episodes, before.actor_tokens)
+    last = ("", "", 0, "")
+    for episode in episodes:
+        place = fold_order(episode)
+        if place <= last:
+            raise ValueError(f"a bank is folded in the order of environment, task, trial and id: {last}, then {place}")
+        last, count, actor_tokens = place, count + 1, actor_tokens + episode.usage.total
         memory = memory.fold(episode)
     content = folder / CONTENT
     if content.exists():  # left by a stage that was interrupted
@@ -130,8 +147,8 @@ def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path)
     facts = BankFacts(
         digest=memory.digest,
         memory=section.model_dump(mode="json"),
-        episodes=len(ordered),
-        actor_tokens=sum(episode.usage.total for episode in ordered),
+        episodes=count,
+        actor_tokens=actor_tokens,
         entries=len(memory.listing()) if isinstance(memory, ListingMemory) else None,
         bytes=sum(file.stat().st_size for file in content.rglob("*") if file.is_file()),
     )
@@ -141,7 +158,7 @@ def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path)
 
 def copy_bank(source: Path, target: Path) -> None:
     """Copy the bank in ``source``, and no other files."""
-    if target.exists():  # left by an export that was interrupted
-        shutil.rmtree(target)
+    if (target / CONTENT).exists():  # left by a stage that was interrupted
+        shutil.rmtree(target / CONTENT)
     shutil.copytree(source / CONTENT, target / CONTENT)
     shutil.copyfile(source / FACTS, target / FACTS)

@@ -92,6 +92,11 @@ class Plan:
                 f"attempts ({self.attempts}) and group ({self.group}) must be ≥ 1, controls ({self.controls}) ≥ 0"
             )
 
+    @property
+    def most(self) -> int:
+        """The most episodes that a task can have."""
+        return 1 + (self.attempts - 1) * (self.group + self.controls)
+
     @classmethod
     def of(cls, key: Key, section: CollectSection, actor: ActorSection) -> Plan:
         """The plan of a collection. An actor at temperature 0 has no controls: they would repeat the failed episode."""

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,22 @@ from retro.config import CheckpointSection, ConfigError, RunConfig, build, decid
 from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
+from retro.memory.bank import BankFacts, copy_bank, learns
 from retro.models.adapters import SharedBase
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS, prompt_tokens
 from retro.models.loading import local_context, resolve_device
 from retro.prompts import PromptLibrary
 from retro.retrospective.adapter_files import checkpoint_of, find_adapter
 from retro.retrospective.policy import Policy
-from retro.rollout.attempts import Journal, Plan
+from retro.rollout.attempts import Plan
 from retro.rollout.collect import collect
 from retro.rollout.progress import CollectionProgress
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
-from retro.rollout.trials import Skip, Unreflected
+from retro.rollout.trials import Unreflected
 from retro.stage import Stage, Work
 from retro.training.examples import prompts_digest
+from retro.training.rounds import ActorFailedError, Round, Trees, collect_in_rounds, collect_within
 from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
@@ -87,7 +90,16 @@ MOST_CUT = 0.05
 
 
 def collect_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: both models, the prompts, and the sft adapter if it reflects."""
+    """Digests of what is read: both models, the prompts, and the sft adapter if it reflects.
+
+    Raises:
+        ConfigError: if the memory is to learn between rounds, and cannot.
+    """
+    if config.collect.round_tasks is not None and not learns(config.memory):
+        raise ConfigError(
+            f"collect.round_tasks: memory.kind={config.memory.chosen} does not learn across tasks; leave the key out, "
+            "or choose a memory that does (retro list)"
+        )
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config, played_environments(config.environment)),
@@ -101,16 +113,13 @@ def collect_inputs(config: RunConfig) -> dict[str, str]:
     return inputs
 
 
-class ActorFailedError(ValueError):
-    """The actor (or the environment) failed in too many tasks. The same command continues the collection."""
-
-
 def collect_into_buffer(config: RunConfig, work: Work) -> None:
     """Fill the buffer, and write a summary to ``collect.json``.
 
     Raises:
         ConfigError: for an unknown environment, or too few tasks in a split.
-        ActorFailedError: if errors cut more than a twentieth of the tasks short.
+        ActorFailedError: if errors cut more than a twentieth of the tasks short, or one task of a round from which the
+            memory was to learn.
     """
     section = config.collect
     device = resolve_device(config.device)
@@ -131,17 +140,27 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         generator = build(config.model.generator, base=base)
         policy = Policy.on(base, role, prompts, config.model, source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
-        runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
-        with closing(runner):
-            if section.episodes is None:
-                progress, skip = CollectionProgress(len(tasks)), unreflected.append
-                played = collect(runner, tasks, plan, policy, buffer, progress, skip)
-            else:
-                played = collect_within(section.episodes, runner, tasks, plan, policy, buffer, unreflected.append)
-            trees = asyncio.run(played)
-            held = buffer.count()
+
+        async def play(wave: Sequence[Task], bank: Path | None, label: str) -> Trees:
+            named = plan if bank is None else replace(plan, key=(*plan.key, BankFacts.read(bank).digest))
+            progress = CollectionProgress(len(wave), label)
+            runner: Runner = build(config.runner, spec=PlayerSpec.of(config, bank), parts=parts)
+            with closing(runner):
+                return await collect(runner, wave, named, policy, buffer, progress, unreflected.append)
+
+        rounds: list[Round] = []
+        if section.round_tasks is not None:
+            playing = collect_in_rounds(section.round_tasks, tasks, config.memory, work.folder / "rounds", play)
+            rounds, bank = asyncio.run(playing)
+            copy_bank(bank, work.output("bank", RunFolder(config.run_dir).online_bank))
+            trees = [tree for played in rounds for tree in played.trees]
+        elif section.episodes is not None:
+            trees = asyncio.run(collect_within(section.episodes, plan.most, tasks, play))
+        else:
+            trees = asyncio.run(play(tasks, None, "collect"))
+        held = buffer.count()
     episodes = [episode for tree in trees for episode in tree]
-    summary = summarise(trees, unreflected)
+    summary = summarise(trees, unreflected) | ({"rounds": [played.to_json() for played in rounds]} if rounds else {})
     other = held - sum(not episode.broken for episode in episodes)
     if other:
         logger.info("the buffer also holds %d other episodes: training reads them, too", other)
@@ -151,34 +170,6 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
     refuse_a_failing_actor(trees)
     if config.buffer.url is None:
         work.output("buffer", RunFolder(config.run_dir).buffer)
-
-
-async def collect_within(
-    episodes: int,
-    runner: Runner,
-    tasks: Sequence[Task],
-    plan: Plan,
-    policy: Policy,
-    journal: Journal,
-    skip: Skip,
-) -> list[list[Episode]]:
-    """The trees of the first of ``tasks`` that hold as many as ``episodes``.
-
-    A wave has as many tasks as cannot exceed what is left, so the outcome does not depend on the runner.
-    """
-    most = 1 + (plan.attempts - 1) * (plan.group + plan.controls)
-    trees: list[list[Episode]] = []
-    left = episodes
-    while left > 0 and len(trees) < len(tasks):
-        wave = tasks[len(trees) :][: max(1, left // most)]
-        trees += await collect(runner, wave, plan, policy, journal, CollectionProgress(len(wave)), skip)
-        left = episodes - sum(map(len, trees))
-    if left > 0:
-        logger.warning(
-            "collect.episodes is %d, but all %d tasks had only %d: raise environment.tasks",
-            *(episodes, len(tasks), episodes - left),
-        )
-    return trees
 
 
 def collected_tasks(config: RunConfig, taskset: TaskSet) -> list[Task]:

@@ -17,7 +17,7 @@ from retro.envs import make_taskset
 from retro.layout import RunFolder
 from retro.memory.bank import FACTS, copy_bank, fold_bank, learns
 from retro.types import Episode, Split, Step, Task, Trajectory
-from tests.unit.memory.plays import HOSTILE, memory_section, opening, play, task
+from tests.unit.memory.plays import HOSTILE, in_order, memory_section, opening, play, task
 
 PLAYS = [
     play(task("a"), "use the stove.", id="one"),
@@ -38,7 +38,7 @@ def learnt(folder: Path, kind: str = "playbook", episodes: Sequence[Episode] = P
     run = RunFolder(config.run_dir)
     config.run_dir.mkdir(parents=True)
     run.config.write_text(config.dump(), encoding="utf-8")
-    fold_bank(config.memory, episodes, run.memory)
+    fold_bank(config.memory, in_order(episodes), run.memory)
     return config
 
 

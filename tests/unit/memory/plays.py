@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from retro.config import MemorySection, RunConfig
@@ -70,9 +71,14 @@ def folded(section: MemorySection, *episodes: Episode) -> LearningMemory:
     return memory
 
 
+def in_order(episodes: Iterable[Episode]) -> list[Episode]:
+    """The episodes as the buffer would have them."""
+    return sorted(episodes, key=lambda e: (e.task.environment, e.task.id, e.trial, e.id))
+
+
 def through_a_folder(section: MemorySection, episodes: list[Episode], folder: Path) -> LearningMemory:
     """The memory that the stage ``memory`` would save, and whoever plays would load."""
-    fold_bank(section, episodes, folder)
+    fold_bank(section, in_order(episodes), folder)
     memory = make_memory(section, folder)
     assert isinstance(memory, LearningMemory)
     return memory

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from retro.artifacts import write_json
+from retro.buffer import ReplayBuffer
 from retro.config import ConfigError, MemorySection, RunConfig
 from retro.memory import LearningMemory, Query
 from retro.memory.bank import FACTS, BankFacts, bank_inputs, bank_of, copy_bank, fold_bank, learns, make_memory
@@ -41,12 +42,20 @@ def test_only_a_memory_that_folds_learns() -> None:
 def test_the_order_of_episodes_does_not_change_the_bank(tmp_path: Path) -> None:
     digests = set()
     for seed in range(4):
-        shuffled = random.Random(seed).sample(EPISODES, len(EPISODES))
-        digests.add(fold_bank(section(), shuffled, tmp_path / str(seed)).digest)
+        with ReplayBuffer(f"sqlite:///{tmp_path}/{seed}.sqlite") as buffer:
+            for played in random.Random(seed).sample(EPISODES, len(EPISODES)):
+                buffer.add(played)
+            digests.add(fold_bank(section(), buffer.episodes(), tmp_path / str(seed)).digest)
         memory = make_memory(section(), tmp_path / str(seed))
         assert memory.recall(QUERY).ids == ("2-0-b", "2-1-a", "2-1-b", "reflection-0")
     assert len(digests) == 1
     assert fold_bank(section(), EPISODES[1:], tmp_path / "less").digest not in digests
+
+
+@pytest.mark.parametrize("twisted", [EPISODES[::-1], [*EPISODES[:3], EPISODES[2]], [EPISODES[1], EPISODES[0]]])
+def test_another_order_is_refused(twisted: list[Episode], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in the order of environment, task, trial and id"):
+        fold_bank(section(), twisted, tmp_path)
 
 
 def test_a_bank_is_loaded_as_it_was_saved_and_a_changed_one_is_refused(tmp_path: Path) -> None:

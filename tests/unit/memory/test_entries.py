@@ -14,7 +14,7 @@ from retro.memory import Query
 from retro.memory.bank import bank_of, fold_bank, learns, make_memory
 from retro.memory.entries import ENTRIES, EntryBank, shortened, tokens
 from retro.types import Episode
-from tests.unit.memory.plays import HOSTILE, ask, folded, memory_section, play, task, through_a_folder
+from tests.unit.memory.plays import HOSTILE, ask, folded, in_order, memory_section, play, task, through_a_folder
 
 BANKS = [kind for kind in POINTS["memory"].kinds if learns(memory_section(kind))]
 
@@ -41,12 +41,12 @@ def test_a_bank_is_what_was_saved_whatever_the_order_of_arrival(kind: str, tmp_p
     for seed in range(3):
         memory = through_a_folder(section, random.Random(seed).sample(episodes, len(episodes)), tmp_path / str(seed))
         contents.add((tmp_path / str(seed) / "content" / ENTRIES).read_bytes())
-        ordered = sorted(episodes, key=lambda e: (e.task.environment, e.task.id, e.trial, e.id))
-        fresh = folded(section, *ordered)
+        fresh = folded(section, *in_order(episodes))
         assert memory.digest == fresh.digest
         assert memory.recall(ask("heat", own=("a", "b"))) == fresh.recall(ask("heat", own=("a", "b")))
     assert len(contents) == 1
-    assert fold_bank(section, episodes, tmp_path / "0").digest == memory.digest  # over what an interrupted stage left
+    again = fold_bank(section, in_order(episodes), tmp_path / "0")  # over what an interrupted stage left
+    assert again.digest == memory.digest
     assert folded(section).digest != memory.digest
 
 
@@ -134,7 +134,7 @@ def test_hostile_texts_are_texts(kind: str, tmp_path: Path) -> None:
 )
 def test_a_damaged_bank_is_one_line_with_its_file(kind: str, damaged: bytes | None, tmp_path: Path) -> None:
     section = memory_section(kind)
-    fold_bank(section, plays(), tmp_path)
+    fold_bank(section, in_order(plays()), tmp_path)
     file = tmp_path / "content" / ENTRIES
     file.unlink() if damaged is None else file.write_bytes(damaged)
     with pytest.raises(ConfigError, match=r"entries\.jsonl.*; run the stage memory again"):
