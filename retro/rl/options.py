@@ -51,6 +51,9 @@ class PpoOptions(SampledPolicySection):
     """The most reflections in a chain: the policy reflects on a retry that failed, too, and the actor retries again.
     Needs ``advantage`` ``chain``, which rewards all reflections of a chain by their sum, or ``gae``, which rewards each
     by itself."""
+    lag: Literal[0, 1] = 0
+    """1: while a step learns, the actor already plays the retries of the next one, whose reflections are of the policy
+    before. Needs a term of reward with retries or controls, and one turn."""
     value_learning_rate: PositiveFloat = 1e-3
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
@@ -98,6 +101,10 @@ class PpoOptions(SampledPolicySection):
                 "turns: a chain goes on from the actor's retry, so a term of reward must need retries: environment, "
                 "over_control"
             )
+        if self.lag and not self.needs & {"retries", "controls"}:
+            raise ValueError("lag: 1 only spares waiting for the actor, and no term of reward lets it play: use lag=0")
+        if self.lag and self.turns > 1:
+            raise ValueError("lag: the next turn of a chain is sampled after the actor's retry: use lag=0 or turns=1")
         if self.drop_equal_groups and self.group < 2:
             raise ValueError("group: drop_equal_groups would drop every group of one response: it needs 2 or more")
         return self

@@ -23,6 +23,9 @@ class Response:
     """By the sampler, one for each token."""
     text: str
     finish_reason: Literal["stop", "length"]
+    old_log_probs: tuple[float, ...] = ()
+    """Under the policy that sampled it, by the training forward pass, one for each token; empty if this is still the
+    policy that learns from it (``ppo.lag`` 0)."""
 
     @property
     def reflection(self) -> Reflection:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -15,7 +16,10 @@ from retro.config import PolicySection
 from retro.models.loading import resolve_device
 from retro.rl.gradients import Trainable
 from retro.training.checkpoints import load_optimiser, save_optimiser
+from retro.training.policy.ahead import gather_ahead, load_ahead, save_ahead
 from retro.training.policy.batch import Batch
+from retro.training.policy.groups import Group, Response
+from retro.training.policy.rollouts import Ahead
 from retro.training.policy.run import PolicyRun
 from retro.types import derive_seed
 
@@ -48,6 +52,9 @@ class Loop:
 
     Sampling is at temperature 1 without top-p, whatever ``model.temperature`` says, because the sampler must be the
     distribution whose log-probabilities are learnt. The guard samples as the config says, as the model will be used.
+
+    With ``ppo.lag`` 1 the responses of step k + 1 are sampled before step k learns, by the policy after step k − 1, and
+    the actor retries them while step k learns. Their old log-probabilities are of the policy that sampled them.
     """
 
     def __init__(self, run: PolicyRun, learner: Learner) -> None:
@@ -67,6 +74,10 @@ class Loop:
         if checkpoint:
             learner.restore(run.state.algorithm)
             load_optimiser(self.optimiser, run.models.trained_parameters, checkpoint)
+        self._ahead: Ahead | None = None
+        if checkpoint and run.rollouts.lag and run.state.step < self.section.steps:
+            number = run.state.step + 1
+            self._ahead = run.rollouts.begin(load_ahead(checkpoint, run.contexts(number)), number)
 
     def train(self) -> None:
         """Make all remaining steps."""
@@ -79,18 +90,18 @@ class Loop:
             if run.due(step, self.section.validate_every):
                 run.validate(step)
             if run.due(step, self.section.checkpoint_every):
-                run.save(step, self.save_optimiser)
+                run.save(step, partial(self.save_beside, gather_ahead(self._ahead.groups if self._ahead else ())))
 
-    def save_optimiser(self, folder: Path) -> None:
+    def save_beside(self, ahead: Sequence[Response], folder: Path) -> None:
+        """Write what a checkpoint has beside the policy."""
         save_optimiser(self.optimiser, self.run.models.trained_parameters, folder)
+        if ahead:
+            save_ahead(ahead, folder)
 
     def step(self, number: int) -> None:
         """Sample, score, learn and log."""
-        run, started = self.run, perf_counter()
-        contexts = run.contexts(number)
-        sampled_groups = run.rollouts.sample(contexts, number)
-        sampled = perf_counter()
-        groups = run.rollouts.score(sampled_groups, number)
+        run, contexts = self.run, self.run.contexts(number)
+        groups, seconds = self.scored(number)
         scored = perf_counter()
         count = torch.tensor([float(sum(len(group.responses) for group in groups))], device=run.device)
         batch = Batch(
@@ -116,8 +127,30 @@ class Loop:
             **learnt,
             **gathered,
             learning_rate=self.rates["policy"] * factor,
-            seconds_sample=round(sampled - started, 4),
-            seconds_score=round(scored - sampled, 4),
+            **seconds,
             seconds_update=round(done - scored, 4),
         )
         run.state = replace(run.state, step=number, algorithm=self.learner.state)
+
+    def scored(self, number: int) -> tuple[list[Group], dict[str, float]]:
+        """The step's groups with their rewards, and the seconds that went into sampling and into scores.
+
+        With a lag, the groups were sampled a step ago, and those of the next step are sampled here.
+        """
+        rollouts, started = self.run.rollouts, perf_counter()
+        if rollouts.lag:
+            groups = rollouts.finish(self._ahead or self.begun(number))
+            waited = perf_counter()
+            self._ahead = self.begun(number + 1) if number < self.section.steps else None
+            sample, score = perf_counter() - waited, waited - started
+        else:
+            sampled = rollouts.sample(self.run.contexts(number), number)
+            sample = perf_counter() - started
+            groups = rollouts.score(sampled, number)
+            score = perf_counter() - started - sample
+        return groups, {"seconds_sample": round(sample, 4), "seconds_score": round(score, 4)}
+
+    def begun(self, number: int) -> Ahead:
+        """The groups of a step, sampled by the policy as it is, with their retries under way."""
+        rollouts = self.run.rollouts
+        return rollouts.begin(rollouts.sample_ahead(self.run.contexts(number), number), number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -185,8 +185,24 @@ class PolicyModels:
             [[list(response.ids) for response in group.responses] for group in groups],
         )
 
+    def with_log_probs(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups, whose responses now have the log-probabilities of the policy as it is (``old_log_probs``)."""
+        packs = self.packs(groups)
+        found: dict[int, list[float]] = {}
+        with self.base.role(POLICY):
+            for rows, outputs in self._forward(packs, range(len(packs.group_of)), with_values=False):
+                found.update(zip(rows, outputs.log_probs.tolist(), strict=True))
+        log_probs = (found[row] for row in sorted(found))
+
+        def old(response: Response) -> Response:
+            return replace(response, old_log_probs=tuple(next(log_probs)[: len(response.ids)]))
+
+        return [replace(group, responses=tuple(map(old, group.responses))) for group in groups]
+
     def rollout(self, packs: Packs, responses: Sequence[Response], rewards: Sequence[float]) -> Rollout:
         """Log-probabilities and values of the sampled tokens, by the policy before the update and by the reference.
+
+        Where a response has log-probabilities of the policy that sampled it, those are taken.
 
         Args:
             responses: those of all groups, in order.
@@ -205,6 +221,10 @@ class PolicyModels:
             for rows, outputs in self._forward(packs, everything, with_values=True):
                 found["log_probs"][rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 found["values"][rows, : outputs.values.shape[1]] = outputs.values
+        for row, response in enumerate(responses):
+            if response.old_log_probs:
+                old = torch.tensor(response.old_log_probs, device=device)
+                found["log_probs"][row, : len(old)] = old
         with self.base.role(REFERENCE):
             for rows, outputs in self._forward(packs, everything, with_values=False):
                 found["ref"][rows, : outputs.log_probs.shape[1]] = outputs.log_probs

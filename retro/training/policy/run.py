@@ -147,7 +147,8 @@ class PolicyRun:
         terms = [(build(term, reward_folder=folders.reward), term.weight) for term in self.section.rewards]
         penalty = getattr(self.section, "missing_end_penalty", 0.0)
         turns = getattr(self.section, "turns", 1)
-        self.rollouts = Rollouts(config, self.models, self._retries, terms, penalty, self._loop, turns)
+        lag = getattr(self.section, "lag", 0)
+        self.rollouts = Rollouts(config, self.models, self._retries, terms, penalty, self._loop, turns, lag)
         self.state = load_state(checkpoint) if checkpoint else PolicyState()
         if checkpoint:
             logger.info("ppo: resumes after step %d", self.state.step)

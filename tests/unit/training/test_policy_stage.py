@@ -79,10 +79,11 @@ def test_the_stage_leaves_what_it_promises(prepared: Path, tiny_model_dir: Path,
     assert (config.run_dir / "metrics.jsonl").read_text() == before  # up to date: nothing is done again
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
-    whole = fresh(prepared, tiny_model_dir, tmp_path, "whole", reward=MIX)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: Path, tmp_path: Path, lag: int) -> None:
+    whole = fresh(prepared, tiny_model_dir, tmp_path, "whole", reward=MIX, lag=lag)
     run_stage(POLICY, whole)
-    broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward=MIX)
+    broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward=MIX, lag=lag)
     run_stage(POLICY, broken)
     folder = broken.run_dir / "ppo"
     shutil.rmtree(folder / "checkpoint-4")  # as a kill between steps 3 and 4 would leave it
