@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from retro.config import ActorSection
+from retro.config import ActorSection, MemorySection
 
 PACKAGES = ("retro", "torch", "transformers", "peft", "trl", "accelerate")
 LARGE_FILE_BYTES = 256 * 2**20
@@ -50,8 +50,8 @@ def digest_model(name: str, revision: str | None = None) -> str:
     return digest_path(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
 
 
-def digest_actor_parts(section: ActorSection) -> dict[str, str]:
-    """Identifies the folders that an actor uses besides its model, by their contents."""
+def digest_parts(section: ActorSection | MemorySection) -> dict[str, str]:
+    """Identifies the folders that an actor uses besides its model, or a memory besides its bank, by their contents."""
     return {role: digest_model(name) for role, name in section.parts.items()}
 
 

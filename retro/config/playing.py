@@ -88,6 +88,11 @@ class MemorySection(KindSection):
     point: ClassVar[str] = "memory"
     kind: str = "window"
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Folders (or hub names) that it uses besides its bank, by role: their contents decide what it recalls."""
+        return {}
+
 
 class RunnerSection(KindSection):
     """What plays many attempts at once."""

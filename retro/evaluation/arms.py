@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retro.artifacts import digest_actor_parts, digest_model, digest_path
+from retro.artifacts import digest_model, digest_parts, digest_path
 from retro.config import ActorSection, ConfigError, MemorySection, RunConfig, SamplerSection, build, deciding, resolve
 from retro.envs import deciding_options, played_environments
 from retro.evaluation.locate import reward_model, stage_adapter
@@ -131,7 +131,7 @@ def revising_digest(config: RunConfig) -> str:
 
 def actor_digests(section: ActorSection) -> dict[str, str]:
     """Digests of an actor's model and of what is loaded beside it."""
-    return {"actor": digest_model(section.model), **digest_actor_parts(section)}
+    return {"actor": digest_model(section.model), **digest_parts(section)}
 
 
 def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
@@ -148,10 +148,10 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "environment": [environment.name, deciding_options(environment.name, environment.options)],
         "actor": deciding(arm.actor),
         "actor_model": digest_model(arm.actor.model),
-        **digest_actor_parts(arm.actor),
+        **digest_parts(arm.actor),
         **({} if arm.retries == arm.actor else {"retries": [deciding(arm.retries), actor_digests(arm.retries)]}),
         "memory": deciding(arm.memory),
-        **({} if bank is None else {"bank": BankFacts.read(bank).digest}),
+        **({} if bank is None else {"bank": BankFacts.read(bank).digest, **digest_parts(arm.memory)}),
         "sampler": deciding(arm.sampler),
         "writer": arm.policy.writer,
         "model": model,

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from retro.artifacts import digest_model, digest_path, write_json
+from retro.artifacts import digest_model, digest_parts, digest_path, write_json
 from retro.config import ActorSection, ArmSection, ConfigError, MemorySection, RunConfig, build
 from retro.evaluation import presets
 from retro.evaluation.arms import Arm, actor_digests, adapter_of, describe, fingerprint, prompts_digest, revising_digest
@@ -65,6 +65,8 @@ def evaluation_inputs(config: RunConfig) -> dict[str, str]:
         for actor, what in ((arm.actor, arm.name), (arm.retries, f"{arm.name}'s retries")):
             if actor.model_copy(update={"temperature": config.actor.temperature}) != config.actor:
                 inputs |= {f"{part} of {what}": digest for part, digest in actor_digests(actor).items()}
+        if arm.memory != config.memory:
+            inputs |= {f"{part} of {arm.name}'s memory": digest for part, digest in digest_parts(arm.memory).items()}
     inputs |= {name: digest_path(path) for name, path in adapters.items() if path is not None}
     reward = reward_model(config)
     return inputs | ({"reward": reward.digest} if reward else {})

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retro.artifacts import write_json
+from retro.artifacts import digest_parts, write_json
 from retro.config import ConfigError, MemorySection, Recall, RunConfig, Section, build, deciding, resolve
 from retro.layout import RunFolder
 from retro.memory.base import LearningMemory, ListingMemory, Memory
@@ -86,13 +86,14 @@ def _learning(section: Section) -> dict[str, Any]:
 
 
 def bank_inputs(config: RunConfig) -> dict[str, str]:
-    """The digest of the run's bank, as an input of stages that play with it; empty if the memory does not learn.
+    """The digests of the run's bank, and of what is used with it, as inputs of stages that play with it; empty if the
+    memory does not learn.
 
     Raises:
         ConfigError: if the stage ``memory`` has not written it yet.
     """
     bank = bank_of(config.memory, config)
-    return {} if bank is None else {"bank": BankFacts.read(bank).digest}
+    return {} if bank is None else {"bank": BankFacts.read(bank).digest, **digest_parts(config.memory)}
 
 
 def make_memory(section: MemorySection, bank: Path | None = None) -> Memory:

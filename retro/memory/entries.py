@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from retro.artifacts import write_atomically
 from retro.config import ConfigError, MemorySection, NonNegativeInt, PositiveInt, Recall
 from retro.memory.base import ListedEntry, Query
-from retro.memory.similarity import TfIdf
+from retro.memory.similarity import Index, TfIdf
+from retro.memory.vectors import Vectors
 from retro.reading import UnreadableError, encodable, parse_json, problems, read_lines
 from retro.types import Episode, Recalled, RecalledEntries, derive_seed, from_json, to_json
 
@@ -32,11 +33,18 @@ class BankOptions(MemorySection):
     """How many entries the bank holds at most."""
     max_tokens: PositiveInt = 256
     """The longest entry, in tokens of four bytes."""
+    vectors: Annotated[str | None, Recall] = None
+    """A transformers encoder, as a folder or a name on the hub: openings of tasks are compared by its sentence vectors
+    (mean pooling), instead of by TF-IDF."""
     window: Annotated[NonNegativeInt, Recall] = 3
     """How many of the latest reflections on the task itself the actor sees, after what the bank recalls."""
     shuffled: Annotated[bool, Recall] = False
     """The control: recall what suits another task of the bank, one of another kind if there is one. An arm may differ
     from the run's memory in this key."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return {} if self.vectors is None else {"vectors": self.vectors}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +181,13 @@ class EntryBank(ABC, Generic[E]):
         return min(others, key=lambda entry: derive_seed("shuffled", query.task.environment, query.task.id, entry.id))
 
     @cached_property
-    def _index(self) -> dict[str, tuple[Sequence[E], TfIdf]]:
+    def _index(self) -> dict[str, tuple[Sequence[E], Index]]:
         """The entries of each environment by id, and the index of their openings: made once for each bank."""
         grouped: defaultdict[str, list[E]] = defaultdict(list)
         for id in sorted(self.entries):
             grouped[self.entries[id].environment].append(self.entries[id])
-        return {name: (group, TfIdf([entry.opening for entry in group])) for name, group in grouped.items()}
+        index = TfIdf if self.options.vectors is None else partial(Vectors, self.options.vectors)
+        return {name: (group, index([entry.opening for entry in group])) for name, group in grouped.items()}
 
 
 def _numbers(entry: Entry) -> dict[str, float]:

@@ -1,13 +1,22 @@
-"""Cosine similarity of texts by TF-IDF, with scikit-learn."""
+"""Cosine similarity of texts; by TF-IDF, with scikit-learn."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 MAX_CHARS = 20_000
 """Of a longer text only the beginning is compared."""
 _WORD = re.compile(r"\b\w\w+\b")
+
+
+class Index(Protocol):
+    """Texts that can be compared with another text."""
+
+    def similarities(self, text: str) -> list[float]:
+        """The cosine between ``text`` and each indexed text."""
+        ...
 
 
 class TfIdf:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from retro.actors.openai import OpenAIActor, OpenAIOptions
-from retro.artifacts import digest_actor_parts, digest_model, digest_path, write_json
+from retro.artifacts import digest_model, digest_parts, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
 from retro.config import CheckpointSection, ConfigError, RunConfig, build, deciding
 from retro.envs import deciding_options, played_environments
@@ -103,8 +103,10 @@ def collect_inputs(config: RunConfig) -> dict[str, str]:
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config, played_environments(config.environment)),
-        **digest_actor_parts(config.actor),
+        **digest_parts(config.actor),
     }
+    if config.collect.round_tasks is not None:
+        inputs |= digest_parts(config.memory)
     if isinstance(config.actor, CheckpointSection):
         inputs["actor"] = digest_model(config.actor.model)
     adapter = _writer(config)

@@ -5,7 +5,7 @@ import pytest
 from retro import artifacts
 from retro.actors.local import LocalOptions
 from retro.actors.openai import OpenAIOptions
-from retro.artifacts import digest_actor_parts, digest_model, digest_path, finite, write_atomically
+from retro.artifacts import digest_model, digest_parts, digest_path, finite, write_atomically
 
 
 def test_a_folders_digest_follows_names_and_contents_and_nothing_else(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_an_actors_folders_count_by_their_contents_where_they_are_used(tmp_path:
         OpenAIOptions(tokenizer=folder, context_tokens=99),
         OpenAIOptions(tokenizer=folder),
     ]
-    before = [digest_actor_parts(section) for section in sections]
+    before = [digest_parts(section) for section in sections]
     assert [list(parts) for parts in before] == [["actor_adapter"], ["actor_tokenizer"], []]
     (tmp_path / "file").write_text("two")
-    assert [digest_actor_parts(section) == old for section, old in zip(sections, before, strict=True)] == [
+    assert [digest_parts(section) == old for section, old in zip(sections, before, strict=True)] == [
         False,
         False,
         True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from retro.artifacts import digest_actor_parts, digest_model, digest_path
+from retro.artifacts import digest_model, digest_parts, digest_path
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import contexts
 from retro.config import CheckpointSection, ConfigError, RunConfig, build, resolve
@@ -61,7 +61,7 @@ def policy_inputs(config: RunConfig) -> dict[str, str]:
             )
         inputs["reward"] = " ".join(map(digest_path, (reward.adapter, reward.head, facts_file(run.reward))))
     if _plays(config):
-        inputs |= digest_actor_parts(config.actor) | bank_inputs(config)
+        inputs |= digest_parts(config.actor) | bank_inputs(config)
         if isinstance(config.actor, CheckpointSection):
             inputs["actor"] = digest_model(config.actor.model)
     return inputs
