@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from retro.config import CheckpointSection, ModelSection, NonNegativeInt, RunConfig
 from retro.reading import UnreadableError, problems, read_json
+from retro.rollout.attempts import Plan
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _NF4_BYTES = 0.56
@@ -41,8 +42,7 @@ def most_episodes(config: RunConfig) -> dict[str, int]:
     """The most episodes that each stage can play (``evaluate``: one arm), as if every attempt but the last failed."""
     counts = config.environment.tasks.model_dump()
     tasks = sum(counts[split] for split in config.collect.splits)
-    controls = config.collect.controls if config.actor.temperature > 0 else 0
-    of_task = 1 + (config.collect.attempts - 1) * (config.collect.group + controls)
+    of_task = Plan.of((), config.collect, config.actor).most
     collected = tasks * of_task
     if config.collect.episodes is not None:
         collected = min(collected, config.collect.episodes + of_task - 1)

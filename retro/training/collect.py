@@ -28,7 +28,7 @@ from retro.config import CheckpointSection, ConfigError, RunConfig, build, decid
 from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
-from retro.memory.bank import BankFacts, copy_bank, learns
+from retro.memory.bank import BankFacts, copy_bank
 from retro.models.adapters import SharedBase
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS, prompt_tokens
 from retro.models.loading import local_context, resolve_device
@@ -43,7 +43,7 @@ from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.trials import Unreflected
 from retro.stage import Stage, Work
 from retro.training.examples import prompts_digest
-from retro.training.rounds import ActorFailedError, Round, Trees, collect_in_rounds, collect_within
+from retro.training.rounds import ActorFailedError, Round, Trees, check_rounds, collect_in_rounds, collect_within
 from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
@@ -90,16 +90,8 @@ MOST_CUT = 0.05
 
 
 def collect_inputs(config: RunConfig) -> dict[str, str]:
-    """Digests of what is read: both models, the prompts, and the sft adapter if it reflects.
-
-    Raises:
-        ConfigError: if the memory is to learn between rounds, and cannot.
-    """
-    if config.collect.round_tasks is not None and not learns(config.memory):
-        raise ConfigError(
-            f"collect.round_tasks: memory.kind={config.memory.chosen} does not learn across tasks; leave the key out, "
-            "or choose a memory that does (retro list)"
-        )
+    """Digests of what is read: both models, the prompts, and the sft adapter if it reflects."""
+    check_rounds(config)
     inputs = {
         "base": digest_model(config.model.base, config.model.revision),
         "prompts": prompts_digest(config, played_environments(config.environment)),
@@ -143,23 +135,23 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         policy = Policy.on(base, role, prompts, config.model, source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
 
-        async def play(wave: Sequence[Task], bank: Path | None, label: str) -> Trees:
+        def play(wave: Sequence[Task], bank: Path | None, label: str) -> Trees:
             named = plan if bank is None else replace(plan, key=(*plan.key, BankFacts.read(bank).digest))
             progress = CollectionProgress(len(wave), label)
             runner: Runner = build(config.runner, spec=PlayerSpec.of(config, bank), parts=parts)
             with closing(runner):
-                return await collect(runner, wave, named, policy, buffer, progress, unreflected.append)
+                return asyncio.run(collect(runner, wave, named, policy, buffer, progress, unreflected.append))
 
         rounds: list[Round] = []
         if section.round_tasks is not None:
-            playing = collect_in_rounds(section.round_tasks, tasks, config.memory, work.folder / "rounds", play)
-            rounds, bank = asyncio.run(playing)
+            banks = work.folder / "rounds"
+            rounds, bank = collect_in_rounds(section.round_tasks, tasks, config.memory, banks, play)
             copy_bank(bank, work.output("bank", RunFolder(config.run_dir).online_bank))
             trees = [tree for played in rounds for tree in played.trees]
         elif section.episodes is not None:
-            trees = asyncio.run(collect_within(section.episodes, plan.most, tasks, play))
+            trees = collect_within(section.episodes, plan.most, tasks, play)
         else:
-            trees = asyncio.run(play(tasks, None, "collect"))
+            trees = play(tasks, None, "collect")
         held = buffer.count()
     episodes = [episode for tree in trees for episode in tree]
     summary = summarise(trees, unreflected) | ({"rounds": [played.to_json() for played in rounds]} if rounds else {})

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.config import ConfigError, MemorySection
-from retro.memory.bank import BankFacts, fold_bank, fold_order
+from retro.config import ConfigError, MemorySection, RunConfig
+from retro.memory.bank import BankFacts, fold_bank, fold_order, learns
 from retro.types import Episode, Split, Task
 
 logger = logging.getLogger(__name__)
 
 Trees = list[list[Episode]]
 """The episodes of each task."""
-Play = Callable[[Sequence[Task], Path | None, str], Awaitable[Trees]]
-"""Plays tasks with the bank in a folder (None: without one), and calls what it does by a label."""
+Play = Callable[[Sequence[Task], Path | None, str], Trees]
+"""Plays tasks with the bank in a folder (None: without one); the text labels the progress."""
 
 
 class ActorFailedError(ValueError):
@@ -38,7 +38,22 @@ class Round:
         return {"tasks": len(first), "first_success": sum(first) / len(first), "bank": entries}
 
 
-async def collect_within(episodes: int, most: int, tasks: Sequence[Task], play: Play) -> Trees:
+def check_rounds(config: RunConfig) -> None:
+    """Raise ConfigError if the memory is to learn between rounds (``collect.round_tasks``), and cannot."""
+    if config.collect.round_tasks is None:
+        return
+    if not learns(config.memory):
+        raise ConfigError(
+            f"collect.round_tasks: memory.kind={config.memory.chosen} does not learn across tasks; leave the key out, "
+            "or choose a memory that does (retro list)"
+        )
+    if "train" not in config.collect.splits or not config.environment.tasks.train:
+        raise ConfigError(
+            "collect.round_tasks: there are no train tasks to learn from; see collect.splits and environment.tasks"
+        )
+
+
+def collect_within(episodes: int, most: int, tasks: Sequence[Task], play: Play) -> Trees:
     """The trees of the first of ``tasks`` that hold as many as ``episodes``, where a tree has ``most`` at most.
 
     A wave has as many tasks as cannot exceed what is left, so the outcome does not depend on the runner.
@@ -47,7 +62,7 @@ async def collect_within(episodes: int, most: int, tasks: Sequence[Task], play: 
     left = episodes
     while left > 0 and len(trees) < len(tasks):
         wave = tasks[len(trees) :][: max(1, left // most)]
-        trees += await play(wave, None, "collect")
+        trees += play(wave, None, "collect")
         left = episodes - sum(map(len, trees))
     if left > 0:
         logger.warning(
@@ -57,34 +72,33 @@ async def collect_within(episodes: int, most: int, tasks: Sequence[Task], play: 
     return trees
 
 
-async def collect_in_rounds(
+def collect_in_rounds(
     size: int, tasks: Sequence[Task], memory: MemorySection, folder: Path, play: Play
 ) -> tuple[list[Round], Path]:
-    """Play ``size`` train tasks, let the memory learn from them, and play the next ones with what it has learnt.
+    """Play ``size`` train tasks, let the memory learn from them, and play the next ones with its bank.
 
     The tasks of other splits are played last, with the bank of all train tasks; nothing is learnt from them. A bank is
-    folded from the one before and from the train episodes of a whole round, in a fixed order, so neither the runner nor
-    a stop changes it.
+    folded from the one before it and from all episodes of a round, in a fixed order, so neither the runner nor a stop
+    changes it.
 
     Args:
-        folder: Gets the bank after each round, in a folder named by its number, from 1.
+        tasks: At least one of them is a train task.
+        folder: Gets the bank after each round, in a folder named by the round's number, from 1. A folder holds one bank
+            for good, because worker processes keep the players that they have built.
 
     Returns:
         The rounds, and the folder of the last bank.
 
     Raises:
-        ConfigError: if there are no train tasks.
         ActorFailedError: if an episode of a round broke off, before the memory learns from an incomplete round.
     """
     train = [task for task in tasks if task.split is Split.TRAIN]
     others = [task for task in tasks if task.split is not Split.TRAIN]
-    if not train:
-        raise ConfigError("collect.round_tasks: there are no train tasks to learn from (environment.tasks.train)")
     waves = [train[first : first + size] for first in range(0, len(train), size)]
     rounds: list[Round] = []
     bank: Path | None = None
     for number, wave in enumerate(waves, start=1):
-        trees = await play(wave, bank, f"collect, round {number} of {len(waves)}")
+        trees = play(wave, bank, f"collect, round {number} of {len(waves)}")
         rounds.append(Round(trees, None if bank is None else BankFacts.read(bank)))
         played = [episode for tree in trees for episode in tree]
         refuse_a_broken_round(number, played)
@@ -93,7 +107,7 @@ async def collect_in_rounds(
         bank = learnt
     assert bank is not None, "there was a round"
     if others:
-        rounds.append(Round(await play(others, bank, "collect, other splits"), BankFacts.read(bank)))
+        rounds.append(Round(play(others, bank, "collect, other splits"), BankFacts.read(bank)))
     return rounds, bank
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -71,23 +70,30 @@ def test_later_rounds_see_what_the_earlier_ones_learnt_and_the_stage_memory_take
     assert BankFacts.read(folder) == last
     assert make_memory(config.memory, folder).bank[0][0] in {e.id for e in by_task["train-0"]}  # type: ignore[attr-defined]
     assert (plan_stage(COLLECT, config).action, plan_stage(MEMORY, config).action) == ("up to date", "up to date")
+    once, _ = collected(make_config(name="once", **ONLINE | {"collect": {"attempts": 3, "group": 1}}))
+    same = {episode.task.id for episode in once if episode in episodes}
+    assert same == set(rounds[0]), "the first round is played as without rounds"
+    assert {episode.task.id for episode in once if episode.id in {e.id for e in episodes}} == same
 
 
 def test_a_stop_and_the_concurrency_change_no_byte(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collected(make_config(name="whole", **ONLINE))
     broken = make_config(name="broken", **ONLINE | {"actor": {"concurrency": 1}})
     add, added = ReplayBuffer.add, list[str]()
+    banks = broken.run_dir / "collect" / "rounds"
+    for stop in (2, 7):  # in the middle of round 1, and of round 2
 
-    def killed(self: ReplayBuffer, episode: Episode) -> None:
-        if len(added) == 6:
-            raise Killed
-        add(self, episode)
-        added.append(episode.id)
+        def killed(self: ReplayBuffer, episode: Episode, stop: int = stop) -> None:
+            if len(added) == stop:
+                raise Killed
+            add(self, episode)
+            added.append(episode.id)
 
-    monkeypatch.setattr(ReplayBuffer, "add", killed)
-    with pytest.raises(Killed):
-        collected(broken)
-    (broken.run_dir / "collect" / "rounds" / "1" / FACTS).write_text("torn")
+        monkeypatch.setattr(ReplayBuffer, "add", killed)
+        with pytest.raises(Killed):
+            collected(broken)
+        assert [bank.name for bank in banks.glob("*")] == ([] if stop == 2 else ["1"])
+    (banks / "1" / FACTS).write_text("torn")
     monkeypatch.setattr(ReplayBuffer, "add", add)
     assert collected(broken) == whole
     assert set(added) < {episode.id for episode in whole[0]}
@@ -96,6 +102,8 @@ def test_a_stop_and_the_concurrency_change_no_byte(make_config: MakeConfig, monk
 def test_rounds_need_a_memory_that_learns_and_train_tasks(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"memory\.kind=window does not learn across tasks"):
         run_stage(COLLECT, make_config(**ONLINE | {"memory": "window"}))
+    with pytest.raises(ConfigError, match=r"no train tasks to learn from; see collect\.splits"):
+        run_stage(COLLECT, make_config(**ONLINE | {"collect": {"round_tasks": 2, "splits": ["test"]}}))
     with pytest.raises(ConfigError, match="round_tasks: not together with episodes"):
         make_config(**ONLINE | {"collect": {"round_tasks": 2, "episodes": 5}})
 
@@ -103,14 +111,14 @@ def test_rounds_need_a_memory_that_learns_and_train_tasks(make_config: MakeConfi
 def test_the_memory_learns_from_whole_rounds_alone(tmp_path: Path) -> None:
     tasks = [Task("household", name, Split.TRAIN, "heat") for name in "abc"]
 
-    async def played(wave: Sequence[Task], bank: Path | None, label: str) -> list[list[Episode]]:
+    def played(wave: Sequence[Task], bank: Path | None, label: str) -> list[list[Episode]]:
         labels.append(label)
         broken = Episode("x", wave[0], 0, Trajectory(""), 0.0, False, StopReason.ACTOR_ERROR, info={"error": "gone"})
         return [[broken if task.id == breaks else play(task)] for task in wave]
 
     def collect(size: int) -> Path:
         labels.clear()
-        return asyncio.run(collect_in_rounds(size, tasks, memory_section("trajectories"), tmp_path, played))[1]
+        return collect_in_rounds(size, tasks, memory_section("trajectories"), tmp_path, played)[1]
 
     labels, breaks = list[str](), "c"
     with pytest.raises(ActorFailedError, match="round 2: the actor failed in task c: gone; the memory"):
@@ -122,5 +130,3 @@ def test_the_memory_learns_from_whole_rounds_alone(tmp_path: Path) -> None:
     assert labels == ["collect, round 1 of 2", "collect, round 2 of 2"]
     assert (online.episodes, online.entries) == (3, 3)
     assert online == BankFacts.read(collect(10))
-    with pytest.raises(ConfigError, match="no train tasks to learn from"):
-        asyncio.run(collect_in_rounds(2, [], memory_section("trajectories"), tmp_path, played))
