@@ -52,7 +52,8 @@ def show_bank(folder: Path, text: str | None, task: str | None, limit: int | Non
     if entries is not None:
         size.insert(0, f"{len(entries):,} entries of {sum(tokens(entry.text) for entry in entries):,} tokens")
     print(", ".join([escaped(kind), *size]))
-    print(f"learnt from {facts.episodes:,} episodes, which took {facts.actor_tokens:,} tokens of the actor")
+    curated = f" and {facts.curator_tokens:,} of the curator" if facts.curator_tokens else ""
+    print(f"learnt from {facts.episodes:,} episodes, which took {facts.actor_tokens:,} tokens of the actor{curated}")
     lines = _entries(entries, limit) if not queries else _recalled(recalled)
     print(*lines, sep="\n")
 

@@ -17,7 +17,7 @@ from retro.config.base import (
     deciding,
 )
 from retro.config.evaluation import ArmSection, EvaluateSection, SamplerSection
-from retro.config.kinds import KindSection, build, parse_section, resolve
+from retro.config.kinds import KindSection, OneOf, build, parse_section, resolve
 from retro.config.load import load_config, parse_config
 from retro.config.models import (
     CheckpointSection,
@@ -65,6 +65,7 @@ __all__ = [
     "ModelSection",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "OneOf",
     "OptimiserSection",
     "PolicySection",
     "PositiveFloat",

@@ -66,9 +66,10 @@ def _banks(results: Results) -> Iterator[str]:
         bank = results["arms"][names[0]]["bank"]
         entries = "" if bank["entries"] is None else f"{bank['entries']:,} entries, "
         who = "All arms" if len(names) == len(results["arms"]) else ", ".join(names)
+        curated = f" and {bank['curator_tokens']:,} of the curator" if bank.get("curator_tokens") else ""
         yield escape(
             f"{who}: with a bank of {entries}{bank['bytes']:,} bytes, from {bank['episodes']:,} episodes that took "
-            f"{bank['actor_tokens']:,} tokens of the actor."
+            f"{bank['actor_tokens']:,} tokens of the actor{curated}."
         )
 
 

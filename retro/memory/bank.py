@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from retro.artifacts import digest_parts, write_json
-from retro.config import ConfigError, MemorySection, Recall, RunConfig, Section, build, deciding, resolve
+from retro.config import ActorSection, ConfigError, MemorySection, Recall, RunConfig, Section, build, deciding, resolve
 from retro.layout import RunFolder
-from retro.memory.base import LearningMemory, ListingMemory, Memory
+from retro.memory.base import Ask, CuratedMemory, LearningMemory, ListingMemory, Memory
 from retro.reading import UnreadableError, problems, read_json
 from retro.types import Count, Episode, from_json, to_json
 
@@ -39,6 +39,8 @@ class BankFacts:
     """None for a memory of one's own that does not list its entries."""
     bytes: Count
     """The size of the content's files."""
+    curator_tokens: Count = 0
+    """What the language model cost that curated it: tokens of prompts and answers."""
 
     @classmethod
     def read(cls, folder: Path) -> BankFacts:
@@ -118,28 +120,57 @@ def fold_order(episode: Episode) -> tuple[str, str, int, str]:
     return episode.task.environment, episode.task.id, episode.trial, episode.id
 
 
-def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path, onto: Path | None = None) -> BankFacts:
+def curator(section: MemorySection) -> ActorSection | None:
+    """The language model that a memory asks while it learns, if it asks one."""
+    found: ActorSection | None = getattr(getattr(section, "options", section), "curator", None)
+    return found
+
+
+def fold_bank(
+    section: MemorySection,
+    episodes: Iterable[Episode],
+    folder: Path,
+    onto: Path | None = None,
+    ask: Ask | None = None,
+) -> BankFacts:
     """Learn from finished episodes, save the bank into ``folder``, and return its facts.
 
     Args:
         episodes: In :func:`fold_order`, so that the bank does not depend on the order in which they were played or
             stored. One at a time is in memory.
         onto: The folder of a bank of the same memory, from which learning goes on.
+        ask: The memory's :func:`curator`.
 
     Raises:
-        ValueError: if the episodes are in another order.
+        ValueError: if the episodes are in another order, or the memory has a curator and ``ask`` is None.
     """
     memory = make_memory(section, onto)
     assert isinstance(memory, LearningMemory), "the caller has asked learns()"
     before = None if onto is None else BankFacts.read(onto)
     count, actor_tokens = (0, 0) if before is None else (before.episodes, before.actor_tokens)
-    last = ("", "", 0, "")
-    for episode in episodes:
-        place = fold_order(episode)
-        if place <= last:
-            raise ValueError(f"a bank is folded in the order of environment, task, trial and id: {last}, then {place}")
-        last, count, actor_tokens = place, count + 1, actor_tokens + episode.usage.total
-        memory = memory.fold(episode)
+    curator_tokens = 0 if before is None else before.curator_tokens
+
+    def ordered() -> Iterator[Episode]:
+        nonlocal count, actor_tokens
+        last = ("", "", 0, "")
+        for episode in episodes:
+            key = fold_order(episode)
+            if key <= last:
+                raise ValueError(
+                    f"a bank is folded in the order of environment, task, trial and id: {last}, then {key}"
+                )
+            last, count, actor_tokens = key, count + 1, actor_tokens + episode.usage.total
+            yield episode
+
+    if curator(section) is None:
+        for episode in ordered():
+            memory = memory.fold(episode)
+    elif ask is None or not isinstance(memory, CuratedMemory):
+        raise ValueError("the memory has a curator: fold_bank needs someone to ask, and the memory fold_with")
+    else:
+        spent = ask.tokens
+        memory = memory.fold_with(ordered(), ask)
+        curator_tokens += ask.tokens - spent
     content = folder / CONTENT
     if content.exists():  # left by a stage that was interrupted
         shutil.rmtree(content)
@@ -152,6 +183,7 @@ def fold_bank(section: MemorySection, episodes: Iterable[Episode], folder: Path,
         actor_tokens=actor_tokens,
         entries=len(memory.listing()) if isinstance(memory, ListingMemory) else None,
         bytes=sum(file.stat().st_size for file in content.rglob("*") if file.is_file()),
+        curator_tokens=curator_tokens,
     )
     write_json(folder / FACTS, to_json(facts))
     return facts

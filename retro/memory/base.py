@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
@@ -50,6 +50,28 @@ class LearningMemory(Memory, Protocol):
 
     def load(self, folder: Path) -> Self:
         """This memory with the bank that :meth:`save` wrote."""
+        ...
+
+
+class Ask(Protocol):
+    """A language model that a memory asks while it learns."""
+
+    @property
+    def tokens(self) -> int:
+        """What its answers have cost so far: prompt and completion tokens."""
+        ...
+
+    def __call__(self, prompt: str) -> str:
+        """Its answer; equal prompts get equal answers."""
+        ...
+
+
+@runtime_checkable
+class CuratedMemory(LearningMemory, Protocol):
+    """A memory that may ask a language model while it learns, if its section has a ``curator``."""
+
+    def fold_with(self, episodes: Iterable[Episode], ask: Ask) -> Self:
+        """The memory after these finished episodes, one after the other."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A playbook of bullets with counters, which grows by operations (ACE, arXiv 2510.04618), curated by rule."""
+"""A playbook of bullets with counters, which grows by operations (ACE, arXiv 2510.04618)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from retro.config import Fraction, NonNegativeInt, PositiveInt, Recall, Section
+from retro.config import ActorSection, Fraction, NonNegativeInt, OneOf, PositiveInt, Recall, Section
+from retro.memory.base import Ask
+from retro.memory.curation import counted, curation_prompt, operations
 from retro.memory.entries import MAX_OPENING_CHARS, BankOptions, Entry, EntryBank, entry_id, shortened, source, tokens
 from retro.memory.similarity import TfIdf
 from retro.reading import cut, problems
@@ -39,6 +41,11 @@ class PlaybookOptions(BankOptions):
     """How many bullets the actor sees, the best last."""
     min_similarity: Annotated[Fraction, Recall] = 0.4
     """The least cosine between the openings of the bullet's task and of the one that is played."""
+    curator: OneOf[ActorSection] | None = None
+    """A language model that writes the operations, described as an actor is (``{kind: openai, model: …, max_tokens:
+    2000}``). By default they are made by rule."""
+    curated: PositiveInt = 8
+    """How many retries one request to the curator is about."""
     counters: Annotated[bool, Recall] = True
     """Whether the counters choose the bullets. Without them, which is a control, similarity alone does."""
 
@@ -112,6 +119,32 @@ class Playbook(EntryBank[Bullet]):
         grown = self.apply(self.curate(episode))
         return grown.refined(grown.entries.keys() - self.entries.keys())
 
+    def fold_with(self, episodes: Iterable[Episode], ask: Ask) -> Self:
+        """The playbook after these episodes, whose retries are told to the curator, ``curated`` at a time."""
+        grown, waiting = self, list[Episode]()
+        for episode in episodes:
+            if not episode.broken:
+                waiting.append(episode)
+            if sum(waits.reflection is not None for waits in waiting) == self.options.curated:
+                grown, waiting = grown._curated(waiting, ask), []
+        return grown._curated(waiting, ask)
+
+    def _curated(self, episodes: Sequence[Episode], ask: Ask) -> Self:
+        retries = [episode for episode in episodes if episode.reflection is not None]
+        changes: list[dict[str, Any]] = []
+        if retries:
+            environments = {episode.task.environment for episode in retries}
+            held = [
+                {"id": id, "text": bullet.text, "helpful": bullet.helpful, "harmful": bullet.harmful}
+                for id, bullet in sorted(self.entries.items())
+                if bullet.environment in environments
+            ]
+            changes += operations(ask(curation_prompt(held, retries, self.options.max_tokens)), retries)
+        for episode in episodes:
+            changes += counted([id for id in episode.recalled.ids if id in self.entries], episode)
+        grown = self.apply(changes)
+        return grown.refined(grown.entries.keys() - self.entries.keys())
+
     def choose(self, near: Sequence[tuple[float, Bullet]], opening: str) -> Sequence[Bullet]:
         similar = [pair for pair in near if pair[0] >= self.options.min_similarity]
         ordered = sorted(similar, key=lambda pair: (-pair[1].balance * self.options.counters, -pair[0], pair[1].id))
@@ -133,8 +166,7 @@ class Playbook(EntryBank[Bullet]):
         for text in sentences(episode, self.options.max_tokens):
             shown.add(entry_id(environment, text))
             yield {"op": "add", "text": text, **source(episode)}
-        if episode.success or episode.return_ <= 0:
-            yield from ({"op": "update", "id": id, "helpful" if episode.success else "harmful": 1} for id in shown)
+        yield from counted(shown, episode)
 
     def apply(self, operations: Iterable[object]) -> Self:
         """The playbook after these operations, plain JSON such as ``{"op": "delete", "id": …}``.

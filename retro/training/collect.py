@@ -42,6 +42,7 @@ from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.trials import Unreflected
 from retro.stage import Stage, Work
+from retro.training.curator import curator_inputs, curator_of
 from retro.training.examples import prompts_digest
 from retro.training.rounds import ActorFailedError, Round, Trees, check_rounds, collect_in_rounds, collect_within
 from retro.types import Episode, Split, StopReason, Task
@@ -98,7 +99,7 @@ def collect_inputs(config: RunConfig) -> dict[str, str]:
         **digest_parts(config.actor),
     }
     if config.collect.round_tasks is not None:
-        inputs |= digest_parts(config.memory)
+        inputs |= digest_parts(config.memory) | curator_inputs(config.memory)
     if isinstance(config.actor, CheckpointSection):
         inputs["actor"] = digest_model(config.actor.model)
     adapter = _writer(config)
@@ -145,7 +146,8 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         rounds: list[Round] = []
         if section.round_tasks is not None:
             banks = work.folder / "rounds"
-            rounds, bank = collect_in_rounds(section.round_tasks, tasks, config.memory, banks, play)
+            ask = opened.enter_context(curator_of(config.memory, banks, device))
+            rounds, bank = collect_in_rounds(section.round_tasks, tasks, config.memory, banks, play, ask)
             copy_bank(bank, work.output("bank", RunFolder(config.run_dir).online_bank))
             trees = [tree for played in rounds for tree in played.trees]
         elif section.episodes is not None:

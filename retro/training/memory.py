@@ -11,7 +11,9 @@ from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, RunConfig
 from retro.layout import RunFolder
 from retro.memory.bank import CONTENT, FACTS, FORMAT, BankFacts, copy_bank, fold_bank, learns
+from retro.models.loading import resolve_device
 from retro.stage import Stage, Work
+from retro.training.curator import curator_inputs, curator_of
 from retro.types import Split
 
 
@@ -29,7 +31,8 @@ def memory_inputs(config: RunConfig) -> dict[str, str]:
             raise ConfigError(f"{bank}: no such folder: run the stage collect first, where the memory learns online")
         return {"bank": BankFacts.read(bank).digest, "format": FORMAT}
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        return {"buffer": buffer.digest(config.buffer.environments), "format": FORMAT}
+        digest = buffer.digest(config.buffer.environments)
+    return {"buffer": digest, "format": FORMAT, **curator_inputs(config.memory)}
 
 
 def fold_memory(config: RunConfig, work: Work) -> None:
@@ -38,12 +41,18 @@ def fold_memory(config: RunConfig, work: Work) -> None:
     if config.collect.round_tasks is not None:
         copy_bank(RunFolder(config.run_dir).online_bank, work.folder)
     else:
-        with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        opened = curator_of(config.memory, work.folder, resolve_device(config.device))
+        with ReplayBuffer(config.buffer_url, create=False) as buffer, opened as ask:
             episodes = (e for e in buffer.episodes(split=Split.TRAIN) if not chosen or e.task.environment in chosen)
-            fold_bank(config.memory, episodes, work.folder)
+            fold_bank(config.memory, episodes, work.folder, ask=ask)
     facts = BankFacts.read(work.folder)
     work.log(
-        facts.episodes, bank=facts.digest, entries=facts.entries, bytes=facts.bytes, actor_tokens=facts.actor_tokens
+        facts.episodes,
+        bank=facts.digest,
+        entries=facts.entries,
+        bytes=facts.bytes,
+        actor_tokens=facts.actor_tokens,
+        curator_tokens=facts.curator_tokens,
     )
     for name in (FACTS, CONTENT):
         work.output(name, work.folder / name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from retro.config import ConfigError, MemorySection, RunConfig
 from retro.memory.bank import BankFacts, fold_bank, fold_order, learns
+from retro.memory.base import Ask
 from retro.types import Episode, Split, Task
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def collect_within(episodes: int, most: int, tasks: Sequence[Task], play: Play) 
 
 
 def collect_in_rounds(
-    size: int, tasks: Sequence[Task], memory: MemorySection, folder: Path, play: Play
+    size: int, tasks: Sequence[Task], memory: MemorySection, folder: Path, play: Play, ask: Ask | None = None
 ) -> tuple[list[Round], Path]:
     """Play ``size`` train tasks, let the memory learn from them, and play the next ones with its bank.
 
@@ -85,6 +86,7 @@ def collect_in_rounds(
         tasks: At least one of them is a train task.
         folder: Gets the bank after each round, in a folder named by the round's number, from 1. A folder holds one bank
             for good, because worker processes keep the players that they have built.
+        ask: The memory's curator.
 
     Returns:
         The rounds, and the folder of the last bank.
@@ -103,7 +105,7 @@ def collect_in_rounds(
         played = [episode for tree in trees for episode in tree]
         refuse_a_broken_round(number, played)
         learnt = folder / str(number)
-        fold_bank(memory, sorted(played, key=fold_order), learnt, bank)
+        fold_bank(memory, sorted(played, key=fold_order), learnt, bank, ask)
         bank = learnt
     assert bank is not None, "there was a round"
     if others:
