@@ -93,7 +93,7 @@ def import_jsonl(
                 bad.append(BadLine(number, str(error)))
         bad.sort()
         if bad and on_error == "refuse":
-            raise BufferImportError(_refusal(path, bad))
+            raise refuse([(path, line) for line in bad])
     return ImportReport(added, present, tuple(bad))
 
 
@@ -117,8 +117,13 @@ def export_jsonl(
     return count
 
 
-def _refusal(path: Path, bad: Sequence[BadLine]) -> str:
-    shown = [f"  {line}" for line in bad[:SHOWN_PROBLEMS]]
+def refuse(bad: Sequence[tuple[Path, BadLine]]) -> BufferImportError:
+    """The error that names the bad lines of one or several files."""
+    files = {path for path, _ in bad}
+    shown = [f"  {line}" if len(files) == 1 else f"  {path}, {line}" for path, line in bad[:SHOWN_PROBLEMS]]
     rest = [f"  … and {len(bad) - SHOWN_PROBLEMS} more"] if len(bad) > SHOWN_PROBLEMS else []
     remedy = "Correct them, or import with --on-error skip to leave them out."
-    return "\n".join([f"{path}: nothing was imported, {len(bad)} bad lines:", *shown, *rest, remedy])
+    where = ", ".join(sorted(map(str, files)))
+    return BufferImportError(
+        "\n".join([f"{where}: nothing was imported, {len(bad)} bad lines:", *shown, *rest, remedy])
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from retro.database_url import in_namespace
 from retro.layout import RunFolder
+
+if TYPE_CHECKING:
+    from retro.buffer.splits import SplitRule
 
 buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,6 +25,7 @@ BufferArgument = Annotated[str, typer.Argument(help=_BUFFER)]
 class Format(StrEnum):
     JSONL = "jsonl"
     REFLEXION_LOGS = "reflexion-logs"
+    OPENAI_MESSAGES = "openai-messages"
 
 
 def buffer_url(buffer: str) -> str:
@@ -44,7 +48,7 @@ def import_episodes(
     paths: Annotated[list[Path], typer.Argument(help="The files.")],
     buffer: BufferOption = DEFAULT,
     on_error: Annotated[
-        Literal["refuse", "skip"], typer.Option(help="jsonl: refuse a file with a bad line, or skip the line.")
+        Literal["refuse", "skip"], typer.Option(help="JSON lines: refuse a file with a bad line, or skip the line.")
     ] = "refuse",
     validation: Annotated[
         float, typer.Option(help="Share of tasks for validation, where the file says no split.")
@@ -53,6 +57,32 @@ def import_episodes(
     window: Annotated[
         int, typer.Option(min=1, help="How many of the latest reflections the actor saw, where a file does not say.")
     ] = 3,
+    environment: Annotated[
+        str | None, typer.Option(help="openai-messages: the environment of all episodes, which names the prompts.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="openai-messages: where a line names its task; by default its opening is it."
+        ),
+    ] = None,
+    return_: Annotated[
+        str | None, typer.Option("--return", metavar="PATH", help="openai-messages: where its return in [0, 1] is.")
+    ] = None,
+    success: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="openai-messages: where it says whether it succeeded; by default return 1."),
+    ] = None,
+    reflection: Annotated[
+        str | None, typer.Option(metavar="PATH", help="openai-messages: where the reflection before a retry is.")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="openai-messages: a function of a line that says all of this."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="openai-messages: only say what would be imported, line by line.")
+    ] = False,
 ) -> None:
     """Add logged trials to a buffer.
 
@@ -62,23 +92,67 @@ def import_episodes(
     Examples:
       retro buffer import jsonl trials.jsonl --buffer runs/mine
       retro buffer import reflexion-logs reflexion_tuples.parquet --buffer runs/hotpotqa
+      retro buffer import openai-messages log.jsonl --environment desk --task metadata.ticket --return score --dry-run
     """
     from retro.buffer import ReplayBuffer
     from retro.buffer.jsonl import import_jsonl
     from retro.buffer.reflexion_logs import import_reflexion_logs
     from retro.buffer.splits import SplitRule
 
-    rule = SplitRule(validation=validation, test=test)
+    splits = SplitRule(validation=validation, test=test)
     url = buffer_url(buffer)
+    given = {"task": task, "return": return_, "success": success, "reflection": reflection, "rule": rule}
+    if format is Format.OPENAI_MESSAGES:
+        _import_messages(paths, url, environment, given, on_error, splits, window, dry_run)
+        return
+    for name, value in {**given, "environment": environment, "dry-run": dry_run or None}.items():
+        if value is not None:
+            raise typer.BadParameter(f"only for openai-messages, not for {format}", param_hint=f"--{name}")
     with ReplayBuffer(url) as store:
         if format is Format.REFLEXION_LOGS:
-            reports = [import_reflexion_logs(store, paths, rule, window)]  # the files of one log complete one another
+            reports = [import_reflexion_logs(store, paths, splits, window)]  # the files of one log complete one another
         else:
-            reports = [import_jsonl(store, path, on_error, rule, window) for path in paths]
+            reports = [import_jsonl(store, path, on_error, splits, window) for path in paths]
     for line in (line for report in reports for line in report.skipped):
         print(f"skipped {line}")
     added, present = sum(report.added for report in reports), sum(report.present for report in reports)
     print(f"{url}: {added:,} episodes added, {present:,} there already")
+
+
+def _import_messages(
+    paths: list[Path],
+    url: str,
+    environment: str | None,
+    given: dict[str, str | None],
+    on_error: Literal["refuse", "skip"],
+    splits: SplitRule,
+    window: int,
+    dry_run: bool,
+) -> None:
+    from retro.buffer import ReplayBuffer
+    from retro.buffer.message_logs import LogRule, import_messages, load_rule
+
+    if environment is None:
+        raise typer.BadParameter("openai-messages needs a name, such as that of your agent", param_hint="--environment")
+    if given["rule"] is not None:
+        beside = [name for name in ("task", "return", "success", "reflection") if given[name] is not None]
+        if beside:
+            raise typer.BadParameter(f"the function says this already: --{beside[0]}", param_hint="--rule")
+        log = LogRule(environment, function=load_rule(given["rule"]))
+    else:
+        log = LogRule(environment, given["task"], given["return"] or "return", given["success"], given["reflection"])
+    with ReplayBuffer(url if not dry_run or _exists(url) else "sqlite://") as store:
+        report = import_messages(store, paths, log, on_error, splits, window, dry_run)
+    if dry_run:
+        print(*report.lines, sep="\n")
+    for line in report.skipped:
+        print(f"{'cannot be imported' if dry_run else 'skipped'}: {line}")
+    does = "would be added" if dry_run else "added"
+    print(f"{url}: {report.added:,} episodes {does}, {report.present:,} there already")
+
+
+def _exists(url: str) -> bool:
+    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).is_file()
 
 
 @buffer_app.command()

@@ -1,0 +1,124 @@
+"""A conversation in OpenAI's format, with tool calls, as the trajectory of an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from retro.reading import cut, problems
+
+
+class _Part(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class _Function(BaseModel):
+    name: str
+    arguments: str
+
+
+class _Custom(BaseModel):
+    name: str
+    input: str
+
+
+class _ToolCall(BaseModel):
+    id: str
+    function: _Function | None = None
+    custom: _Custom | None = None
+
+    @property
+    def text(self) -> str:
+        if self.function is not None:
+            return f"{self.function.name}({self.function.arguments})"
+        return "" if self.custom is None else f"{self.custom.name}({self.custom.input})"
+
+
+class ChatMessage(BaseModel):
+    """A message of ``/v1/chat/completions``. Keys that say nothing about the trajectory are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[_Part] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text; the parts of a message are joined by line ends."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class MessagesError(ValueError):
+    """Messages that are no trajectory."""
+
+
+_MESSAGES: TypeAdapter[list[ChatMessage]] = TypeAdapter(list[ChatMessage])
+
+
+def without_messages(document: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """``document`` with ``opening`` and ``steps`` in the place of its ``messages``, if it has any.
+
+    Args:
+        document: A trajectory's JSON, or a list of messages.
+
+    Raises:
+        MessagesError: naming the message, if it is not one, or answers a tool call that nobody made.
+    """
+    if not isinstance(document, Mapping):
+        document = {"messages": document}
+    if "messages" not in document:
+        return dict(document)
+    if strange := document.keys() & {"opening", "steps", "trajectory"}:
+        raise MessagesError(f"not a trajectory: messages and {', '.join(sorted(strange))} say the same twice")
+    rest = {key: value for key, value in document.items() if key != "messages"}
+    try:
+        return rest | _trajectory(_MESSAGES.validate_python(document["messages"]))
+    except ValidationError as error:
+        raise MessagesError(f"not a list of messages: {problems(error)}") from None
+
+
+def _trajectory(messages: Sequence[ChatMessage]) -> dict[str, Any]:
+    """The opening and the steps.
+
+    All text before the assistant's first message is the opening. Each tool call is a step, whose thought is the text of
+    its message and whose observation is the answer to the call. An assistant's message without tool calls is a step
+    whose action is the text. What the user says after it is part of the last step's observation.
+    """
+    opening: list[str] = []
+    steps: list[dict[str, str]] = []
+    calls: dict[str, dict[str, str]] = {}
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            if not message.tool_calls:
+                steps.append({"action": message.text, "observation": ""})
+            for number, call in enumerate(message.tool_calls or ()):
+                step = {"action": call.text, "observation": "", "thought": "" if number else message.text}
+                steps.append(step)
+                calls[call.id] = step
+        elif message.role == "tool":
+            answered = calls.get(message.tool_call_id or "")
+            if answered is None:
+                raise MessagesError(
+                    f"messages.{index}: tool_call_id {cut(str(message.tool_call_id), 40)!r}: no message before it has "
+                    "this tool call"
+                )
+            _observe(answered, message.text)
+        elif steps:
+            _observe(steps[-1], message.text)
+        else:
+            opening.append(message.text)
+    if not any(text.strip() for text in opening):
+        raise MessagesError("messages: there is no text before the assistant's first message, which states the task")
+    if not steps:
+        raise MessagesError("messages: there must be at least one of the assistant, whose actions are the trajectory")
+    return {"opening": "\n\n".join(opening), "steps": steps}
+
+
+def _observe(step: dict[str, str], text: str) -> None:
+    step["observation"] = f"{step['observation']}\n\n{text}" if step["observation"] else text
