@@ -93,7 +93,7 @@ def import_jsonl(
                 bad.append(BadLine(number, str(error)))
         bad.sort()
         if bad and on_error == "refuse":
-            raise refuse([(path, line) for line in bad])
+            raise refuse(f"{path}: nothing was imported", bad)
     return ImportReport(added, present, tuple(bad))
 
 
@@ -117,13 +117,9 @@ def export_jsonl(
     return count
 
 
-def refuse(bad: Sequence[tuple[Path, BadLine]]) -> BufferImportError:
-    """The error that names the bad lines of one or several files."""
-    files = {path for path, _ in bad}
-    shown = [f"  {line}" if len(files) == 1 else f"  {path}, {line}" for path, line in bad[:SHOWN_PROBLEMS]]
+def refuse(what: str, bad: Sequence[object]) -> BufferImportError:
+    """The error that names the bad lines."""
+    shown = [f"  {line}" for line in bad[:SHOWN_PROBLEMS]]
     rest = [f"  … and {len(bad) - SHOWN_PROBLEMS} more"] if len(bad) > SHOWN_PROBLEMS else []
     remedy = "Correct them, or import with --on-error skip to leave them out."
-    where = ", ".join(sorted(map(str, files)))
-    return BufferImportError(
-        "\n".join([f"{where}: nothing was imported, {len(bad)} bad lines:", *shown, *rest, remedy])
-    )
+    return BufferImportError("\n".join([f"{what}, {len(bad)} bad lines:", *shown, *rest, remedy]))

@@ -1,19 +1,21 @@
-"""Imports logs of an agent's conversations in OpenAI's format: JSON lines, each with ``messages`` and an outcome."""
+"""Imports an agent's conversations with their outcomes: lines in OpenAI's format, or OpenTelemetry's GenAI traces."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retro.buffer.engine import EpisodeRefusedError
-from retro.buffer.jsonl import BadLine, BufferImportError, OnError, refuse
+from retro.buffer.jsonl import BufferImportError, OnError, refuse
 from retro.buffer.messages import MessagesError, without_messages
+from retro.buffer.otel_traces import conversations
 from retro.buffer.recalled import WINDOW, Derivation
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
@@ -43,7 +45,8 @@ class FactsForm(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LogRule:
-    """Where a line says what an episode needs: paths of keys, such as ``metadata.score``, or a function.
+    """Where a line says what an episode needs: paths of keys, such as ``metadata.score``, or a function. A key may have
+    dots itself, as attributes of traces do.
 
     A line is a retry of the line before it that has the same task, if that one failed; after a success, a new chain of
     attempts begins. The order of the lines, over all files, is the order of the attempts.
@@ -114,16 +117,26 @@ class _Undone(Exception):
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One line of a log, or one conversation of a trace."""
+
+    where: str
+    """Its file and place, for messages."""
+    read: Callable[[], Any]
+    """Raises UnreadableError."""
+
+
 def import_messages(
     buffer: ReplayBuffer,
-    paths: Sequence[Path],
+    found: Iterable[Conversation],
     log: LogRule,
     on_error: OnError = "refuse",
     rule: SplitRule | None = None,
     window: int = WINDOW,
     dry_run: bool = False,
 ) -> LogReport:
-    """Add the conversations of JSONL files, in their order, in one transaction.
+    """Add conversations, in their order, in one transaction.
 
     Args:
         on_error: ``refuse`` everything if a line is bad, or ``skip`` such lines.
@@ -135,35 +148,35 @@ def import_messages(
         BufferImportError: naming the bad lines.
     """
     chains, derivation = _Chains(log.environment, rule or SplitRule()), Derivation(window, buffer.get)
-    bad: list[tuple[Path, BadLine]] = []
+    bad: list[str] = []
     told: list[str] = []
     added = present = 0
     try:
         with buffer.transaction() as add:
-            for path, number, content in _lines(paths):
+            for conversation in found:
                 try:
-                    line = parse_json(content)
+                    line = conversation.read()
                     if not isinstance(line, dict):
                         raise UnreadableError(f"must be an object, not {type(line).__name__}")
                     facts = log.facts(line)
                     if facts is None:
-                        told.append(f"{path}, line {number}: left out by the rule")
+                        told.append(f"{conversation.where}: left out by the rule")
                         continue
                     episode = derivation(chains.following(line, facts))
                     new = add(episode)
                 except (UnreadableError, MessagesError, EpisodeRefusedError) as error:
-                    bad.append((path, BadLine(number, str(error))))
+                    bad.append(f"{conversation.where}: {error}")
                     continue
                 chains.keep(episode)
                 added, present = added + new, present + (not new)
-                told.append(f"{path}, line {number}: {_sentence(episode, new)}")
+                told.append(f"{conversation.where}: {_sentence(episode, new)}")
             if bad and on_error == "refuse" and not dry_run:
-                raise refuse(bad)
+                raise refuse("nothing was imported", bad)
             if dry_run:
                 raise _Undone
     except _Undone:
         pass
-    return LogReport(added, present, tuple(f"{path}, {line}" for path, line in bad), tuple(told))
+    return LogReport(added, present, tuple(bad), tuple(told))
 
 
 class _Chains:
@@ -189,7 +202,7 @@ class _Chains:
         success = not exceeds(1, facts.return_) if facts.success is None else facts.success
         chain = self._begun.get(name, 0) - (failed is not None)
         return Episode(
-            id=content_digest(["openai-messages", self._environment, name, chain, trial, line]),
+            id=content_digest(["messages", self._environment, name, chain, trial, line]),
             task=Task(self._environment, name, facts.split or self._rule.split(self._environment, name), facts.kind),
             trial=trial,
             trajectory=trajectory,
@@ -207,21 +220,40 @@ class _Chains:
         self._begun[name] = self._begun.get(name, 0) + (episode.trial == 0)
 
 
-def _lines(paths: Sequence[Path]) -> Iterator[tuple[Path, int, bytes]]:
+def message_lines(paths: Sequence[Path]) -> Iterator[Conversation]:
+    """The lines of JSONL files. Raises BufferImportError if a file is not there."""
+    for path in _files(paths):
+        for number, content in read_lines(path):
+            yield Conversation(f"{path}, line {number}", partial(parse_json, content))
+
+
+def trace_conversations(paths: Sequence[Path]) -> Iterator[Conversation]:
+    """The conversations of traces, by their beginnings. Raises BufferImportError if a file is no trace."""
+    try:
+        told = [one for path in _files(paths) for one in conversations(path)]
+    except UnreadableError as error:
+        raise BufferImportError(str(error)) from None
+    for one in sorted(told, key=lambda one: one.began):
+        yield Conversation(f"{one.path}, conversation {cut(one.name, 60)}", one.line)
+
+
+def _files(paths: Sequence[Path]) -> Sequence[Path]:
     for path in paths:
         if not path.is_file():
             raise BufferImportError(f"{path}: no such file")
-    for path in paths:
-        for number, content in read_lines(path):
-            yield path, number, content
+    return paths
 
 
 def _at(line: Mapping[str, Any], path: str) -> Any:
-    """The value at a path of keys; None if there is none."""
-    value: Any = line
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    """The value at a path of keys; None if there is none. The longest key that fits comes first."""
+    if path in line:
+        return line[path]
+    keys = path.split(".")
+    for count in range(len(keys) - 1, 0, -1):
+        inner = line.get(".".join(keys[:count]))
+        if isinstance(inner, Mapping):
+            return _at(inner, ".".join(keys[count:]))
+    return None
 
 
 def _usage(value: Any) -> Usage:

@@ -26,6 +26,7 @@ class Format(StrEnum):
     JSONL = "jsonl"
     REFLEXION_LOGS = "reflexion-logs"
     OPENAI_MESSAGES = "openai-messages"
+    OTEL_TRACES = "otel-traces"
 
 
 def buffer_url(buffer: str) -> str:
@@ -58,30 +59,28 @@ def import_episodes(
         int, typer.Option(min=1, help="How many of the latest reflections the actor saw, where a file does not say.")
     ] = 3,
     environment: Annotated[
-        str | None, typer.Option(help="openai-messages: the environment of all episodes, which names the prompts.")
+        str | None, typer.Option(help="Conversations: the environment of all episodes, which names the prompts.")
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATH", help="openai-messages: where a line names its task; by default its opening is it."
-        ),
+        typer.Option(metavar="PATH", help="Conversations: where a line names its task; by default its opening is it."),
     ] = None,
     return_: Annotated[
-        str | None, typer.Option("--return", metavar="PATH", help="openai-messages: where its return in [0, 1] is.")
+        str | None, typer.Option("--return", metavar="PATH", help="Conversations: where its return in [0, 1] is.")
     ] = None,
     success: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="openai-messages: where it says whether it succeeded; by default return 1."),
+        typer.Option(metavar="PATH", help="Conversations: where it says whether it succeeded; by default return 1."),
     ] = None,
     reflection: Annotated[
-        str | None, typer.Option(metavar="PATH", help="openai-messages: where the reflection before a retry is.")
+        str | None, typer.Option(metavar="PATH", help="Conversations: where the reflection before a retry is.")
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="openai-messages: a function of a line that says all of this."),
+        typer.Option(metavar="MODULE:FUNCTION", help="Conversations: a function of a line that says all of this."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="openai-messages: only say what would be imported, line by line.")
+        bool, typer.Option("--dry-run", help="Conversations: only say what would be imported, line by line.")
     ] = False,
 ) -> None:
     """Add logged trials to a buffer.
@@ -93,6 +92,7 @@ def import_episodes(
       retro buffer import jsonl trials.jsonl --buffer runs/mine
       retro buffer import reflexion-logs reflexion_tuples.parquet --buffer runs/hotpotqa
       retro buffer import openai-messages log.jsonl --environment desk --task metadata.ticket --return score --dry-run
+      retro buffer import otel-traces traces.jsonl --environment desk --return gen_ai.evaluation.score.value --dry-run
     """
     from retro.buffer import ReplayBuffer
     from retro.buffer.jsonl import import_jsonl
@@ -102,12 +102,14 @@ def import_episodes(
     splits = SplitRule(validation=validation, test=test)
     url = buffer_url(buffer)
     given = {"task": task, "return": return_, "success": success, "reflection": reflection, "rule": rule}
-    if format is Format.OPENAI_MESSAGES:
-        _import_messages(paths, url, environment, given, on_error, splits, window, dry_run)
+    if format in (Format.OPENAI_MESSAGES, Format.OTEL_TRACES):
+        _import_conversations(format, paths, url, environment, given, on_error, splits, window, dry_run)
         return
     for name, value in {**given, "environment": environment, "dry-run": dry_run or None}.items():
         if value is not None:
-            raise typer.BadParameter(f"only for openai-messages, not for {format}", param_hint=f"--{name}")
+            raise typer.BadParameter(
+                f"only for openai-messages and otel-traces, not for {format}", param_hint=f"--{name}"
+            )
     with ReplayBuffer(url) as store:
         if format is Format.REFLEXION_LOGS:
             reports = [import_reflexion_logs(store, paths, splits, window)]  # the files of one log complete one another
@@ -119,7 +121,8 @@ def import_episodes(
     print(f"{url}: {added:,} episodes added, {present:,} there already")
 
 
-def _import_messages(
+def _import_conversations(
+    format: Format,
     paths: list[Path],
     url: str,
     environment: str | None,
@@ -130,10 +133,10 @@ def _import_messages(
     dry_run: bool,
 ) -> None:
     from retro.buffer import ReplayBuffer
-    from retro.buffer.message_logs import LogRule, import_messages, load_rule
+    from retro.buffer.message_logs import LogRule, import_messages, load_rule, message_lines, trace_conversations
 
     if environment is None:
-        raise typer.BadParameter("openai-messages needs a name, such as that of your agent", param_hint="--environment")
+        raise typer.BadParameter(f"{format} needs a name, such as that of your agent", param_hint="--environment")
     if given["rule"] is not None:
         beside = [name for name in ("task", "return", "success", "reflection") if given[name] is not None]
         if beside:
@@ -141,8 +144,9 @@ def _import_messages(
         log = LogRule(environment, function=load_rule(given["rule"]))
     else:
         log = LogRule(environment, given["task"], given["return"] or "return", given["success"], given["reflection"])
+    found = message_lines(paths) if format is Format.OPENAI_MESSAGES else trace_conversations(paths)
     with ReplayBuffer(url if not dry_run or _exists(url) else "sqlite://") as store:
-        report = import_messages(store, paths, log, on_error, splits, window, dry_run)
+        report = import_messages(store, found, log, on_error, splits, window, dry_run)
     if dry_run:
         print(*report.lines, sep="\n")
     for line in report.skipped:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from retro.buffer import ReplayBuffer
 from retro.buffer.jsonl import BufferImportError
-from retro.buffer.message_logs import LogRule, import_messages, load_rule
+from retro.buffer.message_logs import LogRule, import_messages, load_rule, message_lines
 from retro.buffer.splits import SplitRule
 from retro.cli.app import app
 from retro.config import ConfigError
@@ -39,7 +39,7 @@ def write(path: Path, *lines: Any) -> Path:
 
 def test_a_conversation_becomes_an_episode(buffer: ReplayBuffer, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", line(usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}))
-    report = import_messages(buffer, [path], RULE)
+    report = import_messages(buffer, message_lines([path]), RULE)
     assert (report.added, report.present, report.skipped) == (1, 0, ())
     [episode] = buffer.episodes()
     assert (episode.task.environment, episode.task.id, episode.task.split) == (
@@ -61,7 +61,7 @@ def test_lines_of_one_task_are_attempts_in_their_order(buffer: ReplayBuffer, tmp
         tmp_path / "1.jsonl", line(), line("t2"), line(score=0.5, advice="Ask for the district."), line("t2", 1)
     )
     two = write(tmp_path / "2.jsonl", line(score=1, advice="Call them."), line(score=0))
-    assert import_messages(buffer, [one, two], RULE).added == 6
+    assert import_messages(buffer, message_lines([one, two]), RULE).added == 6
     first, second, third = [e for e in buffer.episodes() if e.task.id == "t1" and (e.parent or e.return_ == 0.25)]
     assert [e.trial for e in (first, second, third)] == [0, 1, 2]
     assert (second.parent, third.parent) == (first.id, second.id)
@@ -73,7 +73,7 @@ def test_lines_of_one_task_are_attempts_in_their_order(buffer: ReplayBuffer, tmp
     assert (again.trial, again.parent) == (0, None)  # after a success, a new chain begins
     control = next(e for e in buffer.episodes() if e.task.id == "t2" and e.trial == 1)
     assert control.reflection is None
-    report = import_messages(buffer, [one, two], RULE)
+    report = import_messages(buffer, message_lines([one, two]), RULE)
     assert (report.added, report.present) == (0, 6)
 
 
@@ -81,7 +81,7 @@ def test_without_a_path_the_opening_is_the_task(buffer: ReplayBuffer, tmp_path: 
     rule = LogRule("desk", return_="score")
     long = "A table for many. " * 50
     path = write(tmp_path / "log.jsonl", line(), line("other", 1), line(text=long), line(text=long, score=True))
-    assert import_messages(buffer, [path], rule).added == 4
+    assert import_messages(buffer, message_lines([path]), rule).added == 4
     assert sorted(e.trial for e in buffer.episodes()) == [0, 0, 1, 1]
     assert {e.success for e in buffer.episodes() if e.trial} == {True}
 
@@ -106,9 +106,9 @@ def test_a_bad_line_is_named_and_nothing_is_imported(
 ) -> None:
     path = write(tmp_path / "log.jsonl", line(), bad)
     with pytest.raises(BufferImportError, match="line 2: .*" + problem):
-        import_messages(buffer, [path], RULE)
+        import_messages(buffer, message_lines([path]), RULE)
     assert buffer.count() == 0
-    report = import_messages(buffer, [path], RULE, on_error="skip")
+    report = import_messages(buffer, message_lines([path]), RULE, on_error="skip")
     assert report.added == 1
     assert problem in report.skipped[0]
 
@@ -126,7 +126,7 @@ def test_a_function_may_say_what_counts(buffer: ReplayBuffer, tmp_path: Path) ->
         }
 
     path = write(tmp_path / "log.jsonl", line(score=3), line(score=None), line(score=8))
-    report = import_messages(buffer, [path], LogRule("desk", function=rule))
+    report = import_messages(buffer, message_lines([path]), LogRule("desk", function=rule))
     assert report.added == 2
     assert report.lines[1].endswith("line 2: left out by the rule")
     assert [(e.return_, e.success, e.task.split, e.task.kind) for e in buffer.episodes()] == [
@@ -135,7 +135,7 @@ def test_a_function_may_say_what_counts(buffer: ReplayBuffer, tmp_path: Path) ->
     ]
     wrong = LogRule("desk", function=lambda _: {"return": 0.5, "reward": 1})
     with pytest.raises(BufferImportError, match="reward"):
-        import_messages(buffer, [path], wrong)
+        import_messages(buffer, message_lines([path]), wrong)
     with pytest.raises(ConfigError, match="there is no such function"):
         load_rule("json:no_such_function")
     assert load_rule("json:loads") is json.loads
