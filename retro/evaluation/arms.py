@@ -17,7 +17,7 @@ from retro.evaluation.locate import reward_model, stage_adapter
 from retro.evaluation.records import FORMAT
 from retro.evaluation.roles import Description, Parts, Role, Writer
 from retro.evaluation.sources import Written
-from retro.memory.bank import BankFacts, bank_of
+from retro.memory.bank import BankFacts, bank_of, identity
 from retro.prompts import PromptLibrary
 from retro.retrospective.adapter_files import find_adapter
 
@@ -150,7 +150,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "actor_model": digest_model(arm.actor.model),
         **digest_parts(arm.actor),
         **({} if arm.retries == arm.actor else {"retries": [deciding(arm.retries), actor_digests(arm.retries)]}),
-        "memory": deciding(arm.memory),
+        "memory": identity(arm.memory),
         **({} if bank is None else {"bank": BankFacts.read(bank).digest, **digest_parts(arm.memory)}),
         "sampler": deciding(arm.sampler),
         "writer": arm.policy.writer,

@@ -21,6 +21,8 @@ FACTS = "bank.json"
 CONTENT = "content"
 FORMAT = "2"
 """Of ``bank.json``. Since 2, it has the memory's section, the tokens and the size."""
+LATER: dict[str, Any] = {"vectors": None, "curator": None, "curated": 8}
+"""Keys of built-in memories that were added later, with their defaults (see :func:`identity`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,14 @@ def _learning(section: Section) -> dict[str, Any]:
         elif isinstance(value, Section):  # the options of a kind of one's own
             values[name] = _learning(value)
     return values
+
+
+def identity(section: MemorySection) -> dict[str, Any]:
+    """The values of a memory's section that are part of the ids of what is played with it.
+
+    A key that was added after the memories had ids is left out while it has its default, so earlier ids stay.
+    """
+    return {key: value for key, value in deciding(section).items() if key not in LATER or value != LATER[key]}
 
 
 def bank_inputs(config: RunConfig) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from retro.config import ActorSection, Fraction, NonNegativeInt, OneOf, PositiveInt, Recall, Section
 from retro.memory.base import Ask
@@ -31,6 +31,14 @@ _ENDS = re.compile(r"(?<=[.!?])\s+|[\r\n]+")
 logger = logging.getLogger(__name__)
 
 
+def _built_in(curator: Any) -> Any:
+    """Refuse an actor of somebody's own: whoever loads an export reads this key, and must not import code by it."""
+    kind = curator.get("kind", "") if isinstance(curator, Mapping) else curator
+    if isinstance(kind, str) and ":" in kind:
+        raise ValueError(f"{cut(kind)} is code of one's own: a curator is one of the built-in kinds of actors")
+    return curator
+
+
 class PlaybookOptions(BankOptions):
     kind: Literal["playbook"] = "playbook"
     max_tokens: PositiveInt = 64
@@ -41,7 +49,7 @@ class PlaybookOptions(BankOptions):
     """How many bullets the actor sees, the best last."""
     min_similarity: Annotated[Fraction, Recall] = 0.4
     """The least cosine between the openings of the bullet's task and of the one that is played."""
-    curator: OneOf[ActorSection] | None = None
+    curator: Annotated[OneOf[ActorSection] | None, BeforeValidator(_built_in)] = None
     """A language model that writes the operations, described as an actor is (``{kind: openai, model: …, max_tokens:
     2000}``). By default they are made by rule."""
     curated: PositiveInt = 8
@@ -213,6 +221,8 @@ class Playbook(EntryBank[Bullet]):
                 unknown = [id for id in (into, *others) if id not in entries]
                 if unknown or into in others or len(set(others)) < len(others):
                     return f"no such bullet: {', '.join(unknown)}" if unknown else "it names a bullet twice"
+                if any(entries[id].environment != entries[into].environment for id in others):
+                    return "its bullets are of several environments"
                 for id in others:
                     entries[into] = _joined(entries[into], entries.pop(id))
             case Update(id=id) if id in entries:

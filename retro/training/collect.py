@@ -28,7 +28,7 @@ from retro.config import CheckpointSection, ConfigError, RunConfig, build, decid
 from retro.envs import deciding_options, played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
-from retro.memory.bank import BankFacts, copy_bank
+from retro.memory.bank import BankFacts, copy_bank, identity
 from retro.models.adapters import SharedBase
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS, prompt_tokens
 from retro.models.loading import local_context, resolve_device
@@ -258,7 +258,7 @@ def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
     parts: dict[str, Any] = {
         "seed": config.seed,
         "environment.options": deciding_options(environment.name, to_jsonable_python(environment.options)),
-        "memory": deciding(config.memory),
+        "memory": identity(config.memory),
         "source": config.collect.source if config.collect.source in ("base", "sft") else "adapter",
         **{f"actor.{key}": value for key, value in (ACTOR_NAMING | deciding(config.actor)).items()},
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from retro.actors.openai import OpenAIActor
-from retro.artifacts import digest_model, digest_parts
+from retro.artifacts import digest_model, digest_parts, write_atomically
 from retro.config import ActorSection, MemorySection, deciding
 from retro.memory.bank import curator
 from retro.reading import parse_json, read_lines
@@ -45,7 +45,7 @@ class Curator:
                 if line.endswith(b"\n"):  # a kill may leave half a line
                     kept = parse_json(line, str(file))
                     self._kept[kept["key"]] = kept["answer"], kept["tokens"]
-            file.write_text("".join(_line(key, *answer) for key, answer in self._kept.items()), encoding="utf-8")
+            write_atomically(file, "".join(_line(key, *answer) for key, answer in self._kept.items()))
 
     @property
     def tokens(self) -> int:

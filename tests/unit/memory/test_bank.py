@@ -12,8 +12,19 @@ from retro.artifacts import write_json
 from retro.buffer import ReplayBuffer
 from retro.config import ConfigError, MemorySection, RunConfig
 from retro.memory import LearningMemory, Query
-from retro.memory.bank import FACTS, BankFacts, bank_inputs, bank_of, copy_bank, fold_bank, learns, make_memory
+from retro.memory.bank import (
+    FACTS,
+    BankFacts,
+    bank_inputs,
+    bank_of,
+    copy_bank,
+    fold_bank,
+    identity,
+    learns,
+    make_memory,
+)
 from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
+from tests.unit.memory.plays import memory_section
 
 OWN = {"kind": "tests.learning_memory:Beginnings", "options": {"size": 3}}
 
@@ -101,3 +112,10 @@ def test_only_the_runs_own_memory_has_a_bank(tmp_path: Path) -> None:
         bank_of(section(options={"size": 1}), config)
     assert bank_of(MemorySection(), config) is None
     assert bank_inputs(RunConfig()) == {}
+
+
+def test_keys_that_were_added_later_are_no_part_of_ids_until_they_are_used() -> None:
+    parts = identity(memory_section("playbook"))
+    assert {"kind", "bullets", "shuffled"} < parts.keys()
+    assert parts.keys().isdisjoint({"vectors", "curator", "curated"})
+    assert identity(memory_section("playbook", vectors="some-encoder")) == {**parts, "vectors": "some-encoder"}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from retro.memory.bank import fold_bank
 from retro.memory.curation import MAX_OPERATIONS
@@ -156,3 +158,20 @@ def test_a_bank_with_a_curator_cannot_be_folded_without_asking(tmp_path: Path) -
     assert facts.curator_tokens == 10
     more = [play(task("z"), "lesson")]
     assert fold_bank(section, more, tmp_path / "second", tmp_path / "first", ask=Scripted()).curator_tokens == 20
+
+
+def test_bullets_of_several_environments_are_not_merged(caplog: pytest.LogCaptureFixture) -> None:
+    other = play(task("far", environment="elsewhere"), "go far.")
+    both = [{"op": "merge", "into": id_of("use the stove."), "others": [entry_id("elsewhere", "go far.")]}]
+    memory, _ = curated([play(task("a"), "x"), other], [add(1, "use the stove."), add(2, "go far."), *both])
+    assert set(counters(memory)) == {"use the stove.", "go far."}
+    assert "its bullets are of several environments" in caplog.text
+
+
+def test_a_curator_of_ones_own_is_refused_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strange_curator.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for curator in ("strange_curator:Actor", {"kind": "strange_curator:Actor"}):
+        with pytest.raises(ValidationError, match="a curator is one of the built-in kinds of actors"):
+            memory_section("playbook", curator=curator)
+    assert "strange_curator" not in sys.modules
