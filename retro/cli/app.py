@@ -182,6 +182,46 @@ def reflect(
     )
 
 
+@app.command()
+def serve(
+    adapter: Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")],
+    host: Annotated[str, typer.Option(help="An address that others can reach needs RETRO_API_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; by default the name in retro.json.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Reflections drawn if a request does not say how many.")] = 8,
+    max_n: Annotated[int, typer.Option(min=1, help="The most that a request may ask for.")] = 32,
+    max_body: Annotated[int, typer.Option(min=1024, help="The longest body, in bytes.")] = 2**20,
+    active: Annotated[int, typer.Option(min=1, help="Requests that the model works on at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more gets status 429.")] = 64,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets status 504.")] = 300.0,
+    base: Annotated[
+        str | None, typer.Option(help="Where the base model lies; by default where the adapter says.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights."),
+    ] = False,
+) -> None:
+    """Answer requests for reflections over HTTP.
+
+    Requests that arrive together are computed together. RETRO_API_KEY is the key that clients must send; without it the
+    server answers this machine alone. SIGTERM ends it after the requests that it has begun. Needs retro[serve].
+
+    \b
+    Example:
+      retro serve runs/quickstart/export
+    """
+    from retro.cli.serving import ServeOptions, serve_export
+
+    options = ServeOptions(host, port, name, n, max_n, max_body, active, waiting, timeout)
+    serve_export(adapter, options, base, prompts, trust_remote_code)
+
+
 @app.command("list")
 def list_() -> None:
     """List every kind that a config can name, and what it still needs.

@@ -18,8 +18,9 @@ EXTRAS = {
     "bitsandbytes": "quantization: nf4",
     "wandb": "trackers: [wandb]",
     "tensorboard": "trackers: [tensorboard]",
+    "fastapi": "retro serve",
 }
-"""Optional package → the config that needs it."""
+"""Optional package → the config or the command that needs it."""
 QUICKSTART = ("data/quickstart/actor", "data/quickstart/retrospective", "configs/quickstart.yaml")
 
 

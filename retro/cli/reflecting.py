@@ -25,11 +25,11 @@ def reflect_on(adapter: str, trajectory: Path | None, n: int, seed: int, as_json
 
     from retro.agent.model import RetrospectiveModel
 
-    reflected = RetrospectiveModel.load(_export(adapter), **options).reflect(document, n=n, seed=seed)
+    reflected = RetrospectiveModel.load(export_folder(adapter), **options).reflect(document, n=n, seed=seed)
     print(json.dumps(to_json(reflected), ensure_ascii=False, indent=1) if as_json else reflected.text)
 
 
-def _export(path: str) -> Path:
+def export_folder(path: str) -> Path:
     """The export of a run folder, or the folder itself."""
     inside = RunFolder(Path(path)).export
     return inside if inside.is_dir() else Path(path)

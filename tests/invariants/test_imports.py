@@ -20,7 +20,7 @@ ROWS = [
     {"rollout"},
     {"agent"},
     {"stage"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "serving"},
     {"cli"},
 ]
 ROW_OF = {name: place for place, row in enumerate(ROWS) for name in row}

@@ -31,7 +31,7 @@ from retro.wire.failures import QuotaError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *(["run"], *([stage] for stage in STAGES), ["report"], ["compare"], ["reflect"], ["doctor"]),
+    *(["run"], *([stage] for stage in STAGES), ["report"], ["compare"], ["reflect"], ["serve"], ["doctor"]),
     *(
         ["buffer", "import"],
         ["buffer", "stats"],
@@ -99,6 +99,9 @@ def test_version(retro: Retro) -> None:
         (["memory", "nowhere.yaml"], "config nowhere.yaml: no such file"),
         (["memory", "show", "nowhere"], "nowhere: no such folder"),
         (["env", "play", "household", "--task", "attic-1"], "attic-1"),
+        (["serve", "nowhere", "--host", "0.0.0.0"], "RETRO_API_KEY is not set"),
+        (["serve", "nowhere", "-n", "33"], "-n 33 is more than --max-n 32"),
+        (["serve", "nowhere", "--port", "0"], "nowhere: neither an export"),
         (["reflect", "nowhere", "--trajectory", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
@@ -394,3 +397,9 @@ def test_a_checkpoint_with_a_damaged_header_is_named(name: str, content: bytes, 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableError, match=name):
         read_checkpoint(tmp_path)
+
+
+def test_serve_names_its_extra_where_a_package_is_missing(retro: Retro, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, err = retro("serve", "runs/quickstart/export")
+    assert (code, err) == (2, "retro: retro serve needs uvicorn: pip install 'retro[serve]'\n")

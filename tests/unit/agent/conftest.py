@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from retro.agent.records import BaseRecord, ExportRecord, RewardRecord
-from retro.config import ModelSection
-from retro.models.adapters import SharedBase
-from retro.models.heads import ScalarHead, save_head
-from retro.models.loading import base_identity
+from retro.agent.records import ExportRecord
 from retro.wire import retrying
+from tests.tiny_export import write_export
 from tests.unit.agent.choices_server import NAME, Server
 
 
@@ -35,25 +31,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def served_export(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export with a reward model that tells texts apart."""
-    folder = tmp_path_factory.mktemp("exports") / "export"
-    section = ModelSection(
-        base=str(tiny_model_dir), max_prompt_tokens=400, max_new_tokens=8, temperature=0.7, top_p=0.9, lora={"r": 2}
-    )
-    base = SharedBase.load(section, torch.device("cpu"))
-    for role, place in (("policy", "adapter"), ("reward", "reward")):
-        base.add_role(role, section.lora, seed=2)
-        base.save_role(role, folder / place)
-    save_head(ScalarHead(base.hidden_size, seed=1), folder / "reward" / "head.safetensors")
-    record = ExportRecord(
-        base=BaseRecord(name=section.base, identity=base_identity(section.base)),
-        prompts="household",
-        served_name=NAME,
-        model=section,
-        reward=RewardRecord(mean=0.0, std=1.0, loss="bradley_terry"),
-    )
-    (folder / "retro.json").write_text(record.model_dump_json())
-    return folder
+    return write_export(tmp_path_factory.mktemp("exports") / "export", tiny_model_dir, NAME)
 
 
 Altered = Callable[..., Path]

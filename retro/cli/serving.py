@@ -1,0 +1,72 @@
+"""``retro serve``: answers requests for reflections over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+from retro.agent.records import EXPORT, ExportRecord
+from retro.cli.logs import quieten
+from retro.cli.reflecting import export_folder
+from retro.config import ConfigError
+
+PACKAGES = ("fastapi", "uvicorn")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of the command, as its help describes them."""
+
+    host: str
+    port: int
+    name: str | None
+    n: int
+    max_n: int
+    max_body: int
+    active: int
+    waiting: int
+    timeout: float
+
+
+def serve_export(
+    adapter: str, options: ServeOptions, base: str | None, prompts: str | None, trust_remote_code: bool
+) -> None:
+    """Load an export and serve it until a signal ends the process.
+
+    Raises:
+        ConfigError: if the extra is not installed, an option is wrong, or the address needs a key that is not set.
+    """
+    if missing := [package for package in PACKAGES if util.find_spec(package) is None]:
+        raise ConfigError(f"retro serve needs {', '.join(missing)}: pip install 'retro[serve]'")
+    if options.n > options.max_n:
+        raise ConfigError(f"-n {options.n} is more than --max-n {options.max_n}")
+    quieten()
+
+    from retro.serving.access import check_address, read_key
+    from retro.serving.app import make_app
+    from retro.serving.limits import Limits
+    from retro.serving.logs import log_as_json
+    from retro.serving.server import bind, run_until_signal
+    from retro.serving.service import Service
+
+    key = read_key()
+    check_address(options.host, key)
+    folder = export_folder(adapter)
+    limits = Limits(options.max_body, options.max_n, options.active, options.waiting, options.timeout)
+    with bind(options.host, options.port) as bound:
+        from retro.agent.model import RetrospectiveModel
+
+        model = RetrospectiveModel.load(folder, base=base, prompts=prompts, trust_remote_code=trust_remote_code)
+        log_as_json()
+        service = Service(model, options.name or _name(folder), limits, options.n)
+        try:
+            run_until_signal(make_app(service, key), limits, bound)
+        finally:
+            service.close()
+
+
+def _name(folder: Path) -> str:
+    """What a server calls the model of an export; a plain adapter has the name of its folder."""
+    served = ExportRecord.read(folder).served_name if (folder / EXPORT).is_file() else ""
+    return served or folder.resolve().name

@@ -1,0 +1,119 @@
+"""The routes of ``retro serve``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from retro.serving.access import Access
+from retro.serving.bodies import ReflectionBody, read_body
+from retro.serving.failures import RequestError
+from retro.serving.gate import Gate, RequestRecord, refusal
+from retro.serving.service import Answer, Service
+from retro.types import Reflection, Usage
+
+T = TypeVar("T")
+
+
+def make_app(service: Service, key: str | None) -> ASGIApp:
+    """The server's app.
+
+    Args:
+        key: The API key that requests must carry; None if none is needed.
+    """
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(RequestError, _failed)
+    app.add_exception_handler(HTTPException, _failed)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        return JSONResponse({"status": "ready" if service.ready else "stopped"}, 200 if service.ready else 503)
+
+    @app.post("/v1/reflections")
+    async def reflections(request: Request) -> dict[str, Any]:
+        body = await read_body(request, ReflectionBody, service.limits.body_bytes)
+        answer = await while_connected(request, service.reflect(body.trajectory, body.n, body.seed))
+        record: RequestRecord = request.state.record
+        record.usage = answer.usage
+        return {"id": record.id, "model": service.name, **reflection_json(answer)}
+
+    return Gate(app, Access(key), [route.path for route in app.routes if hasattr(route, "path")])
+
+
+def reflection_json(answer: Answer) -> dict[str, Any]:
+    """Text, score, candidates and usage."""
+    reflected = answer.reflected
+    return {
+        "text": reflected.text,
+        "score": reflected.score,
+        "candidates": [_candidate_json(candidate) for candidate in reflected.candidates],
+        "usage": usage_json(answer.usage),
+    }
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total,
+    }
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled if the client goes away.
+
+    Raises:
+        RequestError: if the client has gone; nobody reads it.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError(499, "disconnected", "The client has gone.")
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return once the client has gone. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _candidate_json(candidate: Reflection) -> dict[str, Any]:
+    return {
+        "text": candidate.text,
+        "score": candidate.score,
+        "finish_reason": candidate.finish_reason,
+        "completion_tokens": candidate.usage.completion_tokens,
+    }
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """The answer to any error: one sentence. What we do not know is in the log alone."""
+    record: RequestRecord = request.state.record
+    if isinstance(error, RequestError):
+        refused = error
+    elif isinstance(error, HTTPException) and error.status_code == 405:
+        refused = RequestError(405, "wrong_method", "This route does not have this method.", error.headers)
+    elif isinstance(error, HTTPException):
+        refused = RequestError(error.status_code, "no_such_route", "This server has no such route.", error.headers)
+    else:
+        message = f"The server failed; its log names the error beside the id {record.id}."
+        refused = RequestError(500, "internal_error", message)
+    return refusal(refused, record)

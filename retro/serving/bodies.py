@@ -1,0 +1,69 @@
+"""Request bodies: read within limits, and checked key by key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
+
+from retro.reading import UnreadableError, parse_json, problems
+from retro.serving.failures import RequestError
+
+BODY_SECONDS = 30.0
+"""For the whole body to arrive."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class ReflectionBody(BaseModel):
+    """``POST /v1/reflections``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    trajectory: dict[str, Any] | list[Any]
+    """An object as ``retro reflect`` reads it; one with ``messages`` instead of ``opening`` and ``steps``; or the list
+    of messages alone."""
+    n: Annotated[int, Field(ge=1)] | None = None
+    """Reflections that are drawn, of which the best is kept."""
+    seed: Seed = 0
+
+
+async def read_body(request: Request, form: type[Body], limit: int) -> Body:
+    """The body as ``form``.
+
+    Raises:
+        RequestError: 415 if it is not declared as JSON, 413 if it is longer than ``limit`` bytes, 408 if it does not
+            arrive, 400 if it is not JSON, 422 if it does not have the form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # a web page of another site can send other types without being asked
+        raise RequestError(415, "not_json", "Send JSON, with the header Content-Type: application/json.")
+    content = await _content(request, limit)
+    try:
+        return form.model_validate(parse_json(content, "the body", limit))
+    except ValidationError as error:
+        raise RequestError(422, "invalid_body", f"The body does not fit: {problems(error)}.") from None
+    except UnreadableError as error:
+        raise RequestError(400, "unreadable_body", f"The body cannot be read: {error}.") from None
+
+
+async def _content(request: Request, limit: int) -> bytes:
+    too_long = RequestError(413, "body_too_large", f"The body is longer than {limit:,} bytes.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise too_long
+    content = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > limit:
+                    raise too_long
+    except TimeoutError:
+        raise RequestError(408, "slow_body", f"The body did not arrive within {BODY_SECONDS:.0f} s.") from None
+    except ClientDisconnect:
+        raise RequestError(499, "disconnected", "The client has gone.") from None
+    return bytes(content)

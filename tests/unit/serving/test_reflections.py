@@ -1,0 +1,156 @@
+"""``POST /v1/reflections`` with the tiny model: the same answers as the model itself, and clear errors for the rest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from retro import RetrospectiveModel
+from retro.serving.limits import Limits
+from retro.serving.logs import JsonLines
+from retro.serving.service import Service
+from tests.tiny_export import write_export
+from tests.unit.serving.conftest import KEY, about, running
+
+PATH = "/v1/reflections"
+SECRET = "content-that-must-not-be-logged"
+JSON = {"Content-Type": "application/json"}
+MANY = b"[" * 50_000
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RetrospectiveModel:
+    folder = write_export(tmp_path_factory.mktemp("served") / "export", tiny_model_dir, "tiny-0")
+    return RetrospectiveModel.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(model: RetrospectiveModel) -> Iterator[httpx.Client]:
+    with running(Service(model, "tiny-0", Limits(body_bytes=100_000, candidates=4), 3), KEY) as client:
+        yield client
+
+
+def test_the_answer_is_the_models(client, model):
+    document = about("You are in a room.", seed=5, n=2)
+    answer = client.post(PATH, json=document).raise_for_status().json()
+    own = model.reflect(document["trajectory"], n=2, seed=5)
+    assert (answer["text"], answer["model"]) == (own.text, "tiny-0")
+    assert answer["score"] == pytest.approx(own.score)
+    assert [one["text"] for one in answer["candidates"]] == [one.text for one in own.candidates]
+    assert answer["score"] == max(one["score"] for one in answer["candidates"])
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] == own.candidates[0].usage.prompt_tokens
+    assert usage["completion_tokens"] == sum(one["completion_tokens"] for one in answer["candidates"])
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert client.post(PATH, json=document).json()["text"] == own.text
+
+
+def test_messages_are_answered_as_their_trajectory(client):
+    messages = [
+        {"role": "user", "content": "You are in a room."},
+        {"role": "assistant", "content": "look"},
+        {"role": "user", "content": "nothing"},
+    ]
+    answers = [
+        client.post(PATH, json=body).raise_for_status().json()
+        for body in (about("You are in a room."), {"trajectory": messages}, {"trajectory": {"messages": messages}})
+    ]
+    assert len({answer["text"] for answer in answers}) == 1
+    assert all(len(answer["candidates"]) == 3 for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b'{"trajectory": NaN}', 400, "not a finite number"),
+        (b'{"trajectory": {"opening": "\xff"}}', 400, "not UTF-8"),
+        ('{"trajectory": {}}'.encode("utf-16"), 400, "not UTF-8"),
+        (b'{"trajectory": {"opening": "\\ud800"}}', 400, "surrogate"),
+        (b'{"trajectory": ' + MANY, 400, "nested deeper"),
+        (b'{"n": 1' + b"0" * 5_000 + b"}", 400, "beyond 64 bits"),
+        (b"[]", 422, "The body does not fit"),
+        (b"{}", 422, "trajectory: Field required"),
+        (b'{"trajectory": "look"}', 422, "trajectory"),
+        (b'{"trajectory": {}, "model": "x"}', 422, "model: unknown key"),
+        (b'{"trajectory": {}, "n": "8"}', 422, "n: "),
+        (b'{"trajectory": {}, "n": 0}', 422, "n: "),
+        (b'{"trajectory": {}, "seed": -1}', 422, "seed: "),
+        (b'{"trajectory": {}}', 422, "trajectory: Field required"),
+        (b'{"trajectory": []}', 422, "no text before"),
+        (b'{"trajectory": {"opening": "", "steps": []}}', 422, "at least one"),
+        (b'{"trajectory": {"opening": "", "steps": [{"action": 1, "observation": ""}]}}', 422, "steps.0.action"),
+        (json.dumps(about("x", n=5)).encode(), 422, "at most 4 candidates"),
+        (json.dumps(about("look " * 1_000)).encode(), 422, "takes"),
+        (b'{"trajectory": "' + b"a" * 10_000_000 + b'"}', 413, "longer than 100,000 bytes"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
+)
+def test_a_bad_body_gets_one_clear_sentence(client, content, status, says):
+    answer = client.post(PATH, content=content, headers=JSON)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert says in error["message"]
+    assert error["code"]
+    assert "Traceback" not in answer.text and "\n" not in error["message"]
+
+
+def test_a_body_of_unknown_length_is_cut_off_too(client):
+    assert client.post(PATH, content=iter([b"[" * 50_000] * 4), headers=JSON).status_code == 413
+
+
+def test_damaged_bodies_never_break_the_server(client):
+    whole, draws = json.dumps(about("You are in a room.", n=1)).encode(), random.Random(0)
+    seen = set()
+    for _ in range(60):
+        body = bytearray(whole)
+        for _ in range(draws.randint(1, 3)):
+            place = draws.randrange(len(body))
+            body[place : place + draws.randint(0, 3)] = draws.choice([b"", b'"', b"{", b"\xc3", b"0", b"null", b"\x00"])
+        seen.add(client.post(PATH, content=bytes(body), headers=JSON).status_code)
+    assert seen <= {200, 400, 422} and {400, 422} <= seen
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("POST", PATH, {"Authorization": "Bearer wrong"}, 401, "invalid_api_key"),
+        ("GET", "/nowhere", {"Authorization": ""}, 401, "invalid_api_key"),
+        ("GET", "/nowhere", {}, 404, "no_such_route"),
+        ("GET", "/openapi.json", {}, 404, "no_such_route"),
+        ("POST", f"{PATH}/", {}, 404, "no_such_route"),
+        ("GET", PATH, {}, 405, "wrong_method"),
+        ("POST", PATH, {"Content-Type": "text/plain"}, 415, "not_json"),
+    ],
+)
+def test_what_the_server_does_not_do_is_told(client, method, path, headers, status, code):
+    answer = client.request(method, path, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_probes_need_no_key(client):
+    for path, state in (("/healthz", "ok"), ("/readyz", "ready")):
+        answer = client.get(path, headers={"Authorization": ""})
+        assert (answer.status_code, answer.json()["status"]) == (200, state)
+
+
+def test_the_log_has_neither_content_nor_keys(client, caplog):
+    caplog.set_level(logging.INFO, "retro.serving")
+    answer = client.post(PATH, json=about(SECRET, n=1)).raise_for_status()
+    client.post(PATH, content=SECRET.encode(), headers=JSON)
+    client.post(f"/{SECRET}?key={SECRET}", headers={"Authorization": f"Bearer {SECRET}"})
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+    assert SECRET not in str(lines) and KEY not in str(lines)
+    first, second, third = [line for line in lines if line["event"] == "request"]
+    assert first["id"] == answer.headers["x-request-id"] == answer.json()["id"]
+    assert (first["method"], first["route"], first["status"]) == ("POST", PATH, 200)
+    assert first["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
+    assert (second["status"], second["code"]) == (400, "unreadable_body")
+    assert (third["status"], third["route"]) == (401, "unknown")
