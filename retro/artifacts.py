@@ -52,7 +52,8 @@ def digest_model(name: str, revision: str | None = None) -> str:
 
 def digest_parts(section: ActorSection | MemorySection) -> dict[str, str]:
     """Identifies the folders that an actor uses besides its model, or a memory besides its bank, by their contents."""
-    return {role: digest_model(name) for role, name in section.parts.items()}
+    own = getattr(getattr(section, "options", None), "parts", {})  # of somebody's own kind
+    return {role: digest_model(name) for role, name in {**section.parts, **own}.items()}
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -30,6 +30,8 @@ class RunFolder:
         self.trackers = path / "trackers"
         self.online_bank = path / "collect" / "bank"
         """The bank of a collection whose memory learns between its rounds, after the last of them."""
+        self.curator = path / "curator"
+        """What the language model that curates a bank has answered, and what it has cost."""
         self.memory = path / "memory"
         """The bank of a memory that learns across tasks."""
         self.sft_adapter = path / "sft" / ADAPTER

@@ -201,6 +201,8 @@ def _memory(path: Path, record: ExportRecord, trusted: bool) -> Memory | None:
             )
             return None
         section = parse_section(MemorySection, section)
+    for role, name in section.parts.items():
+        logger.info("%s of the memory: %s (named by %s)", role, name, path / EXPORT)
     return make_memory(section, path / MEMORY if learns(section) else None)
 
 

@@ -74,9 +74,12 @@ def parse_config(tree: dict[str, Any], origin: str) -> RunConfig:
 
 def _refuse_passwords(config: RunConfig) -> None:
     """Refuse passwords before the config is written to the run folder, the trackers and the terminal."""
-    buffer, server = config.buffer.url or "", getattr(config.actor, "base_url", None) or ""
+    buffer, in_key = config.buffer.url or "", "set the environment variable OPENAI_API_KEY"
+    curator = getattr(getattr(config.memory, "options", config.memory), "curator", None)
+    servers = {"actor": config.actor, "memory.curator": curator}
+    urls = {f"{name}.base_url": getattr(section, "base_url", None) or "" for name, section in servers.items()}
     for key, url, refused, remedy in (
-        ("actor.base_url", server, "//" in server.rpartition("@")[0], "set the environment variable OPENAI_API_KEY"),
+        *((key, url, "//" in url.rpartition("@")[0], in_key) for key, url in urls.items()),
         ("buffer.url", buffer, has_password(buffer), "give it to PostgreSQL in PGPASSWORD or ~/.pgpass"),
     ):
         if refused:

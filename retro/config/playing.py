@@ -93,6 +93,11 @@ class MemorySection(KindSection):
         """Folders (or hub names) that it uses besides its bank, by role: their contents decide what it recalls."""
         return {}
 
+    @property
+    def recalling(self) -> Self:
+        """The section without what is read only while a bank is folded and is not part of it, such as whom to ask."""
+        return self
+
 
 class RunnerSection(KindSection):
     """What plays many attempts at once."""

@@ -21,7 +21,7 @@ FACTS = "bank.json"
 CONTENT = "content"
 FORMAT = "2"
 """Of ``bank.json``. Since 2, it has the memory's section, the tokens and the size."""
-LATER: dict[str, Any] = {"vectors": None, "curator": None, "curated": 8}
+LATER: dict[str, Any] = {"vectors": None, "curator": None, "retries_per_request": 8}
 """Keys of built-in memories that were added later, with their defaults (see :func:`identity`)."""
 
 
@@ -90,11 +90,11 @@ def _learning(section: Section) -> dict[str, Any]:
 
 
 def identity(section: MemorySection) -> dict[str, Any]:
-    """The values of a memory's section that are part of the ids of what is played with it.
+    """The values of a memory's section that are part of the ids of what is played with it, beside the bank's digest.
 
     A key that was added after the memories had ids is left out while it has its default, so earlier ids stay.
     """
-    return {key: value for key, value in deciding(section).items() if key not in LATER or value != LATER[key]}
+    return {key: value for key, value in deciding(section.recalling).items() if key not in LATER or value != LATER[key]}
 
 
 def bank_inputs(config: RunConfig) -> dict[str, str]:
@@ -188,7 +188,7 @@ def fold_bank(
     memory.save(content)
     facts = BankFacts(
         digest=memory.digest,
-        memory=section.model_dump(mode="json"),
+        memory=section.recalling.model_dump(mode="json"),
         episodes=count,
         actor_tokens=actor_tokens,
         entries=len(memory.listing()) if isinstance(memory, ListingMemory) else None,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from retro.config import Section
-from retro.memory.entries import entry_id, shortened, source
+from retro.memory.entries import shortened, source
 from retro.reading import UnreadableError, cut, parse_json, problems
 from retro.types import Episode
 
@@ -87,20 +87,19 @@ def curation_prompt(bullets: Sequence[Mapping[str, Any]], retries: Sequence[Epis
     return f"{INSTRUCTIONS.format(max_tokens=max_tokens)}\n{data}\n"
 
 
-def operations(answer: str, retries: Sequence[Episode]) -> Iterator[dict[str, Any]]:
-    """The operations of an answer as :meth:`Playbook.apply` takes them; what is not one is logged and left out.
+def operations(answer: str, retries: Sequence[Episode]) -> Iterator[tuple[dict[str, Any], Episode | None]]:
+    """The operations of an answer as :meth:`Playbook.apply` takes them, each addition with the episode that it is from.
 
-    A new bullet gets its task from the episode that it is said to be of, and its first count from that one's outcome.
+    Whatever else the answer holds is logged and left out.
     """
     for proposal in _proposals(answer):
         if not isinstance(proposal, Lesson):
-            yield proposal.model_dump()
+            yield proposal.model_dump(), None
         elif proposal.episode > len(retries):
             _leave_out(proposal.model_dump(), f"there are {len(retries)} episodes")
         else:
             episode, text = retries[proposal.episode - 1], " ".join(proposal.text.split())
-            yield {"op": "add", "text": text, **source(episode)}
-            yield from counted([entry_id(episode.task.environment, text)], episode)
+            yield {"op": "add", "text": text, **source(episode)}, episode
 
 
 def counted(ids: Iterable[str], episode: Episode) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from retro.artifacts import write_atomically
 from retro.config import ConfigError, MemorySection, NonNegativeInt, PositiveInt, Recall
 from retro.memory.base import ListedEntry, Query
 from retro.memory.similarity import Index, TfIdf
-from retro.memory.vectors import Vectors
+from retro.memory.vectors import Vectors, encoder
 from retro.reading import UnreadableError, encodable, parse_json, problems, read_lines
 from retro.types import Episode, Recalled, RecalledEntries, derive_seed, from_json, to_json
 
@@ -75,6 +75,8 @@ class EntryBank(ABC, Generic[E]):
 
     @classmethod
     def from_options(cls, options: BankOptions) -> Self:
+        if options.vectors is not None:
+            encoder(options.vectors)  # before anything is played
         return cls(options)
 
     @abstractmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from retro.config import ActorSection, Fraction, NonNegativeInt, OneOf, PositiveInt, Recall, Section
 from retro.memory.base import Ask
@@ -52,10 +52,22 @@ class PlaybookOptions(BankOptions):
     curator: Annotated[OneOf[ActorSection] | None, BeforeValidator(_built_in)] = None
     """A language model that writes the operations, described as an actor is (``{kind: openai, model: …, max_tokens:
     2000}``). By default they are made by rule."""
-    curated: PositiveInt = 8
+    retries_per_request: PositiveInt = 8
     """How many retries one request to the curator is about."""
     counters: Annotated[bool, Recall] = True
     """Whether the counters choose the bullets. Without them, which is a control, similarity alone does."""
+
+    @property
+    def recalling(self) -> Self:
+        return self.model_copy(update={"curator": None, "retries_per_request": 8})
+
+    @model_validator(mode="after")
+    def _whole_prompts(self) -> Self:
+        if self.curator is not None and self.curator.context_tokens is not None:
+            raise ValueError(
+                "curator.context_tokens: its prompts are not shortened; lower retries_per_request or budget instead"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +140,18 @@ class Playbook(EntryBank[Bullet]):
         return grown.refined(grown.entries.keys() - self.entries.keys())
 
     def fold_with(self, episodes: Iterable[Episode], ask: Ask) -> Self:
-        """The playbook after these episodes, whose retries are told to the curator, ``curated`` at a time."""
+        """See :class:`~retro.memory.base.CuratedMemory`: each request is about ``retries_per_request`` retries."""
         grown, waiting = self, list[Episode]()
         for episode in episodes:
             if not episode.broken:
                 waiting.append(episode)
-            if sum(waits.reflection is not None for waits in waiting) == self.options.curated:
+            if sum(waits.reflection is not None for waits in waiting) == self.options.retries_per_request:
                 grown, waiting = grown._curated(waiting, ask), []
         return grown._curated(waiting, ask)
 
     def _curated(self, episodes: Sequence[Episode], ask: Ask) -> Self:
         retries = [episode for episode in episodes if episode.reflection is not None]
+        read = {episode.id: {id for id in episode.recalled.ids if id in self.entries} for episode in episodes}
         changes: list[dict[str, Any]] = []
         if retries:
             environments = {episode.task.environment for episode in retries}
@@ -147,9 +160,13 @@ class Playbook(EntryBank[Bullet]):
                 for id, bullet in sorted(self.entries.items())
                 if bullet.environment in environments
             ]
-            changes += operations(ask(curation_prompt(held, retries, self.options.max_tokens)), retries)
+            for change, lesson_of in operations(ask(curation_prompt(held, retries, self.options.max_tokens)), retries):
+                changes.append(change)
+                if lesson_of is not None:
+                    id = entry_id(lesson_of.task.environment, change["text"])
+                    read[lesson_of.id] |= {id} - self.entries.keys()
         for episode in episodes:
-            changes += counted([id for id in episode.recalled.ids if id in self.entries], episode)
+            changes += counted(sorted(read[episode.id]), episode)
         grown = self.apply(changes)
         return grown.refined(grown.entries.keys() - self.entries.keys())
 

@@ -49,13 +49,14 @@ class Encoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
             self._model = AutoModel.from_pretrained(model, trust_remote_code=False, use_safetensors=True).float().eval()
-        except (OSError, ValueError, ImportError) as error:
+            limits = (getattr(self._model.config, "max_position_embeddings", None), self._tokenizer.model_max_length)
+            self._max_tokens = min(MAX_TOKENS, *(limit for limit in limits if limit))
+            self.encode("a text")  # an encoder-decoder, for one, cannot
+        except (OSError, ValueError, ImportError, TypeError, AttributeError) as error:
             why = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"memory.vectors: {model}: not an encoder with its tokenizer and safetensors weights: {why}"
             ) from None
-        own = getattr(self._model.config, "max_position_embeddings", MAX_TOKENS)
-        self._max_tokens = min(MAX_TOKENS, own, self._tokenizer.model_max_length)
 
     def encode(self, text: str) -> torch.Tensor:
         """The vector of a text, float32, of length 1, shape (H,)."""

@@ -102,7 +102,7 @@ class PpoOptions(SampledPolicySection):
                 "over_control"
             )
         if self.lag and not self.needs & {"retries", "controls"}:
-            raise ValueError("lag: 1 only spares waiting for the actor, and no term of reward lets it play: use lag=0")
+            raise ValueError("lag: 1 has no effect: no term of reward lets the actor play; use lag=0")
         if self.lag and self.turns > 1:
             raise ValueError("lag: the next turn of a chain is sampled after the actor's retry: use lag=0 or turns=1")
         if self.drop_equal_groups and self.group < 2:

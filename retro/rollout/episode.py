@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from retro.envs.base import Environment, EnvironmentFailedError, StepResult, TaskSet
 from retro.memory.base import Memory, Query
 from retro.prompts import Prompts, PromptTooLongError
-from retro.reading import encodable
+from retro.reading import cut, encodable
 from retro.rollout.attempts import Attempt
+from retro.ties import minus
 from retro.types import (
     Actor,
     ActorError,
@@ -119,11 +120,13 @@ class Player:
 async def _again(environment: _Played, kept: Sequence[Step]) -> list[Step]:
     """Play the steps of an earlier episode again; they cost the actor nothing."""
     for step in kept:
-        observation = encodable((await environment.step(step.action))[0])
-        if observation != step.observation:
+        observation, reward, terminated, truncated, _ = await environment.step(step.action)
+        if encodable(observation) != step.observation or minus(reward, step.reward) or terminated or truncated:
+            ended = ", at the end" if terminated or truncated else ""
             raise EnvironmentFailedError(
-                f"{step.action!r} is answered with {observation!r}, in the failed episode with {step.observation!r}: "
-                "a retry cannot begin within it; let retries begin at the start (collect.branch=start)"
+                f"{step.action!r} was answered with {cut(step.observation)!r} and reward {step.reward:g} in the failed "
+                f"episode, and now with {cut(observation)!r} and {reward:g}{ended}: a retry cannot begin within it; "
+                "let retries begin at the start (collect.branch=start)"
             )
     return [replace(step, usage=Usage()) for step in kept]
 

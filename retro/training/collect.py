@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -123,7 +123,10 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         tasks = collected_tasks(config, parts.taskset(config.environment))
         actor = parts.actor(config.actor) if isinstance(config.actor, OpenAIOptions) else None
         if isinstance(actor, OpenAIActor):
-            asyncio.run(actor.check())  # before minutes are spent on loading the base, as the next two
+            asyncio.run(actor.check())  # before minutes are spent on loading the base, as the next ones
+        learning = section.round_tasks is not None
+        curating = curator_of(config.memory, RunFolder(config.run_dir).curator, device) if learning else nullcontext()
+        ask = opened.enter_context(curating)
         prompt_tokens(config.model, local_context(config.model))
         buffer = opened.enter_context(ReplayBuffer(config.buffer_url))
         base = SharedBase.load(config.model, device)
@@ -146,7 +149,6 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         rounds: list[Round] = []
         if section.round_tasks is not None:
             banks = work.folder / "rounds"
-            ask = opened.enter_context(curator_of(config.memory, banks, device))
             rounds, bank = collect_in_rounds(section.round_tasks, tasks, config.memory, banks, play, ask)
             copy_bank(bank, work.output("bank", RunFolder(config.run_dir).online_bank))
             trees = [tree for played in rounds for tree in played.trees]

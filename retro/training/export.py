@@ -115,7 +115,7 @@ def write_export(config: RunConfig, work: Work) -> None:
         chat=bool(load_tokenizer(config.model).chat_template),
         config_overrides=config_overrides(config.model),
         model=with_prompt_limit(config.model, base_context(config.model)),
-        memory=config.memory,
+        memory=config.memory.recalling,
         reward=record,
         files=file_records(work.folder, parts),
         versions={**versions(), "git": git_revision()},

@@ -41,7 +41,7 @@ def fold_memory(config: RunConfig, work: Work) -> None:
     if config.collect.round_tasks is not None:
         copy_bank(RunFolder(config.run_dir).online_bank, work.folder)
     else:
-        opened = curator_of(config.memory, work.folder, resolve_device(config.device))
+        opened = curator_of(config.memory, RunFolder(config.run_dir).curator, resolve_device(config.device))
         with ReplayBuffer(config.buffer_url, create=False) as buffer, opened as ask:
             episodes = (e for e in buffer.episodes(split=Split.TRAIN) if not chosen or e.task.environment in chosen)
             fold_bank(config.memory, episodes, work.folder, ask=ask)

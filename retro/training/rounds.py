@@ -40,7 +40,13 @@ class Round:
 
 
 def check_rounds(config: RunConfig) -> None:
-    """Raise ConfigError if the memory is to learn between rounds (``collect.round_tasks``), and cannot."""
+    """Raise ConfigError if the memory is to learn between rounds (``collect.round_tasks``), and cannot; or if it would
+    learn from steps that retries only repeat (``collect.branch``)."""
+    if config.collect.branch != "start" and learns(config.memory):
+        raise ConfigError(
+            f"collect.branch={config.collect.branch}: a bank would count the steps that a retry keeps once more; let "
+            "retries begin at the start, or choose a memory that does not learn across tasks"
+        )
     if config.collect.round_tasks is None:
         return
     if not learns(config.memory):
@@ -119,6 +125,6 @@ def refuse_a_broken_round(number: int, played: Sequence[Episode]) -> None:
     if broken:
         raise ActorFailedError(
             f"round {number}: the {broken[0].broken_by} failed in task {broken[0].task.id}: {broken[0].info['error']}; "
-            "the memory learns from whole rounds alone. What was played is kept: correct this, and run the same "
-            "command again"
+            "the memory learns only from whole rounds. What was played is kept: correct this, and run the same command "
+            "again; if this task can never be played, collect without collect.round_tasks"
         )

@@ -64,8 +64,10 @@ class Retries:
     def begin(self, attempts: Sequence[Attempt]) -> Future[list[Episode]]:
         """The same in a thread, while the caller goes on. The caller does not use the loop before the end."""
         self._finish()
+        self._task = None
         self._task_known.clear()
         self._begun = self._thread.submit(self._loop.run, self._played(attempts))
+        self._begun.add_done_callback(lambda _: self._task_known.set())
         return self._begun
 
     async def _played(self, attempts: Sequence[Attempt]) -> list[Episode]:
@@ -81,8 +83,8 @@ class Retries:
         """Cancel what is being played, and release what the runner and the environments hold."""
         if self._begun is not None and not self._begun.done():
             self._task_known.wait()
-            assert self._task is not None
-            self._loop.get_loop().call_soon_threadsafe(self._task.cancel)
+            if self._task is not None:
+                self._loop.get_loop().call_soon_threadsafe(self._task.cancel)
             self._finish()
         self._thread.shutdown()
         self._runner.close()

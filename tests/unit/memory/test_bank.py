@@ -10,7 +10,7 @@ import pytest
 
 from retro.artifacts import write_json
 from retro.buffer import ReplayBuffer
-from retro.config import ConfigError, MemorySection, RunConfig
+from retro.config import ConfigError, MemorySection, RunConfig, parse_config
 from retro.memory import LearningMemory, Query
 from retro.memory.bank import (
     FACTS,
@@ -117,5 +117,24 @@ def test_only_the_runs_own_memory_has_a_bank(tmp_path: Path) -> None:
 def test_keys_that_were_added_later_are_no_part_of_ids_until_they_are_used() -> None:
     parts = identity(memory_section("playbook"))
     assert {"kind", "bullets", "shuffled"} < parts.keys()
-    assert parts.keys().isdisjoint({"vectors", "curator", "curated"})
+    assert parts.keys().isdisjoint({"vectors", "curator", "retries_per_request"})
     assert identity(memory_section("playbook", vectors="some-encoder")) == {**parts, "vectors": "some-encoder"}
+
+
+def test_whom_a_bank_was_curated_by_is_not_kept_with_it_and_changes_no_ids(tmp_path: Path) -> None:
+    curator = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    section = memory_section("playbook", curator=curator, retries_per_request=3)
+    assert identity(section) == identity(memory_section("playbook"))
+    facts = fold_bank(section, [], tmp_path, ask=_Silent())
+    assert (facts.memory["curator"], facts.memory["retries_per_request"]) == (None, 8)
+    with pytest.raises(ConfigError, match=r"memory\.curator\.base_url .*a password in a URL"):
+        parse_config({"memory": {"kind": "playbook", "curator": {**curator, "base_url": "http://a:b@c/v1"}}}, "test")
+    with pytest.raises(ConfigError, match="its prompts are not shortened"):
+        parse_config({"memory": {"kind": "playbook", "curator": {"kind": "local", "context_tokens": 9}}}, "test")
+
+
+class _Silent:
+    tokens = 0
+
+    def __call__(self, prompt: str) -> str:
+        raise AssertionError("there is nothing to ask about")

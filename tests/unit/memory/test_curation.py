@@ -72,11 +72,11 @@ def test_a_lesson_has_the_task_of_its_episode_and_a_count_of_its_outcome() -> No
 
 def test_it_is_asked_about_so_many_retries_at_a_time_and_told_the_bullets() -> None:
     episodes = [play(task("first")), *retries(5)]
-    memory, ask = curated(episodes, [add(1, "heat it first.")], [add(1, "look around.")], curated=2)
+    memory, ask = curated(episodes, [add(1, "heat it first.")], [add(1, "look around.")], retries_per_request=2)
     assert [prompt.count('"reflection": ') for prompt in ask.prompts] == [2, 2, 1]
     assert '"bullets": []' in ask.prompts[0]
     assert id_of("heat it first.") in ask.prompts[1]
-    again, _ = curated(episodes, [add(1, "heat it first.")], [add(1, "look around.")], curated=2)
+    again, _ = curated(episodes, [add(1, "heat it first.")], [add(1, "look around.")], retries_per_request=2)
     assert memory.digest == again.digest
 
 
@@ -89,6 +89,15 @@ def test_recalled_bullets_are_counted_by_outcome_without_asking() -> None:
     assert ask.prompts == []
 
 
+def test_an_outcome_counts_once_whatever_the_answer_repeats() -> None:
+    memory, _ = curated(retries(1), [add(1, "heat it first.")] * 20)
+    assert counters(memory) == {"heat it first.": (1, 0)}
+    again = play(task("u"), "lesson", recalled=(id_of("heat it first."),))
+    assert counters(memory.fold_with([again], Scripted([add(1, "heat it first.")] * 20))) == {"heat it first.": (2, 0)}
+    unread = play(task("v"), "lesson")
+    assert counters(memory.fold_with([unread], Scripted([add(1, "heat it first.")]))) == {"heat it first.": (1, 0)}
+
+
 def test_it_may_merge_and_delete() -> None:
     texts = ("heat it first.", "warm the thing up before.", "be careful.")
     first = [add(1, text) for text in texts]
@@ -96,7 +105,7 @@ def test_it_may_merge_and_delete() -> None:
         {"op": "merge", "into": id_of(texts[0]), "others": [id_of(texts[1])]},
         {"op": "delete", "id": id_of(texts[2])},
     ]
-    memory, _ = curated(retries(2), first, second, curated=1)
+    memory, _ = curated(retries(2), first, second, retries_per_request=1)
     assert counters(memory) == {"heat it first.": (2, 0)}
 
 

@@ -40,11 +40,20 @@ def test_texts_of_any_kind_have_a_vector(tiny_model_dir: Path) -> None:
 
 
 def test_a_bank_recalls_by_the_vectors_if_there_is_an_encoder(tiny_model_dir: Path) -> None:
-    episodes = [play(task(f"t{i}", kind), f"lesson {i}", thing="mug") for i, kind in enumerate(("heat", "clean"))]
-    options = {"lessons": 1, "similarity": 1.0, "min_similarity": 0.0}
+    kinds = ("heat", "clean", "cool", "put")
+    episodes = [play(task(f"t{i}", kind), f"lesson {i}", thing=f"mug{i}") for i, kind in enumerate(kinds)]
+    options = {"lessons": 4, "similarity": 1.0, "min_similarity": 0.0}
     section = memory_section("retrieval", vectors=str(tiny_model_dir), **options)
-    for number, kind in enumerate(("heat", "clean")):
-        assert folded(section, *episodes).recall(ask(kind)).entries == (f"lesson {number}",)
+    openings = [episode.trajectory.opening for episode in episodes]
+    differs = 0
+    for thing in ("mug0", "egg", "plate 1", "desk"):
+        query = ask("examine", thing)
+        cosines = Vectors(str(tiny_model_dir), openings).similarities(query.opening)
+        nearest_last = [f"lesson {i}" for i in sorted(range(4), key=cosines.__getitem__)]
+        assert list(folded(section, *episodes).recall(query).entries) == nearest_last
+        by_words = folded(memory_section("retrieval", **options), *episodes).recall(query).entries
+        differs += list(by_words) != nearest_last
+    assert differs, "words alone would have chosen the same"
     assert folded(section, *episodes).digest == folded(memory_section("retrieval", **options), *episodes).digest
 
 

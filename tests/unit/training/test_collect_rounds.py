@@ -99,6 +99,11 @@ def test_a_stop_and_the_concurrency_change_no_byte(make_config: MakeConfig, monk
     assert set(added) < {episode.id for episode in whole[0]}
 
 
+def test_a_bank_does_not_learn_from_steps_that_retries_repeat(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="a bank would count the steps that a retry keeps once more"):
+        run_stage(COLLECT, make_config(memory=OWN, collect={"branch": "last_reward"}))
+
+
 def test_rounds_need_a_memory_that_learns_and_train_tasks(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"memory\.kind=window does not learn across tasks"):
         run_stage(COLLECT, make_config(**ONLINE | {"memory": "window"}))

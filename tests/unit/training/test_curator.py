@@ -25,7 +25,7 @@ ANSWER = json.dumps([{"op": "add", "episode": 1, "text": "clean it at the sink f
 def config_for(make: Callable[..., RunConfig], server: Server, name: str, **curator: Any) -> RunConfig:
     server.choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
     section = {"kind": "openai", "model": "m", "base_url": server.url, "max_tokens": 500, **curator}
-    return make(name=name, memory={"kind": "playbook", "curator": section, "curated": 10})
+    return make(name=name, memory={"kind": "playbook", "curator": section, "retries_per_request": 10})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def test_a_fold_that_was_stopped_asks_nothing_twice(filled_config: Callable[...,
     with pytest.raises(ActorFailedError, match=r"memory\.curator: .*what it has answered is kept"):
         run_stage(MEMORY, broken)
     assert len(server.requests) == 3
-    answers = broken.run_dir / "memory" / "curator.jsonl"
+    answers = broken.run_dir / "curator" / "answers.jsonl"
     answers.write_text(answers.read_text() + '{"key": "half a li')
     server.requests.clear()
     assert files(run_stage(MEMORY, broken)) == files(folder)

@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 
+from retro.buffer.views import Context
 from retro.config import RunConfig, parse_config
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
 from retro.stage import run_stage
 from retro.training.algorithms.ppo import Ppo
 from retro.training.collect import STAGE as COLLECT
+from retro.training.policy.ahead import AHEAD_FILE, load_ahead, save_ahead
 from retro.training.policy.batch import Batch
+from retro.training.policy.groups import Response
 from retro.training.policy.loop import Loop
 from retro.training.policy.stage import STAGE as POLICY
-from retro.types import Episode
+from retro.types import Episode, Split, StopReason, Task, Trajectory
 from tests.policy_stage import fresh_run, metrics, prepare, rollouts
 
 Fresh = Callable[..., RunConfig]
@@ -103,10 +106,26 @@ def test_an_interrupt_does_not_wait_for_the_actor(fresh: Fresh, monkeypatch: pyt
             run_stage(POLICY, fresh("stopped", lag=1))
 
 
+def test_what_was_sampled_ahead_is_read_back_whatever_its_size(tmp_path: Path) -> None:
+    numbers = tuple(-index / 3 for index in range(300))
+    sampled = [
+        Response(slot, index, tuple(range(300)), numbers, f"look, {index}", "stop", numbers)
+        for slot in range(24)
+        for index in range(8)
+    ]
+    save_ahead(sampled, tmp_path)
+    assert (tmp_path / AHEAD_FILE).stat().st_size > 2**20  # more than a settings file may have
+    context = Context(
+        Episode("e", Task("household", "t", Split.TRAIN), 0, Trajectory(""), 0.0, False, StopReason.HORIZON)
+    )
+    groups = load_ahead(tmp_path, dict.fromkeys((3, 17), context))
+    assert [response for group in groups for response in group.responses] == [r for r in sampled if r.slot in (3, 17)]
+
+
 @pytest.mark.parametrize(
     ("ppo", "message"),
     [
-        ({"reward": "model"}, "lag: 1 only spares waiting for the actor"),
+        ({"reward": "model"}, "lag: 1 has no effect"),
         ({"advantage": "chain", "turns": 2}, "lag: the next turn of a chain is sampled after the actor's retry"),
     ],
 )
