@@ -109,6 +109,7 @@ def train(
             sooner to copy names from what it reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_begun(folder, {"steps": steps, "lr": lr, "read_weight": read_weight})
     optimisers = build_optimisers(model, lr)
     start = _restore(model, optimisers, folder)
     began = time.monotonic()
@@ -208,6 +209,16 @@ def _losses(model: LlamaForCausalLM, batch: Sequence[Example], with_read: bool) 
     each = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets), reduction="none")
     learnt = torch.tensor(written)
     return each[learnt].sum(), each[~learnt].sum()
+
+
+def _check_begun(folder: Path, settings: dict[str, float]) -> None:
+    """Refuse to continue a training that was begun with other settings."""
+    file = folder / "settings.json"
+    begun = json.loads(file.read_text()) if file.is_file() else {} if (folder / "step").is_file() else settings
+    if begun != settings:
+        made = begun or "settings of an earlier version"
+        raise ValueError(f"{folder} holds a training with {made}, not {settings}: remove it to begin anew")
+    file.write_text(json.dumps(settings))
 
 
 def _save(model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer], folder: Path, step: int) -> None:

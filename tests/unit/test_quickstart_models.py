@@ -202,6 +202,15 @@ def test_a_killed_training_goes_on_to_the_same_losses_and_weights(tmp_path: Path
         assert torch.equal(one, other)
 
 
+def test_a_training_is_not_continued_with_other_settings(tmp_path: Path) -> None:
+    train(tiny(), samples, tmp_path, steps=2, lr=1e-2)
+    with pytest.raises(ValueError, match="remove it to begin anew"):
+        train(tiny(), samples, tmp_path, steps=4, lr=1e-2)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="an earlier version"):
+        train(tiny(), samples, tmp_path, steps=2, lr=1e-2)
+
+
 def test_branches_do_not_see_one_another(tmp_path: Path) -> None:
     """One example with two branches has the loss of two examples with one each."""
     prefix, branches = [1, 2, 3], [[4, 5, 6], [7, 8]]

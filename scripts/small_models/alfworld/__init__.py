@@ -12,7 +12,7 @@ from retro.envs.alfworld import AlfworldTasks
 from retro.prompts import load_prompts
 from retro.types import Split, derive_seed
 from scripts.small_models.alfworld.language import PHRASINGS
-from scripts.small_models.alfworld.plays import Play, read_plays, write_plays
+from scripts.small_models.alfworld.plays import VERSION, Play, read_plays, write_plays
 from scripts.small_models.alfworld.samples import actor_example, retrospective_example
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
 from scripts.small_models.train import Example, Role, Shape, build_model
@@ -66,7 +66,7 @@ def build(
 
 def demonstrated(character: str, folder: Path, games: str) -> list[Play]:
     """The plays of one demonstrator in the training rooms: from ``folder``, or played now where they are missing."""
-    file = folder / f"plays-{character}.jsonl"
+    file = folder / f"plays-{character}-{VERSION}.jsonl"
     world = AlfworldTasks({"train": games}, graded=True, rooms=ROOMS, steps=STEPS)
     try:
         write_plays(world.tasks(Split.TRAIN, world.count(Split.TRAIN)), world, character, seed=1, file=file)

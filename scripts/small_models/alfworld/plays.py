@@ -24,6 +24,8 @@ from scripts.small_models.alfworld.view import Goal, View
 
 logger = logging.getLogger(__name__)
 
+VERSION = 2
+"""Of the demonstrators and of the notes on their failures: one more whenever either changes."""
 GAMES = 600
 """Games that a demonstrator plays, drawn at random; both play the same ones."""
 CHAINS = 3
