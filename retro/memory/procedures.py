@@ -18,9 +18,8 @@ from retro.types import Episode, Trajectory
 ROUTINE = 3
 """A success of so many procedures is stored as a routine."""
 REFINED = 3
-"""A procedure is refined after so many successes and as many failures."""
-MAX_CONTEXTS = 8
-"""The latest successes, and the latest failures, of which a procedure keeps the context."""
+"""A procedure is refined after so many successes and as many failures, by the contexts of the latest ones: it keeps no
+others, so that a bank soon has its full size."""
 MAX_CONTEXT_CHARS = 1_000
 MAX_CONDITIONS = 5
 RESEMBLES = 0.5
@@ -103,7 +102,7 @@ class ProcedureBank(EntryBank[Procedure]):
         EU = rel·ρ − risk·(1 − ρ)·C + λ·12·Var[Beta],
 
     where rel is the similarity of the openings, times the share of the preconditions that the task's opening names,
-    and risk is the share of the procedure's failures that began alike. A full bank loses the lowest
+    and risk is the share of the procedure's latest failures that began alike. A full bank loses the lowest
     .5·ρ + .3·min(1, n/10) + .2·recency for n uses; recency halves every ``capacity`` episodes.
 
     A procedure ends at a step that is rewarded; what follows the last reward of a failed episode failed. The kind of a
@@ -170,8 +169,8 @@ class ProcedureBank(EntryBank[Procedure]):
                 latest=now,
                 successes=known.successes + worked,
                 failures=known.failures + (not worked),
-                worked=(*known.worked, case)[-MAX_CONTEXTS:] if worked else known.worked,
-                failed=known.failed if worked else (*known.failed, case)[-MAX_CONTEXTS:],
+                worked=(*known.worked, case)[-REFINED:] if worked else known.worked,
+                failed=known.failed if worked else (*known.failed, case)[-REFINED:],
             )
         )
 
