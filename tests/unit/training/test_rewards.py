@@ -24,7 +24,7 @@ from retro.training.policy.rollouts import Rollouts
 from retro.training.rewards.base import Reward
 from retro.training.rewards.format import FormatOptions, FormatReward
 from retro.training.rewards.model import ModelOptions, ModelReward
-from retro.types import Episode, Split, StopReason, Task, Trajectory
+from retro.types import Episode, Split, Step, StopReason, Task, Trajectory
 
 RETURNS = {None: 0.5, "look": 1.0, "wait": 0.2, "too long": 0.4}
 """What the actor reaches with a reflection, or without one."""
@@ -68,9 +68,12 @@ class Scores:
         return [[2.0, -2.0] for _ in groups]
 
 
-def rollouts(reward: Any, actor: Actor, penalty: float = 0.0, temperature: float = 1.0) -> Rollouts:
+def rollouts(
+    reward: Any, actor: Actor, penalty: float = 0.0, temperature: float = 1.0, branch: str = "start"
+) -> Rollouts:
     ppo = {"reward": reward, "group": actor.size}
-    config = parse_config({"actor": {"temperature": temperature}, "ppo": ppo}, "test")
+    tree = {"actor": {"temperature": temperature}, "collect": {"branch": branch}, "ppo": ppo}
+    config = parse_config(tree, "test")
     terms = [(build(term, reward_folder=Path("none")), term.weight) for term in config.ppo.rewards]
     return Rollouts(config, Scores(), actor, terms, penalty, asyncio.Runner())  # type: ignore[arg-type]
 
@@ -95,6 +98,16 @@ HIGH, LOW = 0.8807970779778823, 0.11920292202211757
 def test_scores(reward: Any, expected: list[float]) -> None:
     [scored] = rollouts(reward, Actor()).score([group()], 1)
     assert scored.rewards == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("branch", "kept"), [("start", 0), ("last_reward", 2)])
+def test_retries_and_controls_begin_where_those_of_the_collection_do(branch: str, kept: int) -> None:
+    steps = tuple(Step("look", "ok", reward) for reward in (0.1, 0.2, 0.0))
+    failed = replace(episode(0.3), trajectory=Trajectory("Open.", steps))
+    actor = Actor()
+    both = ["environment", {"kind": "over_control", "controls": 1}]
+    rollouts(both, actor, branch=branch).score([replace(group(), context=Context(failed))], 1)
+    assert [attempt.kept for attempt in actor.played] == [steps[:kept]] * 3
 
 
 def test_among_equal_returns_the_shorter_has_the_higher_advantage() -> None:
