@@ -228,8 +228,9 @@ def _warn_of_long_episodes(summary: Mapping[str, Any]) -> None:
         first = summary["first_unreflected"][0]
         logger.warning(
             "%d failed episodes could not be reflected on and were not retried, the first of task %s: %s. To reflect "
-            "on them, raise model.max_prompt_tokens and run the same command again: nothing else is played again",
+            "on them, raise model.max_prompt_tokens and run the same command again: %s played again",
             *(summary["unreflected"], first["task"], first["reason"]),
+            "later rounds, whose bank will be another, are" if "rounds" in summary else "nothing else is",
         )
     if summary["context_stops"]:
         logger.warning(
