@@ -43,8 +43,8 @@ class LocalOptions(CheckpointSection, ActorSection):
     def parts(self) -> dict[str, str]:
         return {} if self.adapter is None else {"actor_adapter": self.adapter}
 
-    def share(self, processes: int) -> Self:
-        one = super().share(processes)
+    def share(self, processes: int, shared_limits: bool = False) -> Self:
+        one = super().share(processes, shared_limits)
         return one if self.cache_gib is None else one.model_copy(update={"cache_gib": self.cache_gib / processes})
 
 

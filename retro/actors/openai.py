@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from retro.actors.budget import Budget
 from retro.actors.response_cache import ResponseCache, request_key
+from retro.actors.shared_limits import SharedLimits
 from retro.actors.silence import SilenceMonitor
 from retro.actors.token_count import prompt_limit
 from retro.config import ActorSection, BudgetSection, ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Speed
@@ -84,12 +85,15 @@ class OpenAIOptions(RequestSection, ActorSection):
         counted = self.context_tokens is not None and self.tokenizer is not None
         return {"actor_tokenizer": str(self.tokenizer)} if counted else {}
 
-    def share(self, processes: int) -> Self:
+    def share(self, processes: int, shared_limits: bool = False) -> Self:
+        one = super().share(processes, shared_limits)
+        if shared_limits:
+            return one
         budget = next((key for key in ("tokens", "money") if getattr(self.budget, key) is not None), None)
         if budget is not None and processes > 1:
             raise ConfigError(
                 f"actor.budget.{budget}: one process counts what is spent, and runner.kind=processes has {processes}: "
-                "set runner.kind=local, or leave the limit out"
+                "set runner.kind=local or ray, or leave the limit out"
             )
         limits = {key: getattr(self, key) for key in ("requests_per_minute", "tokens_per_minute")}
         shares = {key: limit // processes for key, limit in limits.items() if limit is not None}
@@ -98,7 +102,7 @@ class OpenAIOptions(RequestSection, ActorSection):
                 raise ConfigError(
                     f"actor.{key}={limits[key]} cannot be divided among {processes} processes: lower runner.workers"
                 )
-        return super().share(processes).model_copy(update=shares)
+        return one.model_copy(update=shares)
 
 
 class OpenAIActor:
@@ -155,6 +159,10 @@ class OpenAIActor:
     ) -> OpenAIActor:
         """The actor; a ``device`` is the server's own concern."""
         return cls(options, ledger)
+
+    def limit_by(self, limits: SharedLimits) -> None:
+        """Keep limits that other processes keep, too, in place of its own."""
+        self._client.limit_by(limits, limits)
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Answer ``prompt``; the text ends before the first stop string.

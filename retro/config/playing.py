@@ -73,8 +73,11 @@ class ActorSection(KindSection):
         """Folders (or hub names) that it uses besides ``model``, by role: their contents decide its answers."""
         return {}
 
-    def share(self, processes: int) -> Self:
+    def share(self, processes: int, shared_limits: bool = False) -> Self:
         """The section for one of several processes that play together, with its part of what is limited.
+
+        Args:
+            shared_limits: The processes keep rate limits and budgets together, so those stay whole.
 
         Raises:
             ConfigError: if a limit cannot be divided.

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 import pickle
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
 from retro.config import PositiveInt, RunnerSection
 from retro.rollout.attempts import Attempt
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.worker import Answer, Cancel, LogLine, NewPlayer, Play, Setup
-from retro.rollout.worker_process import Job, WorkerProcess, cores
+from retro.rollout.worker_process import Job, Receive, Worker, WorkerProcess, cores
 from retro.types import Episode
 
 logger = logging.getLogger(__name__)
@@ -46,37 +48,43 @@ class ProcessesRunnerOptions(RunnerSection):
         return self.workers or min(cores(), MOST_WORKERS)
 
 
-class ProcessesRunner:
-    """Plays attempts in the worker processes of a stage. Which of them plays an attempt changes nothing in it.
+class WorkersRunner:
+    """Plays attempts in the workers of a stage. Which of them plays an attempt changes nothing in it.
 
     Args:
-        workers: the processes, which outlive this runner.
-        spec: the player of all processes together: each builds one with its share of what is limited.
+        workers: they outlive this runner.
+        spec: the player of all workers together: each builds one with its share of what is limited.
+        shared_limits: whether the workers keep rate limits and budgets together.
 
     Raises:
-        ConfigError: if the actor has a limit that cannot be divided among processes.
+        ConfigError: if the actor has a limit that cannot be divided among workers.
     """
 
-    Options = ProcessesRunnerOptions
-
-    def __init__(self, workers: Workers, spec: PlayerSpec) -> None:
+    def __init__(self, workers: Workers, spec: PlayerSpec, shared_limits: bool = False) -> None:
         self.concurrency = spec.actor.concurrency
         self._slots = asyncio.Semaphore(self.concurrency)
         self._workers = workers
-        self._player = pickle.dumps(replace(spec, actor=spec.actor.share(workers.most)))
-
-    @classmethod
-    def from_options(cls, options: ProcessesRunnerOptions, spec: PlayerSpec, parts: PlayerParts) -> ProcessesRunner:
-        most = options.processes
-        workers = parts.once(f"{most} worker processes", lambda: Workers(most, parts.device, parts.ledger))
-        return cls(workers, spec)
+        self._player = pickle.dumps(replace(spec, actor=spec.actor.share(workers.most, shared_limits)))
 
     async def play(self, attempt: Attempt) -> Episode:
         async with self._slots:
             return await self._workers.play(self._player, attempt)
 
     def close(self) -> None:
-        """Nothing: the next runner uses the same processes, which end with the parts of the stage."""
+        """Nothing: the next runner uses the same workers, which end with the parts of the stage."""
+
+
+class ProcessesRunner(WorkersRunner):
+    """Plays attempts in several processes of this machine."""
+
+    Options = ProcessesRunnerOptions
+
+    @classmethod
+    def from_options(cls, options: ProcessesRunnerOptions, spec: PlayerSpec, parts: PlayerParts) -> ProcessesRunner:
+        most = options.processes
+        start = partial(WorkerProcess, setup=Setup.here(str(parts.device), parts.ledger, most))
+        workers = parts.once(f"{most} worker processes", lambda: Workers(most, start))
+        return cls(workers, spec)
 
 
 class Workers:
@@ -84,19 +92,18 @@ class Workers:
 
     Args:
         most: how many there may be.
-        device: where an actor that is loaded there computes.
-        ledger: where an actor keeps what it has cost.
+        start: starts one, by its slot and what it calls with its messages.
     """
 
-    def __init__(self, most: int, device: Any = "auto", ledger: Path | None = None) -> None:
+    def __init__(self, most: int, start: Callable[[int, Receive], Worker]) -> None:
         self.most = most
-        level = logging.getLogger("retro").getEffectiveLevel()
-        self._setup = Setup(str(device), ledger, most, level)
+        self._start = start
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[Worker] = []
         self._players: dict[bytes, int] = {}
         self._numbers = count()
         self._logged_by: dict[LogLine, int] = {}
+        self._received: deque[tuple[Worker, Any]] = deque()
 
     async def play(self, player: bytes, attempt: Attempt) -> Episode:
         """Play an attempt in the least loaded process. If that process dies, another one plays it.
@@ -109,6 +116,7 @@ class Workers:
             WorkersFailedError: if ``MOST_LOSSES`` + 1 processes died while they played it.
         """
         self._loop = asyncio.get_running_loop()
+        self._handle_received()
         job = Job(next(self._numbers), player, attempt, self._loop.create_future())
         self._give(job)
         try:
@@ -132,7 +140,7 @@ class Workers:
             taken = {worker.slot for worker in self._workers}
             slot = next(slot for slot in range(self.most) if slot not in taken)
             try:
-                worker = WorkerProcess(slot, self._setup, self._receive)
+                worker = self._start(slot, self._receive)
             except OSError as error:
                 raise WorkersFailedError(f"no worker process can be started: {error}") from error
             self._workers.append(worker)
@@ -144,13 +152,18 @@ class Workers:
         worker.send(Play(job.number, player, job.attempt))
         worker.jobs[job.number] = job
 
-    def _receive(self, worker: WorkerProcess, message: Any) -> None:
+    def _receive(self, worker: Worker, message: Any) -> None:
         """Called in the threads of the workers."""
+        self._received.append((worker, message))
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._handle, worker, message)
+            with contextlib.suppress(RuntimeError):  # it is closed: the next play, in another loop, handles the message
+                self._loop.call_soon_threadsafe(self._handle_received)
 
-    def _handle(self, worker: WorkerProcess, message: Answer | LogLine | str) -> None:
+    def _handle_received(self) -> None:
+        while self._received:
+            self._handle(*self._received.popleft())
+
+    def _handle(self, worker: Worker, message: Answer | LogLine | str) -> None:
         """Take a message of a process; a text says how it ended."""
         match message:
             case Answer(number, outcome):

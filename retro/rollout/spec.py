@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from retro.actors.openai import OpenAIActor
+from retro.actors.shared_limits import SharedLimits
 from retro.config import ActorSection, EnvironmentSection, MemorySection, RunConfig, build
 from retro.envs import make_taskset
 from retro.envs.base import TaskSet
@@ -18,6 +20,10 @@ from retro.types import Actor, Sampling
 
 _ASKED = {"temperature", "top_p", "max_tokens", "concurrency"}
 """Keys of an actor that change its requests only: sections that differ in nothing else share one actor."""
+
+
+Limits = Callable[[str, ActorSection], SharedLimits]
+"""The limits of an actor, by a name that it has in every process and its section."""
 
 
 class Closable(Protocol):
@@ -34,12 +40,19 @@ class PlayerParts(ExitStack):
     Args:
         device: Where an actor that is loaded here computes.
         ledger: Where an actor keeps what it has cost (see :attr:`RunConfig.actor_ledger`).
+        limits: The limits that other processes keep, too; None lets each process keep its own.
     """
 
-    def __init__(self, device: Any = "auto", ledger: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: Any = "auto",
+        ledger: Path | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         super().__init__()
         self.device = device
         self.ledger = ledger
+        self._limits = limits
         self._made: dict[str, Any] = {}
         self._actors: dict[str, Actor] = {}
 
@@ -60,7 +73,10 @@ class PlayerParts(ExitStack):
         """Raises ConfigError if it cannot be made."""
         name = section.model_dump_json(exclude=_ASKED)
         if name not in self._actors:
-            self._actors[name] = build(section, device=self.device, ledger=self.ledger)
+            actor = build(section, device=self.device, ledger=self.ledger)
+            if self._limits is not None and isinstance(actor, OpenAIActor):
+                actor.limit_by(self._limits(name, section))
+            self._actors[name] = actor
         return self._actors[name]
 
 

@@ -1,5 +1,6 @@
-"""A worker process of the runner ``processes``: it builds players from their descriptions, and plays what it is sent.
+"""A worker process: it builds players from their descriptions, and plays what it is sent.
 
+:func:`serve` is what every worker does. :func:`main` is the worker of the runner ``processes``.
 :mod:`retro.rollout.processes` starts it with one end of a pair of sockets, through which both sides send pickles. It
 ends when the other side closes the connection or dies, so it never outlives the process that started it.
 """
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, BinaryIO
@@ -25,7 +27,7 @@ import retro
 from retro.models import free_memory
 from retro.rollout.attempts import Attempt
 from retro.rollout.runner import LocalRunner
-from retro.rollout.spec import PlayerParts, PlayerSpec
+from retro.rollout.spec import Limits, PlayerParts, PlayerSpec
 from retro.types import Episode
 
 START = "from retro.rollout.worker import main; main()"
@@ -45,6 +47,11 @@ class Setup:
     """How many workers share the memory."""
     log_level: int
     """Of our own log lines."""
+
+    @classmethod
+    def here(cls, device: str, ledger: Path | None, processes: int) -> Setup:
+        """With the log level of this process."""
+        return cls(device, ledger, processes, logging.getLogger("retro").getEffectiveLevel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +177,36 @@ class _Log(logging.Handler):
         self._send_line(LogLine(record.name, record.levelno, self.format(record)))
 
 
+Send = Callable[[Answer | LogLine], None]
+"""Sends a message to the process that started this one. It is called in any thread."""
+Listen = Callable[[Callable[[Any], None], Callable[[], object]], None]
+"""Passes each message of that process to its first argument, and calls the second one after the last message."""
+
+
+async def serve(setup: Setup, send: Send, listen: Listen, limits: Limits | None = None) -> None:
+    """Play until the other process has nothing more to say.
+
+    Args:
+        listen: runs in a thread, as the loop's own is busy while a model computes.
+        limits: see :class:`~retro.rollout.spec.PlayerParts`.
+    """
+    logging.basicConfig(level=logging.WARNING, handlers=[_Log(send)], force=True)
+    logging.getLogger("retro").setLevel(setup.log_level)
+    free_memory.divide_among(setup.processes)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    with PlayerParts(setup.device, setup.ledger, limits) as parts:
+        plays = Plays(parts, send)
+
+        def handle(message: Any) -> None:
+            loop.call_soon_threadsafe(plays.handle, message)
+
+        Thread(target=listen, args=(handle, lambda: loop.call_soon_threadsafe(ended.set)), daemon=True).start()
+        await ended.wait()
+        await plays.close()
+
+
 async def _serve(connection: socket.socket, stream: BinaryIO) -> None:
     """Play until the connection is closed."""
-    setup: Setup = pickle.load(stream)
     lock = Lock()
 
     def send(message: Answer | LogLine) -> None:
@@ -180,26 +214,15 @@ async def _serve(connection: socket.socket, stream: BinaryIO) -> None:
         with lock, contextlib.suppress(OSError):  # the other process is gone, and so this one ends
             connection.sendall(data)
 
-    logging.basicConfig(level=logging.WARNING, handlers=[_Log(send)])
-    logging.getLogger("retro").setLevel(setup.log_level)
-    free_memory.divide_among(setup.processes)
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    with PlayerParts(setup.device, setup.ledger) as parts:
-        plays = Plays(parts, send)
-        Thread(target=_listen, args=(stream, loop, plays.handle, ended.set), daemon=True).start()
-        await ended.wait()
-        await plays.close()
+    await serve(pickle.load(stream), send, partial(_listen, stream))
 
 
-def _listen(
-    stream: BinaryIO, loop: asyncio.AbstractEventLoop, handle: Callable[[Any], None], end: Callable[[], None]
-) -> None:
-    """Pass messages on to the loop. It runs in a thread, as the loop's own is busy while a model computes."""
+def _listen(stream: BinaryIO, handle: Callable[[Any], None], end: Callable[[], object]) -> None:
     try:
         while True:
-            loop.call_soon_threadsafe(handle, pickle.load(stream))
+            handle(pickle.load(stream))
     except (EOFError, OSError):
-        loop.call_soon_threadsafe(end)
+        end()
         time.sleep(ENDS_IN_SECONDS)
     except Exception:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""A worker process of the runner ``processes``, from the side of the process that started it."""
+"""Worker processes from the side of the process that started them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pickle
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -35,24 +36,43 @@ class Job:
     """How many processes died while they played it."""
 
 
-@dataclass(eq=False, slots=True)
-class WorkerProcess:
-    """One process, from the side of the process that started it."""
+class Worker(ABC):
+    """One process, from the side of the process that started it.
 
-    slot: int
-    """Its number among those that run at the same time."""
-    setup: Setup
-    receive: Callable[[WorkerProcess, Any], None]
-    """Called in a thread with every message, and last with how the process ended."""
-    jobs: dict[int, Job] = field(default_factory=dict)
-    players: set[int] = field(default_factory=set)
-    """The players that it was told to build."""
-    process: subprocess.Popen[bytes] = field(init=False)
-    _connection: socket.socket = field(init=False)
-    _outgoing: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
-    _threads: list[Thread] = field(default_factory=list)
+    Args:
+        slot: Its number among those that run at the same time.
+        receive: Called in a thread with every message, and last with how the process ended.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, slot: int, receive: Receive) -> None:
+        self.slot = slot
+        self.receive = receive
+        self.jobs: dict[int, Job] = {}
+        self.players: set[int] = set()
+        """The players that it was told to build."""
+
+    @abstractmethod
+    def send(self, message: Any) -> None:
+        """Send a message, without waiting."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Ask the process to end, after what it was sent."""
+
+    @abstractmethod
+    def join(self) -> None:
+        """Wait until the process has ended; kill it if it takes too long."""
+
+
+Receive = Callable[[Worker, Any], None]
+
+
+class WorkerProcess(Worker):
+    """A process on this machine, a child of this one."""
+
+    def __init__(self, slot: int, receive: Receive, setup: Setup) -> None:
+        super().__init__(slot, receive)
+        self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._connection, its_own = socket.socketpair()
         with its_own:
             self.process = subprocess.Popen(
@@ -60,9 +80,9 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[its_own.fileno()],
                 process_group=0,  # Ctrl-C is for the process that started it
-                env=_environment(self.setup.processes),
+                env=_environment(setup.processes),
             )
-        self.send(self.setup)
+        self.send(setup)
         self._threads = [Thread(target=target, daemon=True) for target in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
@@ -71,11 +91,9 @@ class WorkerProcess:
         self._outgoing.put(pickle.dumps(message))
 
     def end(self) -> None:
-        """Ask the process to end, after what it was sent."""
         self._outgoing.put(None)
 
     def join(self) -> None:
-        """Wait until the process has ended; kill it if it takes too long."""
         self.end()
         try:
             self.process.wait(ENDS_IN_SECONDS)

@@ -124,6 +124,8 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         actor = parts.actor(config.actor) if isinstance(config.actor, OpenAIOptions) else None
         if isinstance(actor, OpenAIActor):
             asyncio.run(actor.check())  # before minutes are spent on loading the base, as the next ones
+        checked: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
+        checked.close()
         learning = section.round_tasks is not None
         curating = curator_of(config.memory, RunFolder(config.run_dir).curator, device) if learning else nullcontext()
         ask = opened.enter_context(curating)

@@ -27,6 +27,22 @@ _POOL_CONNECTIONS = 32
 _SHOWN_MODELS = 20
 
 
+class Limiter(Protocol):
+    """Decides when requests start: a :class:`~retro.wire.limits.RateLimiter`, or one that several processes share."""
+
+    async def admit(self, tokens: int) -> None:
+        """Wait until a request of about ``tokens`` tokens may start."""
+        ...
+
+    def correct(self, reserved: int, used: int) -> None:
+        """Count ``used`` tokens instead of ``reserved``."""
+        ...
+
+    def hold(self, seconds: float) -> None:
+        """Start no request for so long."""
+        ...
+
+
 class Spending(Protocol):
     """Counts what requests cost, and may make them wait."""
 
@@ -78,7 +94,7 @@ class Client:
         timeout_seconds: float,
         max_retries: int,
         concurrency: int,
-        limiter: RateLimiter | None = None,
+        limiter: Limiter | None = None,
         spending: Spending | None = None,
     ) -> None:
         self.form = RequestForm(section, words.url, words.prefix)
@@ -87,10 +103,14 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
         self._concurrency = concurrency
-        self._limiter = limiter or RateLimiter()
-        self._spending = spending
+        self.limit_by(limiter or RateLimiter(), spending)
         self._connection: _Connection | None = None
         self._answered = False
+
+    def limit_by(self, limiter: Limiter, spending: Spending | None) -> None:
+        """Keep these limits, in place of those that the client was made with."""
+        self._limiter = limiter
+        self._spending = spending
 
     async def ask(self, prompt: Prompt, sampling: Sampling, count: int = 1, retries: int | None = None) -> Answer:
         """Ask for ``count`` choices; some servers give fewer, but at least one. Each text ends before the first stop

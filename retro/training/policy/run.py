@@ -125,6 +125,11 @@ class PolicyRun:
         """
         config, folders = self.config, RunFolder(self.config.run_dir)
         gathered = self.section.needs
+        plays = bool(gathered & {"retries", "controls"})
+        if plays or self._guarded:  # what it lacks is said before the models are loaded
+            played = [*self._guarded, *(self.train if plays else ())]
+            environments = {context.episode.task.environment for context in played}
+            self._retries = Retries(config, environments, self.device, self._loop)
         self.models = PolicyModels.load(
             config,
             self.device,
@@ -137,11 +142,6 @@ class PolicyRun:
         )
         if "imitation" in needs:
             self.imitation = Imitation(self.models, imitated(config, self.models.encoder), self.rank, self.processes)
-        plays = bool(gathered & {"retries", "controls"})
-        if plays or self._guarded:
-            played = [*self._guarded, *(self.train if plays else ())]
-            environments = {context.episode.task.environment for context in played}
-            self._retries = Retries(config, environments, self.device, self._loop)
         if self._guarded and self._retries:
             self._guard = Guard(config, self._guarded, self.models, self._retries)
         terms = [(build(term, reward_folder=folders.reward), term.weight) for term in self.section.rewards]

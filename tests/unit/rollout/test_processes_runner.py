@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_world import Excluder, Vaults, vault_plan, vault_prompts
+from vault_world import TASKS, World, made, written
 
 from retro.actors.local import LocalOptions
 from retro.actors.openai import OpenAIOptions
-from retro.config import ConfigError, RunConfig, build
+from retro.config import ConfigError, RunConfig
 from retro.config.points import POINTS
 from retro.rollout.attempts import Attempt
-from retro.rollout.collect import collect
 from retro.rollout.processes import WorkersFailedError
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.worker import as_sent
 from retro.training.collect import STAGE
-from retro.types import Episode, Split, to_json
+from retro.types import Episode
 
-TASKS = tuple(Vaults().tasks(Split.TRAIN, 6))
 TWO: dict[str, Any] = {"kind": "processes", "workers": 2}
-
-
-class World:
-    """A config of the vaults whose actor writes into ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        vault_prompts(folder)
-
-    def config(self, runner: dict[str, Any], **options: Any) -> RunConfig:
-        return RunConfig.model_validate(
-            {
-                "environment": {"name": "small_world:Vaults", "prompts": str(self.folder)},
-                "actor": {
-                    "kind": "vault_actor:VaultActor",
-                    "temperature": 1.0,
-                    "options": {"folder": str(self.folder), **options},
-                },
-                "runner": runner,
-            }
-        )
-
-    def collect(self, runner: dict[str, Any], **options: Any) -> list[list[Episode]]:
-        config = self.config(runner, **options)
-        with PlayerParts("cpu") as parts, closing(made(config, parts)) as player:
-            return asyncio.run(collect(player, TASKS, vault_plan(3, 2, 1), Excluder()))
-
-    @property
-    def processes(self) -> int:
-        return len(list(self.folder.glob("process-*")))
 
 
 @pytest.fixture
@@ -79,15 +46,6 @@ def opened(world: World) -> Iterator[int]:
     os.close(reading)
 
 
-def made(config: RunConfig, parts: PlayerParts) -> Runner:
-    runner: Runner = build(config.runner, spec=PlayerSpec.of(config), parts=parts)
-    return runner
-
-
-def written(trees: list[list[Episode]]) -> str:
-    return json.dumps([[to_json(episode) for episode in tree] for tree in trees])
-
-
 def test_two_processes_play_the_tree_that_one_plays(world: World) -> None:
     one = world.collect({"kind": "local"})
     assert written(world.collect(TWO)) == written(one)
@@ -99,6 +57,20 @@ def test_what_a_killed_process_played_is_played_by_another(world: World, caplog:
     assert written(world.collect(TWO, deaths=1)) == written(one)
     assert "a worker process was killed by signal 9" in caplog.text
     assert world.processes == 4, "this process, two workers, and one more"
+
+
+def test_a_process_that_dies_while_nothing_is_played_is_replaced(world: World) -> None:
+    attempt = Attempt(("key",), TASKS[0])
+    with PlayerParts("cpu") as parts:
+        runner = made(world.config({"kind": "processes", "workers": 1}), parts)
+        before = asyncio.run(runner.play(attempt))
+        [process] = world.folder.glob("process-*")
+        os.kill(int(process.name.removeprefix("process-")), signal.SIGKILL)
+        workers = runner._workers  # type: ignore[attr-defined]
+        while not workers._received:
+            time.sleep(0.01)
+        assert asyncio.run(runner.play(attempt)) == before
+    assert world.processes == 2
 
 
 def test_attempts_whose_processes_always_die_stop_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
