@@ -1,11 +1,14 @@
-"""How much faster a collection is in several processes: the runner ``processes`` against ``local``, ratios in one run.
+"""How much faster a collection is in several processes: ``processes`` or ``ray`` against ``local``, ratios in one run.
 
-    python benchmarks/runners.py --json FILE [--workers 2] [--tasks 200] [--repeats 3] [key.sub=value …]
+    python benchmarks/runners.py --json FILE [--runner processes] [--workers 2] [--tasks 200] [--repeats 3]
+        [--scripted] [key.sub=value …]
 
-Two lines, each side in turn. *collect* is the whole stage in a new run folder: loading, starting the processes,
-playing, reflecting, the buffer. *play* is plain retry by an actor that is loaded, in processes that run. Exits with 1
-unless both sides played the same episodes, and unless two processes collect at least 1.6 times as fast (with
-``--workers 2``). Nothing else should run on the machine, since both sides need its cores.
+Three lines, each side in turn. *collect* is the whole stage in a new run folder: loading, starting the workers,
+playing, reflecting, the buffer. *play* is plain retry by an actor that is loaded, in workers that run. *scripted* is
+plain retry by a rule that takes no time (of ``examples/extensions``), so what an episode takes longer than in one
+process is what it costs to send it to a worker and back. Exits with 1 unless both sides played the same episodes, two
+processes collect at least 1.6 times as fast (with ``--workers 2``), and a scripted episode takes at most 5 ms longer.
+Nothing else should run on the machine, since both sides need its cores. ``--scripted`` measures only that line.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -41,7 +45,13 @@ from retro.types import Episode, Split
 
 LEAST_RATIO = 1.6
 """Of the episodes a second of one process, with two."""
+MOST_OVERHEAD_MS = 5.0
+"""Of an episode in a worker."""
 WARM_UP_TASKS = 16
+SCRIPTED = "examples/extensions/extensions.yaml"
+
+Sides = tuple[RunConfig, RunConfig]
+"""The config of one process, and that of several."""
 
 
 class Played:
@@ -75,21 +85,15 @@ def play_retries(config: RunConfig, runner: Runner, parts: PlayerParts, tasks: i
     return asyncio.run(collect(runner, chosen, Plan((config.seed, "benchmark"), config.collect.attempts)))
 
 
-def measure(sides: tuple[RunConfig, RunConfig], tasks: int, repeats: int) -> dict[str, Any]:
-    """All figures, as plain JSON.
-
-    Args:
-        sides: the config of one process, and that of several.
-    """
-    started, load, played = perf_counter(), os.getloadavg(), Played()
+def collect_line(sides: Sides, repeats: int, played: Played) -> Line:
     one, several = sides
     for config in sides:
         collect_stage(config, Played())
-    lines = [
-        alternate(lambda _: collect_stage(one, played), lambda _: collect_stage(several, played), repeats)(
-            "collect, the whole stage", "episodes/s", ["collect"]
-        )
-    ]
+    both = alternate(lambda _: collect_stage(one, played), lambda _: collect_stage(several, played), repeats)
+    return both("collect, the whole stage", "episodes/s", ["collect"])
+
+
+def play_line(name: str, sides: Sides, tasks: int, repeats: int, played: Played) -> Line:
     with ExitStack() as opened:
         runners: list[tuple[Runner, PlayerParts]] = []
         for config in sides:
@@ -103,16 +107,33 @@ def measure(sides: tuple[RunConfig, RunConfig], tasks: int, repeats: int) -> dic
             with watch.lap("play"):
                 trees = play_retries(sides[side], *runners[side], tasks)
             watch.amount("play", sum(map(len, trees)))
-            played.compare("play", trees)
+            played.compare(name, trees)
             return watch.phases
 
-        lines.append(
-            alternate(lambda _: play(0), lambda _: play(1), repeats)("play, all started", "episodes/s", ["play"])
-        )
+        return alternate(lambda _: play(0), lambda _: play(1), repeats)(name, "episodes/s", ["play"])
+
+
+def overhead_ms(line: Line) -> float:
+    """The median of the time that an episode takes longer in the workers than in this process."""
+    return median(
+        1000 * (ours.wall_seconds / ours.amount - one.wall_seconds / one.amount)
+        for one, ours in zip(line.naive, line.ours, strict=True)
+    )
+
+
+def measure(sides: Sides | None, scripted: Sides, tasks: int, repeats: int) -> dict[str, Any]:
+    """All figures, as plain JSON; those of the scripted actor alone without ``sides``."""
+    started, load, played = perf_counter(), os.getloadavg(), Played()
+    lines = []
+    if sides is not None:
+        lines += [collect_line(sides, repeats, played), play_line("play, all started", sides, tasks, repeats, played)]
+    lines.append(play_line("scripted, all started", scripted, tasks, repeats, played))
+    several = (sides or scripted)[1]
     return {
         "lines": [line.to_json() for line in lines],
         "checks": [check.to_json() for check in checks(lines, played, several.runner.processes)],
         "tasks": tasks,
+        "runner": several.runner.chosen,
         "processes": several.runner.processes,
         "repeats": repeats,
         "machine": machine(),
@@ -124,7 +145,9 @@ def measure(sides: tuple[RunConfig, RunConfig], tasks: int, repeats: int) -> dic
 
 def checks(lines: Sequence[Line], played: Played, processes: int) -> list[Check]:
     found = [Check("of the passes played the same episodes", played.equal / played.compared, 1.0, at_least=True)]
-    if processes == 2:
+    overhead = overhead_ms(lines[-1])
+    found.append(Check("ms that a scripted episode takes longer in the workers", overhead, MOST_OVERHEAD_MS))
+    if processes == 2 and len(lines) > 1:
         name = "times as many episodes a second in a collection by two processes"
         found.append(Check(name, lines[0].ratio, LEAST_RATIO, at_least=True))
     return found
@@ -133,7 +156,7 @@ def checks(lines: Sequence[Line], played: Played, processes: int) -> list[Check]
 def table(result: dict[str, Any]) -> Table:
     """The figures for people to read."""
     drawn = Table(title=f"{result['tasks']} tasks, {result['processes']} processes; medians of {result['repeats']}")
-    for name in ("", "local", "processes", "ratio", "of single repeats"):
+    for name in ("", "local", result["runner"], "ratio", "of single repeats"):
         drawn.add_column(name, justify="left" if not name else "right")
     for line in result["lines"]:
         low, high = line["ratio_of_repeats"]
@@ -148,6 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/quickstart.yaml")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument(
+        "--runner", choices=("processes", "ray"), default="processes", help="the runner of the one side"
+    )
+    parser.add_argument("--scripted", action="store_true", help="measure only what an episode costs by itself")
     parser.add_argument("--workers", type=int, default=2, help="processes of the one side")
     parser.add_argument("--tasks", type=int, default=200, help="train tasks that are played")
     parser.add_argument("--repeats", type=int, default=3, help="measured passes of each side, after a warm-up")
@@ -156,12 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if min(given.workers, given.tasks, given.repeats) < 1:
         parser.error("--workers, --tasks and --repeats must be 1 or more")
     shared = ["device=cpu", f"environment.tasks.train={given.tasks}", "collect.splits=[train]", *given.overrides]
-    several = f"runner={{kind: processes, workers: {given.workers}}}"
-    sides = load_config(given.config, [*shared, "runner=local"]), load_config(given.config, [*shared, several])
+    runners = ("runner=local", f"runner={{kind: {given.runner}, workers: {given.workers}}}")
+    one, several = (load_config(given.config, [*shared, runner]) for runner in runners)
+    rule, rule_several = (load_config(SCRIPTED, [*shared[:2], runner]) for runner in runners)
     quieten()  # the worker processes, too
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    result = measure(sides, given.tasks, given.repeats)
+    sides = None if given.scripted else (one, several)
+    result = measure(sides, (rule, rule_several), given.tasks, given.repeats)
     written = sys.argv[1:] if arguments is None else list(arguments)
     result = {"command": shlex.join(["python", "benchmarks/runners.py", *written]), **result}
     return report(result, table(result), given.json)

@@ -14,7 +14,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retro.config import KindSection, PolicySection, RewardTermSection, RunConfig, Speed, resolve
+from retro.config import KindSection, PolicySection, RewardTermSection, RunConfig, Speed
+from retro.config.kinds import section_class
 from retro.config.points import POINTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -76,7 +77,7 @@ def _sections(model: type[BaseModel], prefix: str, title: str, level: int = 2) -
 def _kinds(base: type[KindSection], name: str) -> Iterator[str]:
     """Each built-in kind of a section: the keys that only it reads."""
     for kind, built in POINTS[base.point].kinds.items():
-        options = resolve(base.point, kind).Options
+        options = section_class(base, kind)
         docs = _attribute_docs(options)
         yield f"### {name}: `{base.discriminator}: {kind}`\n"
         yield f"{built.summary[0].upper()}{built.summary[1:]}.\n"

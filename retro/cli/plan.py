@@ -8,7 +8,7 @@ from rich.table import Table
 
 from retro.buffer.engine import database_url
 from retro.cli.stages import ordered_stages
-from retro.config import RunConfig
+from retro.config import RunConfig, resolve
 from retro.models.limits import prompt_tokens
 from retro.models.loading import local_context, require_trainable
 from retro.stage import Plan, Stage, plan_stage
@@ -19,10 +19,11 @@ def plan_run(config: RunConfig, stages: Sequence[Stage]) -> dict[str, Plan]:
 
     Raises:
         ConfigError: if one of the stages trains, but the model's dtype does not; if prompts and answers together exceed
-            the base's context (which is not known yet for the name of a hub).
+            the base's context (which is not known yet for the name of a hub); if the runner's package is missing.
         ReplayBufferError: if ``buffer.url`` is malformed, or its driver is missing. It is not opened.
     """
     database_url(config.buffer_url)
+    resolve(config.runner.point, config.runner.chosen)
     prompt_tokens(config.model, local_context(config.model))
     if any(stage.trains for stage in stages):
         require_trainable(config.model)

@@ -162,6 +162,12 @@ POINTS: dict[str, Point] = {
             "processes": Kind(
                 "retro.rollout.processes:ProcessesRunner", "several processes of this machine, each with its own actor"
             ),
+            "ray": Kind(
+                "retro.rollout.ray_runner:RayRunner",
+                "the workers of a Ray cluster, each with its own actor",
+                extra="ray",
+                packages=("ray",),
+            ),
         },
     ),
     "reward": Point(
