@@ -9,7 +9,7 @@ from pathlib import Path
 from retro.agent.records import EXPORT, ExportRecord
 from retro.cli.logs import quieten
 from retro.cli.reflecting import export_folder
-from retro.config import ConfigError
+from retro.config import ConfigError, ModelSection
 
 PACKAGES = ("fastapi", "uvicorn")
 
@@ -59,14 +59,18 @@ def serve_export(
 
         model = RetrospectiveModel.load(folder, base=base, prompts=prompts, trust_remote_code=trust_remote_code)
         log_as_json()
-        service = Service(model, options.name or _name(folder), limits, options.n)
+        name, max_tokens = _described(folder)
+        service = Service(model, options.name or name, limits, options.n, max_tokens)
         try:
             run_until_signal(make_app(service, key), limits, bound)
         finally:
             service.close()
 
 
-def _name(folder: Path) -> str:
-    """What a server calls the model of an export; a plain adapter has the name of its folder."""
-    served = ExportRecord.read(folder).served_name if (folder / EXPORT).is_file() else ""
-    return served or folder.resolve().name
+def _described(folder: Path) -> tuple[str, int]:
+    """What a server calls the model, and the tokens of its longest reflection."""
+    name = folder.resolve().name
+    if not (folder / EXPORT).is_file():
+        return name, ModelSection.model_fields["max_new_tokens"].default
+    record = ExportRecord.read(folder)
+    return record.served_name or name, record.model.max_new_tokens

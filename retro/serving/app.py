@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -14,12 +14,11 @@ from starlette.types import ASGIApp
 
 from retro.serving.access import Access
 from retro.serving.bodies import ReflectionBody, read_body
+from retro.serving.chat import ChatBody, answer_chat, completion_json, events, models_json
 from retro.serving.failures import RequestError
 from retro.serving.gate import Gate, RequestRecord, refusal
 from retro.serving.service import Answer, Service
-from retro.types import Reflection, Usage
-
-T = TypeVar("T")
+from retro.types import Reflection
 
 
 def make_app(service: Service, key: str | None) -> ASGIApp:
@@ -44,10 +43,21 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
     @app.post("/v1/reflections")
     async def reflections(request: Request) -> dict[str, Any]:
         body = await read_body(request, ReflectionBody, service.limits.body_bytes)
-        answer = await while_connected(request, service.reflect(body.trajectory, body.n, body.seed))
-        record: RequestRecord = request.state.record
-        record.usage = answer.usage
-        return {"id": record.id, "model": service.name, **reflection_json(answer)}
+        answer = await answered(request, service.reflect(body.trajectory, body.n, body.seed))
+        return {"id": request.state.record.id, "model": service.name, **reflection_json(answer)}
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        body = await read_body(request, ChatBody, service.limits.body_bytes)
+        answer = await answered(request, answer_chat(body, service))
+        id = request.state.record.id
+        if body.stream:
+            return Response("".join(events(id, service, answer, body)), media_type="text/event-stream")
+        return JSONResponse(completion_json(id, service, answer))
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return models_json(service)
 
     return Gate(app, Access(key), [route.path for route in app.routes if hasattr(route, "path")])
 
@@ -59,20 +69,12 @@ def reflection_json(answer: Answer) -> dict[str, Any]:
         "text": reflected.text,
         "score": reflected.score,
         "candidates": [_candidate_json(candidate) for candidate in reflected.candidates],
-        "usage": usage_json(answer.usage),
+        "usage": answer.usage_json,
     }
 
 
-def usage_json(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total,
-    }
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled if the client goes away.
+async def answered(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The result of ``work``, which is cancelled if the client goes away; its tokens are recorded.
 
     Raises:
         RequestError: if the client has gone; nobody reads it.
@@ -83,7 +85,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise RequestError(499, "disconnected", "The client has gone.")
-        return working.result()
+        answer = working.result()
+        request.state.record.usage = answer.usage
+        return answer
     finally:
         working.cancel()
         gone.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from retro.agent.documents import TrajectoryError, read_trajectory
 from retro.buffer.messages import MessagesError, without_messages
 from retro.config import ConfigError
 from retro.prompts import PromptTooLongError
-from retro.retrospective.samplers.best_of import spent
+from retro.retrospective.samplers.best_of import best, spent
 from retro.serving.failures import RequestError
 from retro.serving.limits import Admission, Limits
 from retro.serving.model_thread import ModelThread
@@ -28,6 +29,21 @@ class Answer:
     reflected: Reflected
     usage: Usage
 
+    @property
+    def finish_reason(self) -> str:
+        """Why the text ended: ``stop`` or ``length``."""
+        return best(self.reflected.candidates).finish_reason
+
+    @property
+    def usage_json(self) -> dict[str, int]:
+        """The usage in OpenAI's words."""
+        usage = self.usage
+        return {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total,
+        }
+
 
 class Service:
     """A model behind a server's limits.
@@ -37,11 +53,16 @@ class Service:
         name: What clients call it.
         limits: See :class:`~retro.serving.limits.Limits`.
         candidates: Reflections that are drawn if a request does not say how many.
+        max_tokens: The length of the longest reflection that the model writes.
     """
 
-    def __init__(self, model: RetrospectiveModel, name: str, limits: Limits, candidates: int = 8) -> None:
+    def __init__(
+        self, model: RetrospectiveModel, name: str, limits: Limits, candidates: int = 8, max_tokens: int = 128
+    ) -> None:
         self.name = name
         self.limits = limits
+        self.max_tokens = max_tokens
+        self.started = int(time.time())
         self.admission = Admission(limits)
         self._chooses = model.has_reward_model
         self._candidates = candidates

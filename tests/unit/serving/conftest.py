@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from retro.serving.limits import Limits
 from retro.serving.server import bind, make_server
 from retro.serving.service import Service
 from retro.types import Reflection, ReflectionRequest, Usage
+from tests.tiny_export import write_export
 
 KEY = "a-key-that-must-not-be-logged-5a1c"
 
@@ -26,6 +28,20 @@ KEY = "a-key-that-must-not-be-logged-5a1c"
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RetrospectiveModel:
+    folder = write_export(tmp_path_factory.mktemp("served") / "export", tiny_model_dir, "tiny-0")
+    return RetrospectiveModel.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def client(model: RetrospectiveModel) -> Iterator[httpx.Client]:
+    """Of one server for all tests, with the tiny model."""
+    limits = Limits(body_bytes=100_000, candidates=4)
+    with running(Service(model, "tiny-0", limits, candidates=3, max_tokens=8), KEY) as client:
+        yield client
 
 
 @contextmanager
@@ -39,7 +55,7 @@ def running(service: Service, key: str | None = None) -> Iterator[httpx.Client]:
     try:
         until(lambda: server.started)
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", headers=headers, timeout=120
+            base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", headers=headers, timeout=120, trust_env=False
         ) as client:
             yield client
     finally:

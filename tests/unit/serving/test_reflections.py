@@ -5,35 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import pytest
 
-from retro import RetrospectiveModel
-from retro.serving.limits import Limits
 from retro.serving.logs import JsonLines
-from retro.serving.service import Service
-from tests.tiny_export import write_export
-from tests.unit.serving.conftest import KEY, about, running
+from tests.unit.serving.conftest import KEY, about
 
 PATH = "/v1/reflections"
 SECRET = "content-that-must-not-be-logged"
 JSON = {"Content-Type": "application/json"}
 MANY = b"[" * 50_000
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RetrospectiveModel:
-    folder = write_export(tmp_path_factory.mktemp("served") / "export", tiny_model_dir, "tiny-0")
-    return RetrospectiveModel.load(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def client(model: RetrospectiveModel) -> Iterator[httpx.Client]:
-    with running(Service(model, "tiny-0", Limits(body_bytes=100_000, candidates=4), 3), KEY) as client:
-        yield client
 
 
 def test_the_answer_is_the_models(client, model):
