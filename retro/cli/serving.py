@@ -11,7 +11,7 @@ from retro.cli.logs import quieten
 from retro.cli.reflecting import export_folder
 from retro.config import ConfigError, ModelSection
 
-PACKAGES = ("fastapi", "uvicorn")
+PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)

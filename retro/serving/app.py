@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -17,6 +18,7 @@ from retro.serving.bodies import ReflectionBody, read_body
 from retro.serving.chat import ChatBody, answer_chat, completion_json, events, models_json
 from retro.serving.failures import RequestError
 from retro.serving.gate import Gate, RequestRecord, refusal
+from retro.serving.metrics import Metrics
 from retro.serving.service import Answer, Service
 from retro.types import Reflection
 
@@ -27,6 +29,7 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
     Args:
         key: The API key that requests must carry; None if none is needed.
     """
+    metrics = Metrics(service.admission)
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(RequestError, _failed)
@@ -59,7 +62,12 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
     async def models() -> dict[str, Any]:
         return models_json(service)
 
-    return Gate(app, Access(key), [route.path for route in app.routes if hasattr(route, "path")])
+    @app.get("/metrics")
+    async def figures() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    paths = [route.path for route in app.routes if hasattr(route, "path")]
+    return Gate(app, Access(key), paths, metrics.finished)
 
 
 def reflection_json(answer: Answer) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Gate:
         app: ASGIApp,
         access: Access,
         routes: Collection[str],
-        finished: Callable[[RequestRecord], None] = lambda record: None,
+        finished: Callable[[RequestRecord], None],
     ) -> None:
         self._app, self._access = app, access
         self._routes = frozenset(routes)
