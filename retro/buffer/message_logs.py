@@ -32,7 +32,7 @@ class FactsForm(BaseModel):
     """What an episode needs beside its messages; a user's own rule returns these keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    task: Annotated[str, Field(min_length=1)] | None = None
+    task: Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] | None = None
     """Attempts at equal tasks belong together; None: the opening is the task."""
     return_: Annotated[float, Field(validation_alias="return", ge=0, le=1)]
     success: bool | None = None
@@ -48,8 +48,9 @@ class LogRule:
     """Where a line says what an episode needs: paths of keys, such as ``metadata.score``, or a function. A key may have
     dots itself, as attributes of traces do.
 
-    A line is a retry of the line before it that has the same task, if that one failed; after a success, a new chain of
-    attempts begins. The order of the lines, over all files, is the order of the attempts.
+    A line is a retry of the line before it that has the same task, if that one failed. After a success, and after a
+    bad line, a new chain of attempts begins. The order of the lines, over all files, is that of the
+    attempts.
     """
 
     environment: str
@@ -59,7 +60,7 @@ class LogRule:
     success: str | None = None
     reflection: str | None = None
     function: Callable[[dict[str, Any]], Facts | None] | None = None
-    """Gets a line, and returns the keys of :class:`FactsForm` instead; None leaves the line out."""
+    """Gets a line, and returns the keys of :class:`FactsForm` instead; None says that it is no attempt."""
 
     def facts(self, line: dict[str, Any]) -> FactsForm | None:
         """The facts of a line, or None to leave it out.
@@ -78,6 +79,11 @@ class LogRule:
             return FactsForm.model_validate(found)
         except ValidationError as error:
             raise UnreadableError(problems(error)) from None
+
+    def named(self, line: Any) -> str | None:
+        """The task of a line that may be bad, if a path tells it."""
+        found = _at(line, self.task) if self.task is not None and isinstance(line, Mapping) else None
+        return str(found) if isinstance(found, (str, int)) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ def load_rule(target: str) -> Callable[[dict[str, Any]], Facts | None]:
         ConfigError: if there is none.
     """
     module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"--rule {target}: write package.module:function")
     if str(Path.cwd()) not in sys.path:  # an installed command does not look for modules in the working folder
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -154,6 +162,7 @@ def import_messages(
     try:
         with buffer.transaction() as add:
             for conversation in found:
+                line: Any = None
                 try:
                     line = conversation.read()
                     if not isinstance(line, dict):
@@ -166,6 +175,7 @@ def import_messages(
                     new = add(episode)
                 except (UnreadableError, MessagesError, EpisodeRefusedError) as error:
                     bad.append(f"{conversation.where}: {error}")
+                    chains.end(log.named(line))
                     continue
                 chains.keep(episode)
                 added, present = added + new, present + (not new)
@@ -192,8 +202,7 @@ class _Chains:
         if "messages" not in line:
             raise UnreadableError("has no messages")
         trajectory = from_json(Trajectory, without_messages({"messages": line["messages"]}))
-        name = facts.task or trajectory.opening
-        name = name if len(name) <= 200 else content_digest([name])
+        name = _task_id(facts.task or trajectory.opening)
         last = self._last.get(name)
         failed = last if last is not None and last.failed else None
         if facts.reflection is not None and failed is None:
@@ -214,10 +223,20 @@ class _Chains:
             usage=_usage(line.get("usage")),
         )
 
+    def end(self, task: str | None) -> None:
+        """End the chain of a bad line's task, or all chains if the task is not known: a reflection after that line must
+        not be taken for one on the attempt before it."""
+        for name in list(self._last) if task is None else [_task_id(task)]:
+            self._last.pop(name, None)
+
     def keep(self, episode: Episode) -> None:
         name = episode.task.id
         self._last[name] = episode
         self._begun[name] = self._begun.get(name, 0) + (episode.trial == 0)
+
+
+def _task_id(text: str) -> str:
+    return text if len(text) <= 200 else content_digest([text])
 
 
 def message_lines(paths: Sequence[Path]) -> Iterator[Conversation]:
@@ -230,10 +249,10 @@ def message_lines(paths: Sequence[Path]) -> Iterator[Conversation]:
 def trace_conversations(paths: Sequence[Path]) -> Iterator[Conversation]:
     """The conversations of traces, by their beginnings. Raises BufferImportError if a file is no trace."""
     try:
-        told = [one for path in _files(paths) for one in conversations(path)]
+        found = conversations(_files(paths))
     except UnreadableError as error:
         raise BufferImportError(str(error)) from None
-    for one in sorted(told, key=lambda one: one.began):
+    for one in found:
         yield Conversation(f"{one.path}, conversation {cut(one.name, 60)}", one.line)
 
 

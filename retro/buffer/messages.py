@@ -92,15 +92,17 @@ def _trajectory(messages: Sequence[ChatMessage]) -> dict[str, Any]:
     """
     opening: list[str] = []
     steps: list[dict[str, str]] = []
-    calls: dict[str, dict[str, str]] = {}
+    observed: list[list[str]] = []
+    calls: dict[str, list[str]] = {}
     for index, message in enumerate(messages):
         if message.role == "assistant":
             if not message.tool_calls:
-                steps.append({"action": message.text, "observation": ""})
+                steps.append({"action": message.text})
+                observed.append([])
             for number, call in enumerate(message.tool_calls or ()):
-                step = {"action": call.text, "observation": "", "thought": "" if number else message.text}
-                steps.append(step)
-                calls[call.id] = step
+                steps.append({"action": call.text, "thought": "" if number else message.text})
+                observed.append([])
+                calls[call.id] = observed[-1]
         elif message.role == "tool":
             answered = calls.get(message.tool_call_id or "")
             if answered is None:
@@ -108,17 +110,15 @@ def _trajectory(messages: Sequence[ChatMessage]) -> dict[str, Any]:
                     f"messages.{index}: tool_call_id {cut(str(message.tool_call_id), 40)!r}: no message before it has "
                     "this tool call"
                 )
-            _observe(answered, message.text)
+            answered.append(message.text)
         elif steps:
-            _observe(steps[-1], message.text)
+            observed[-1].append(message.text)
         else:
             opening.append(message.text)
     if not any(text.strip() for text in opening):
         raise MessagesError("messages: there is no text before the assistant's first message, which states the task")
     if not steps:
         raise MessagesError("messages: there must be at least one of the assistant, whose actions are the trajectory")
+    told = zip(steps, observed, strict=True)
+    steps = [{**step, "observation": "\n\n".join(filter(None, texts))} for step, texts in told]
     return {"opening": "\n\n".join(opening), "steps": steps}
-
-
-def _observe(step: dict[str, str], text: str) -> None:
-    step["observation"] = f"{step['observation']}\n\n{text}" if step["observation"] else text

@@ -16,6 +16,8 @@ from retro.reading import UnreadableError, cut, parse_json, read_json, read_line
 
 CONVERSATION, INPUT, OUTPUT = "gen_ai.conversation.id", "gen_ai.input.messages", "gen_ai.output.messages"
 INSTRUCTIONS = "gen_ai.system_instructions"
+OPERATION, CALLS = "gen_ai.operation.name", (None, "chat", "generate_content", "text_completion")
+"""Spans of these operations are calls of a model."""
 TOKENS = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
 MOST_BYTES = 1 << 28
 """Of a file that is one document."""
@@ -24,59 +26,88 @@ _LISTS = (INPUT, OUTPUT, INSTRUCTIONS)
 
 @dataclass
 class Conversation:
-    """The spans of one conversation: those with equal ``gen_ai.conversation.id``, or else of one trace."""
+    """The spans of one conversation: those of the traces that name the same ``gen_ai.conversation.id``, or of one trace
+    that names none."""
 
     name: str
     path: Path
+    """The first file that has a part of it."""
     spans: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def began(self) -> int:
-        return min(_nanoseconds(span, "startTimeUnixNano") for span in self.spans)
+        first: int = min(span["began"] for span in self.spans)
+        return first
 
     def line(self) -> dict[str, Any]:
         """The messages and the attributes, as a line of a log would have them.
 
-        An agent sends what was said before with each call, so the last call of a model has all messages. The attributes
-        are those of the resource, the spans and their events; a later span's count where several have one.
+        An agent sends what was said before with each call, so the last call of a model has all messages. (Spans of
+        whole agents may have messages, too, which lack the steps.) The attributes are those of the resource, the spans
+        and their events; a later span's count where several have one.
 
         Raises:
-            UnreadableError: if no span has messages, or they are none.
+            UnreadableError: if no call has messages, or they are none.
         """
-        ordered = sorted(self.spans, key=lambda span: _nanoseconds(span, "endTimeUnixNano"))
-        calls = [span["attributes"] for span in ordered if INPUT in span["attributes"]]
+        ordered = sorted(self.spans, key=lambda span: (span["ended"], span["began"]))
+        calls = [span["attributes"] for span in ordered if span["attributes"].get(OPERATION) in CALLS]
+        calls = [call for call in calls if INPUT in call]
         if not calls:
-            raise UnreadableError(f"no span has {INPUT}: instrumentations record messages only if they are told to")
+            raise UnreadableError(
+                f"no call of a model has {INPUT}: instrumentations record messages only if they are told to"
+            )
         last = calls[-1]
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for span in ordered:
-            told |= span["attributes"]
+            values |= span["attributes"]
             for event in span["events"]:
-                told |= event
+                values |= event
         system = [{"role": "system", "parts": last[INSTRUCTIONS]}] if last.get(INSTRUCTIONS) else []
         messages = _messages([*system, *_list(last, INPUT), *_list(last, OUTPUT)[:1]])
         usage = {name: sum(_count(call.get(key, 0)) for call in calls) for name, key in TOKENS.items()}
-        return {key: value for key, value in told.items() if key not in _LISTS} | {"messages": messages, "usage": usage}
+        rest = {key: value for key, value in values.items() if key not in _LISTS}
+        return rest | {"messages": messages, "usage": usage}
 
 
-def conversations(path: Path) -> Iterator[Conversation]:
-    """The conversations of a file, in the order in which they began.
+def conversations(paths: Sequence[Path]) -> list[Conversation]:
+    """The conversations of all files, in the order in which they began.
+
+    A trace without any ``gen_ai`` attribute, such as a health check, is left out.
 
     Raises:
-        UnreadableError: if it is not OTLP in JSON.
+        UnreadableError: naming the file, if it is not OTLP in JSON.
     """
+    spans = [(path, span) for path in paths for span in _spans(path)]
+    named = [span for _, span in spans if CONVERSATION in span["attributes"]]
+    of_trace = {span["trace"]: str(span["attributes"][CONVERSATION]) for span in named}
     found: dict[str, Conversation] = {}
-    for request in _requests(path):
-        for resource in _items(request, "resourceSpans"):
-            shared = _attributes(resource.get("resource", {}))
-            for scope in _items(resource, "scopeSpans"):
-                for span in _items(scope, "spans"):
-                    attributes = shared | _attributes(span)
-                    name = str(attributes.get(CONVERSATION) or span.get("traceId") or "")
-                    events = [_attributes(event) for event in _items(span, "events")]
-                    known = found.setdefault(name, Conversation(name, path))
-                    known.spans.append({**span, "attributes": attributes, "events": events})
-    yield from sorted(found.values(), key=lambda one: (one.began, one.name))
+    for path, span in spans:
+        name = of_trace.get(span["trace"], span["trace"])
+        found.setdefault(name, Conversation(name, path)).spans.append(span)
+    about_models = [one for one in found.values() if any(map(_about_models, one.spans))]
+    return sorted(about_models, key=lambda one: (one.began, one.name))
+
+
+def _about_models(span: Mapping[str, Any]) -> bool:
+    return any(key.startswith("gen_ai.") for key in span["attributes"])
+
+
+def _spans(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for request in _requests(path):
+            for resource in _items(request, "resourceSpans"):
+                shared = _attributes(_object(resource, "resource"))
+                for scope in _items(resource, "scopeSpans"):
+                    for span in _items(scope, "spans"):
+                        yield {
+                            "trace": str(span.get("traceId") or ""),
+                            "began": _count(span.get("startTimeUnixNano") or 0),
+                            "ended": _count(span.get("endTimeUnixNano") or 0),
+                            "attributes": shared | _attributes(span),
+                            "events": [_attributes(event) for event in _items(span, "events")],
+                        }
+    except UnreadableError as error:
+        raise UnreadableError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def _requests(path: Path) -> Iterator[dict[str, Any]]:
@@ -101,9 +132,16 @@ def _trees(path: Path) -> Iterator[Any]:
 
 
 def _items(tree: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    value = tree.get(key, [])
+    value = tree.get(key) or []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise UnreadableError(f"{key} must be a list of objects")
+    return value
+
+
+def _object(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = tree.get(key) or {}
+    if not isinstance(value, dict):
+        raise UnreadableError(f"{key} must be an object")
     return value
 
 
@@ -179,7 +217,3 @@ def _count(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise UnreadableError(f"not an integer: {cut(repr(value))}") from None
-
-
-def _nanoseconds(span: Mapping[str, Any], key: str) -> int:
-    return _count(span.get(key, 0))

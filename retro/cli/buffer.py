@@ -12,6 +12,7 @@ from retro.database_url import in_namespace
 from retro.layout import RunFolder
 
 if TYPE_CHECKING:
+    from retro.buffer import ReplayBuffer
     from retro.buffer.splits import SplitRule
 
 buffer_app = typer.Typer(help="Import, show and export replay buffers.", no_args_is_help=True, rich_markup_mode=None)
@@ -132,7 +133,6 @@ def _import_conversations(
     window: int,
     dry_run: bool,
 ) -> None:
-    from retro.buffer import ReplayBuffer
     from retro.buffer.message_logs import LogRule, import_messages, load_rule, message_lines, trace_conversations
 
     if environment is None:
@@ -145,18 +145,24 @@ def _import_conversations(
     else:
         log = LogRule(environment, given["task"], given["return"] or "return", given["success"], given["reflection"])
     found = message_lines(paths) if format is Format.OPENAI_MESSAGES else trace_conversations(paths)
-    with ReplayBuffer(url if not dry_run or _exists(url) else "sqlite://") as store:
+    with _opened(url, dry_run) as store:
         report = import_messages(store, found, log, on_error, splits, window, dry_run)
     if dry_run:
         print(*report.lines, sep="\n")
     for line in report.skipped:
         print(f"{'cannot be imported' if dry_run else 'skipped'}: {line}")
     does = "would be added" if dry_run else "added"
+    if dry_run and report.skipped and on_error == "refuse":
+        print("without --on-error skip, nothing would be added, because of the lines that cannot be imported")
     print(f"{url}: {report.added:,} episodes {does}, {report.present:,} there already")
 
 
-def _exists(url: str) -> bool:
-    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).is_file()
+def _opened(url: str, dry_run: bool) -> ReplayBuffer:
+    """The buffer; for a dry run an empty one in memory, if its file is not there yet."""
+    from retro.buffer import ReplayBuffer
+
+    absent = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
+    return ReplayBuffer("sqlite://") if dry_run and absent else ReplayBuffer(url, create=not dry_run)
 
 
 @buffer_app.command()

@@ -191,7 +191,7 @@ class Workers:
                 if job.losses > MOST_LOSSES:
                     raise WorkersFailedError(_given_up(job, how))
                 self._give(job)
-            except WorkersFailedError as error:
+            except Exception as error:  # whatever it is, somebody waits for this job
                 job.episode.set_exception(error)
 
 

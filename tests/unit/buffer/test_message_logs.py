@@ -148,17 +148,30 @@ def run(*arguments: str) -> str:
     return done.output
 
 
+def test_a_bad_line_ends_the_chain_of_its_task(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    """Its attempt may be the one that the next reflection is on."""
+    lines = [line(), line("t2"), line(score=None), line(score=0.5), line("t2", 0.75), line(score=1, advice="Ask.")]
+    path = write(tmp_path / "log.jsonl", *lines)
+    assert import_messages(buffer, message_lines([path]), RULE, on_error="skip").added == 5
+    found = sorted((e.task.id, e.trial, e.return_) for e in buffer.episodes())
+    assert found == [("t1", 0, 0.25), ("t1", 0, 0.5), ("t1", 1, 1.0), ("t2", 0, 0.25), ("t2", 1, 0.75)]
+    late = write(tmp_path / "late.jsonl", line("t9"), line("t9", None), line("t9", 1, advice="Ask."))
+    report = import_messages(buffer, message_lines([late]), RULE, on_error="skip")
+    assert (report.added, len(report.skipped)) == (1, 2)
+
+
 def test_a_dry_run_says_each_line_and_changes_nothing(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.jsonl", line(), "{", line(score=1, advice="Ask."))
+    log = write(tmp_path / "log.jsonl", line(), line(score=1, advice="Ask."), "{")
     buffer = tmp_path / "buffer.sqlite"
     options = ["--environment", "desk", "--task", "metadata.ticket", "--return", "score", "--reflection", "advice"]
     command = ["openai-messages", str(log), "--buffer", str(buffer), *options]
     said = run(*command, "--dry-run")
     assert not buffer.exists()
     assert "line 1: task 't1' (test), first attempt, 2 steps, return 0.25, failure" in said
-    assert f"cannot be imported: {log}, line 2: not JSON" in said
-    assert "line 3: task 't1' (test), retry 1 after a reflection, 2 steps, return 1, success" in said
+    assert f"cannot be imported: {log}, line 3: not JSON" in said
+    assert "line 2: task 't1' (test), retry 1 after a reflection, 2 steps, return 1, success" in said
     assert "2 episodes would be added" in said
+    assert "without --on-error skip, nothing would be added" in said
     assert "2 episodes added" in run(*command, "--on-error", "skip")
     with ReplayBuffer(f"sqlite:///{buffer}") as store:
         assert store.count() == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ def test_conversations_of_many_lines_and_files_are_in_the_order_of_time(buffer: 
     assert [(e.trial, e.return_) for e in buffer.episodes()] == [(0, 0.25), (1, 0.5), (2, 1.0)]
 
 
+def test_spans_of_tools_and_agents_belong_to_the_conversation_and_other_traces_do_not(
+    buffer: ReplayBuffer, tmp_path: Path
+) -> None:
+    """An agent's own span has only the first question and the last answer; a tool's has no conversation."""
+    agent = {"gen_ai.operation.name": "invoke_agent", INPUT: [ASKED], OUTPUT: [ANSWERED], CONVERSATION: "x"}
+    first = span("a", 2, call([ASKED], [CALLED], **{CONVERSATION: "x"}))
+    tool = span("a", 4, {"gen_ai.operation.name": "execute_tool"}, 0.5)
+    database = span("a", 5, {"db.system.name": "postgresql"})
+    second = span("a", 6, call([ASKED, CALLED, FOUND], [ANSWERED], **{CONVERSATION: "x"}))
+    health = span("h", 3, {"http.route": "/healthz"})
+    one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    one.write_text(json.dumps(request(first, tool, health, database)))
+    two.write_text(json.dumps(request(second, span("a", 1, agent))))
+    report = import_messages(buffer, trace_conversations([one, two]), RULE)
+    assert (report.added, len(report.lines)) == (1, 1)
+    [episode] = buffer.episodes()
+    assert len(episode.trajectory.steps) == 2
+    assert episode.return_ == 0.5
+
+
 def test_spans_of_several_traces_may_be_one_conversation(buffer: ReplayBuffer, tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     first = span("a", 1, call([ASKED], [CALLED], **{CONVERSATION: "x"}))
@@ -120,7 +141,7 @@ def test_calls_without_ids_are_answered_in_their_order(buffer: ReplayBuffer, tmp
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"gen_ai.operation.name": "chat"}, "no span has gen_ai.input.messages"),
+        ({"gen_ai.operation.name": "chat"}, "no call of a model has gen_ai.input.messages"),
         (call("{", []), "not JSON"),
         (call("{}", []), "must be a list of messages"),
         (call([{"role": "user"}], []), "must have a role and parts"),
@@ -146,10 +167,25 @@ def test_a_conversation_without_a_score_is_named(buffer: ReplayBuffer, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", '{"traces": []}', '{"resourceSpans": [1]}', "{", '{"resourceSpans": {}}', "x\ny"]
+    "text",
+    [
+        "[]",
+        '{"traces": []}',
+        '{"resourceSpans": [1]}',
+        '{"resourceSpans": [{"resource": "x"}]}',
+        '{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "soon"}]}]}]}',
+        "{",
+        "x\ny",
+    ],
 )
 def test_what_is_no_trace_is_refused(buffer: ReplayBuffer, tmp_path: Path, text: str) -> None:
     path = tmp_path / "traces.json"
     path.write_text(text)
-    with pytest.raises(BufferImportError):
+    with pytest.raises(BufferImportError, match=re.escape(str(path))):
         import_messages(buffer, trace_conversations([path]), RULE)
+
+
+def test_null_stands_for_an_absent_list(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    path = tmp_path / "traces.json"
+    path.write_text('{"resourceSpans": [{"resource": null, "scopeSpans": [{"spans": [{"attributes": null}]}]}]}')
+    assert import_messages(buffer, trace_conversations([path]), RULE).added == 0

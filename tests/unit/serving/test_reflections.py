@@ -9,7 +9,7 @@ import random
 import pytest
 
 from retro.serving.logs import JsonLines
-from tests.unit.serving.conftest import KEY, about
+from tests.unit.serving.conftest import KEY, about, until
 
 PATH = "/v1/reflections"
 SECRET = "content-that-must-not-be-logged"
@@ -127,7 +127,12 @@ def test_the_log_has_neither_content_nor_keys(client, caplog):
     answer = client.post(PATH, json=about(SECRET, n=1)).raise_for_status()
     client.post(PATH, content=SECRET.encode(), headers=JSON)
     client.post(f"/{SECRET}?key={SECRET}", headers={"Authorization": f"Bearer {SECRET}"})
-    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+
+    def logged():
+        return [json.loads(JsonLines().format(record)) for record in list(caplog.records)]
+
+    until(lambda: sum(line["event"] == "request" for line in logged()) == 3)  # each is logged after it was answered
+    lines = logged()
     assert SECRET not in str(lines) and KEY not in str(lines)
     first, second, third = [line for line in lines if line["event"] == "request"]
     assert first["id"] == answer.headers["x-request-id"] == answer.json()["id"]
