@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.pipeline import machine
-from benchmarks.pipeline_timing import Check, Lap, Phases, alternate, report
+from benchmarks.pipeline_timing import Check, Lap, Phases, alternate, ratio_table, report
 from retro.cli.errors import one_line_errors
 from retro.cli.logs import quieten
 from retro.config import RunConfig, load_config
@@ -139,17 +139,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """The figures for people to read."""
-    waits = f"without it, {result['waits_without_lag']:.0%} of a step is waiting"
-    drawn = Table(title=f"{result['latency']} s a call; {waits}; medians of {result['repeats']}")
-    for name in ("", "lag 0", "lag 1", "ratio", "of single repeats"):
-        drawn.add_column(name, justify="left" if not name else "right")
-    for line in result["lines"]:
-        low, high = line["ratio_of_repeats"]
-        name = f"{line['name']} ({line['unit']})"
-        drawn.add_row(
-            name, f"{line['naive']:.0f}", f"{line['ours']:.0f}", f"{line['ratio']:.2f}", f"{low:.2f} – {high:.2f}"
-        )
-    return drawn
+    title = f"{result['latency']} s a call, {result['waits_without_lag']:.0%} of a step in retries without a lag"
+    return ratio_table(title, "lag 0", "lag 1", result["lines"], digits=0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

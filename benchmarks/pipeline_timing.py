@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,6 +136,24 @@ def report(result: dict[str, Any], table: Table, file: Path) -> int:
     write_json(file, result)
     console.print(f"{file} · {result['seconds']} s", highlight=False, soft_wrap=True)
     return 0 if all(check["holds"] for check in result["checks"]) else 1
+
+
+def ratio_table(title: str, naive: str, ours: str, lines: Sequence[Mapping[str, Any]], digits: int = 2) -> Table:
+    """The rates of both sides and their ratio, for people to read.
+
+    Args:
+        naive, ours: what the sides are called.
+        lines: as :meth:`Line.to_json` makes them.
+        digits: of a rate.
+    """
+    drawn = Table(title=title)
+    for name in ("", naive, ours, "ratio", "of single repeats"):
+        drawn.add_column(name, justify="left" if not name else "right")
+    for line in lines:
+        low, high = line["ratio_of_repeats"]
+        rates = [f"{line[side]:.{digits}f}" for side in ("naive", "ours")]
+        drawn.add_row(f"{line['name']} ({line['unit']})", *rates, f"{line['ratio']:.2f}", f"{low:.2f} – {high:.2f}")
+    return drawn
 
 
 def alternate(

@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.pipeline import machine
-from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate, report
+from benchmarks.pipeline_timing import Check, Line, Phases, Stopwatch, alternate, ratio_table, report
 from retro.buffer.store import ReplayBuffer
 from retro.cli.errors import one_line_errors
 from retro.cli.logs import quieten
@@ -155,16 +155,8 @@ def checks(lines: Sequence[Line], played: Played, processes: int) -> list[Check]
 
 def table(result: dict[str, Any]) -> Table:
     """The figures for people to read."""
-    drawn = Table(title=f"{result['tasks']} tasks, {result['processes']} processes; medians of {result['repeats']}")
-    for name in ("", "local", result["runner"], "ratio", "of single repeats"):
-        drawn.add_column(name, justify="left" if not name else "right")
-    for line in result["lines"]:
-        low, high = line["ratio_of_repeats"]
-        name = f"{line['name']} ({line['unit']})"
-        drawn.add_row(
-            name, f"{line['naive']:.2f}", f"{line['ours']:.2f}", f"{line['ratio']:.2f}", f"{low:.2f} – {high:.2f}"
-        )
-    return drawn
+    title = f"{result['tasks']} tasks, {result['processes']} processes; medians of {result['repeats']}"
+    return ratio_table(title, "local", result["runner"], result["lines"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
