@@ -133,20 +133,26 @@ def compare(
     compare_runs(runs, arms)
 
 
+AdapterArgument = Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")]
+BaseOption = Annotated[str | None, typer.Option(help="Where the base model lies; by default where the adapter says.")]
+PromptsOption = Annotated[
+    str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights.")
+]
+
+
 @app.command()
 def reflect(
-    adapter: Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")],
+    adapter: AdapterArgument,
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="The trajectory's JSON file; standard input without it.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Reflections sampled; the one with the best score is kept.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    base: Annotated[
-        str | None, typer.Option(help="Where the base model lies; by default where the adapter says.")
-    ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
-    ] = None,
+    base: BaseOption = None,
+    prompts: PromptsOption = None,
     server: Annotated[
         str | None, typer.Option(help="The URL of an OpenAI-compatible server that has the adapter loaded.")
     ] = None,
@@ -154,10 +160,7 @@ def reflect(
         str | None, typer.Option(help="What the server calls it; by default the name in retro.json.")
     ] = None,
     no_scores: Annotated[bool, typer.Option("--no-scores", help="Load no reward model; draw one reflection.")] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights."),
-    ] = False,
+    trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print text, score and all candidates as JSON.")] = False,
 ) -> None:
     """Print the Best-of-N reflection on a trajectory.
@@ -184,7 +187,7 @@ def reflect(
 
 @app.command()
 def serve(
-    adapter: Annotated[str, typer.Argument(help="An export folder, a run folder or a plain PEFT adapter.")],
+    adapter: AdapterArgument,
     host: Annotated[str, typer.Option(help="An address that others can reach needs RETRO_API_KEY.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
     name: Annotated[
@@ -196,16 +199,9 @@ def serve(
     active: Annotated[int, typer.Option(min=1, help="Requests that the model works on at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more gets status 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets status 504.")] = 300.0,
-    base: Annotated[
-        str | None, typer.Option(help="Where the base model lies; by default where the adapter says.")
-    ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights."),
-    ] = False,
+    base: BaseOption = None,
+    prompts: PromptsOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer requests for reflections over HTTP.
 

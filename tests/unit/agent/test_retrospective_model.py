@@ -4,17 +4,13 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from retro import RetrospectiveModel
 from retro.agent.documents import TrajectoryError
-from retro.agent.records import BaseRecord, ExportError, ExportRecord, RewardRecord
-from retro.config import LoraSection, ModelSection
+from retro.agent.records import ExportError, ExportRecord
 from retro.models.adapter_files import AdapterMismatchError
-from retro.models.adapters import SharedBase
-from retro.models.heads import ScalarHead, save_head
-from retro.models.loading import base_identity
 from retro.types import Usage
+from tests.tiny_export import write_export
 
 DOCUMENT = {
     "opening": "You are in a room. Your task is to look.",
@@ -25,21 +21,7 @@ DOCUMENT = {
 @pytest.fixture(scope="module")
 def export(tiny_model_dir, tmp_path_factory):
     """An export folder as the stage writes it."""
-    folder = tmp_path_factory.mktemp("export")
-    section = ModelSection(base=str(tiny_model_dir), max_new_tokens=8, lora=LoraSection(r=2))
-    base = SharedBase.load(section, torch.device("cpu"))
-    for role, place in (("policy", "adapter"), ("reward", "reward")):
-        base.add_role(role, section.lora, seed=2)
-        base.save_role(role, folder / place)
-    save_head(ScalarHead(base.hidden_size, seed=1), folder / "reward" / "head.safetensors")
-    record = ExportRecord(
-        base=BaseRecord(name=section.base, identity=base_identity(section.base)),
-        prompts="household",
-        model=section,
-        reward=RewardRecord(mean=0.0, std=1.0, loss="bradley_terry"),
-    )
-    write(folder, record)
-    return folder
+    return write_export(tmp_path_factory.mktemp("export"), tiny_model_dir, "served")
 
 
 def write(folder, record: ExportRecord) -> None:
