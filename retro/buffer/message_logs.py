@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +18,7 @@ from retro.buffer.recalled import WINDOW, Derivation
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
 from retro.buffer.store import ReplayBuffer
-from retro.config import ConfigError
+from retro.config import ConfigError, find_named, lacks_module
 from retro.reading import UnreadableError, cut, parse_json, problems, read_lines
 from retro.ties import exceeds
 from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory, Usage, from_json
@@ -60,7 +58,7 @@ class LogRule:
     success: str | None = None
     reflection: str | None = None
     function: Callable[[dict[str, Any]], Facts | None] | None = None
-    """Gets a line, and returns the keys of :class:`FactsForm` instead; None says that it is no attempt."""
+    """Gets a line, and returns the keys of :class:`FactsForm` instead; None leaves the line out."""
 
     def facts(self, line: dict[str, Any]) -> FactsForm | None:
         """The facts of a line, or None to leave it out.
@@ -107,16 +105,14 @@ def load_rule(target: str) -> Callable[[dict[str, Any]], Facts | None]:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ConfigError(f"--rule {target}: write package.module:function")
-    if str(Path.cwd()) not in sys.path:  # an installed command does not look for modules in the working folder
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), name, None)
+        function = find_named(target)
     except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
+        if not lacks_module(error, target):
             raise  # the user's module imports something that is missing: its traceback shows what
         function = None
     if not callable(function):
-        raise ConfigError(f"--rule {target}: there is no such function; write package.module:function")
+        raise ConfigError(f"--rule {target}: not found in the working folder or among the installed packages")
     found: Callable[[dict[str, Any]], Facts | None] = function
     return found
 
@@ -157,7 +153,7 @@ def import_messages(
     """
     chains, derivation = _Chains(log.environment, rule or SplitRule()), Derivation(window, buffer.get)
     bad: list[str] = []
-    told: list[str] = []
+    lines: list[str] = []
     added = present = 0
     try:
         with buffer.transaction() as add:
@@ -169,7 +165,7 @@ def import_messages(
                         raise UnreadableError(f"must be an object, not {type(line).__name__}")
                     facts = log.facts(line)
                     if facts is None:
-                        told.append(f"{conversation.where}: left out by the rule")
+                        lines.append(f"{conversation.where}: left out by the rule")
                         continue
                     episode = derivation(chains.following(line, facts))
                     new = add(episode)
@@ -179,14 +175,14 @@ def import_messages(
                     continue
                 chains.keep(episode)
                 added, present = added + new, present + (not new)
-                told.append(f"{conversation.where}: {_sentence(episode, new)}")
+                lines.append(f"{conversation.where}: {_sentence(episode, new)}")
             if bad and on_error == "refuse" and not dry_run:
                 raise refuse("nothing was imported", bad)
             if dry_run:
                 raise _Undone
     except _Undone:
         pass
-    return LogReport(added, present, tuple(bad), tuple(told))
+    return LogReport(added, present, tuple(bad), tuple(lines))
 
 
 class _Chains:
@@ -247,7 +243,7 @@ def message_lines(paths: Sequence[Path]) -> Iterator[Conversation]:
 
 
 def trace_conversations(paths: Sequence[Path]) -> Iterator[Conversation]:
-    """The conversations of traces, by their beginnings. Raises BufferImportError if a file is no trace."""
+    """The conversations of traces, by their beginnings. Raises BufferImportError if a file does not hold traces."""
     try:
         found = conversations(_files(paths))
     except UnreadableError as error:

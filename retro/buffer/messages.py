@@ -55,7 +55,7 @@ class ChatMessage(BaseModel):
 
 
 class MessagesError(ValueError):
-    """Messages that are no trajectory."""
+    """Messages that do not make a trajectory."""
 
 
 _MESSAGES: TypeAdapter[list[ChatMessage]] = TypeAdapter(list[ChatMessage])
@@ -116,9 +116,9 @@ def _trajectory(messages: Sequence[ChatMessage]) -> dict[str, Any]:
         else:
             opening.append(message.text)
     if not any(text.strip() for text in opening):
-        raise MessagesError("messages: there is no text before the assistant's first message, which states the task")
+        raise MessagesError("messages: the task is missing: it is the text before the assistant's first message")
     if not steps:
         raise MessagesError("messages: there must be at least one of the assistant, whose actions are the trajectory")
-    told = zip(steps, observed, strict=True)
-    steps = [{**step, "observation": "\n\n".join(filter(None, texts))} for step, texts in told]
+    for step, texts in zip(steps, observed, strict=True):
+        step["observation"] = "\n\n".join(filter(None, texts))
     return {"opening": "\n\n".join(opening), "steps": steps}

@@ -47,7 +47,7 @@ class Conversation:
         and their events; a later span's count where several have one.
 
         Raises:
-            UnreadableError: if no call has messages, or they are none.
+            UnreadableError: if no call has messages, or they are malformed.
         """
         ordered = sorted(self.spans, key=lambda span: (span["ended"], span["began"]))
         calls = [span["attributes"] for span in ordered if span["attributes"].get(OPERATION) in CALLS]
@@ -114,7 +114,7 @@ def _requests(path: Path) -> Iterator[dict[str, Any]]:
     """Export requests: the whole file is one, or each line is."""
     for tree in _trees(path):
         if not isinstance(tree, dict) or "resourceSpans" not in tree:
-            raise UnreadableError(f"{path}: not a trace in OTLP's JSON: there is no resourceSpans")
+            raise UnreadableError(f"{path}: not OTLP in JSON: the key resourceSpans is missing")
         yield tree
 
 

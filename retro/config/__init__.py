@@ -17,7 +17,7 @@ from retro.config.base import (
     deciding,
 )
 from retro.config.evaluation import ArmSection, EvaluateSection, SamplerSection
-from retro.config.kinds import KindSection, OneOf, build, parse_section, resolve
+from retro.config.kinds import KindSection, OneOf, build, find_named, lacks_module, parse_section, resolve
 from retro.config.load import load_config, parse_config
 from retro.config.models import (
     CheckpointSection,
@@ -83,6 +83,8 @@ __all__ = [
     "TrainedModelSection",
     "build",
     "deciding",
+    "find_named",
+    "lacks_module",
     "load_config",
     "parse_config",
     "parse_section",

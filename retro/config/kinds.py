@@ -171,20 +171,35 @@ def _load(point: str, kind: Any) -> Any:
     return _of_target(point, kinds[kind].target)
 
 
-def _of_target(point: str, target: str) -> Any:
+def find_named(target: str) -> Any:
+    """What ``module:name`` names, in the working folder too; None if the module has no such name.
+
+    Raises:
+        ModuleNotFoundError: if there is no such module. What is missing inside the module is raised as it is.
+    """
     if str(Path.cwd()) not in sys.path:  # an installed command does not look for modules in the working folder
         sys.path.insert(0, str(Path.cwd()))
+    module_name, _, name = target.partition(":")
+    return getattr(importlib.import_module(module_name), name, None)
+
+
+def lacks_module(error: ModuleNotFoundError, target: str) -> bool:
+    """Whether it is the module of ``module:name`` that is missing, and not one that it imports."""
+    module_name = target.partition(":")[0]
+    return error.name in (module_name.partition(".")[0], module_name)
+
+
+def _of_target(point: str, target: str) -> Any:
     module_name, _, class_name = target.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        found = find_named(target)
     except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
+        if not lacks_module(error, target):
             raise  # the user's module imports something that is missing: its traceback shows what
         raise ConfigError(
             f"{point} {target!r}: there is no module {module_name!r} in the working folder or among the installed "
             "packages"
         ) from None
-    found = getattr(module, class_name, None)
     if found is None:
         raise ConfigError(f"{point} {target!r}: the module {module_name!r} has no {class_name!r}")
     absent = [name for name in POINTS[point].requires if not hasattr(found, name)]

@@ -136,7 +136,7 @@ def test_a_function_may_say_what_counts(buffer: ReplayBuffer, tmp_path: Path) ->
     wrong = LogRule("desk", function=lambda _: {"return": 0.5, "reward": 1})
     with pytest.raises(BufferImportError, match="reward"):
         import_messages(buffer, message_lines([path]), wrong)
-    with pytest.raises(ConfigError, match="there is no such function"):
+    with pytest.raises(ConfigError, match="not found in the working folder"):
         load_rule("json:no_such_function")
     assert load_rule("json:loads") is json.loads
 

@@ -49,8 +49,8 @@ def test_a_trajectory_of_ours_stays_as_it_is():
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ([], "no text before"),
-        ([{"role": "assistant", "content": "look"}], "no text before"),
+        ([], "the task is missing"),
+        ([{"role": "assistant", "content": "look"}], "the task is missing"),
         ([{"role": "user", "content": "Look."}], "at least one of the assistant"),
         (
             [{"role": "user", "content": "Look."}, {"role": "tool", "tool_call_id": "x", "content": ""}],

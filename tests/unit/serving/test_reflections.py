@@ -65,7 +65,7 @@ def test_messages_are_answered_as_their_trajectory(client):
         (b'{"trajectory": {}, "n": 0}', 422, "n: "),
         (b'{"trajectory": {}, "seed": -1}', 422, "seed: "),
         (b'{"trajectory": {}}', 422, "trajectory: Field required"),
-        (b'{"trajectory": []}', 422, "no text before"),
+        (b'{"trajectory": []}', 422, "the task is missing"),
         (b'{"trajectory": {"opening": "", "steps": []}}', 422, "at least one"),
         (b'{"trajectory": {"opening": "", "steps": [{"action": 1, "observation": ""}]}}', 422, "steps.0.action"),
         (json.dumps(about("x", n=5)).encode(), 422, "at most 4 candidates"),
