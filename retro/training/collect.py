@@ -9,26 +9,21 @@ other ids and other draws; the earlier episodes stay in the buffer.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
-
-from pydantic_core import to_jsonable_python
 
 from retro.actors.openai import OpenAIActor, OpenAIOptions
 from retro.artifacts import digest_model, digest_parts, digest_path, write_json
 from retro.buffer.store import ReplayBuffer
-from retro.config import CheckpointSection, ConfigError, RunConfig, build, deciding
-from retro.envs import deciding_options, played_environments
+from retro.config import CheckpointSection, ConfigError, RunConfig, build
+from retro.envs import played_environments
 from retro.envs.base import TaskSet
 from retro.layout import RunFolder
-from retro.memory.bank import BankFacts, copy_bank, identity
+from retro.memory.bank import BankFacts, copy_bank
 from retro.models.adapters import SharedBase
 from retro.models.limits import READING_KEYS, SAMPLING_KEYS, prompt_tokens
 from retro.models.loading import local_context, resolve_device
@@ -43,48 +38,13 @@ from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.trials import Unreflected
 from retro.stage import Stage, Work
 from retro.training.curator import curator_inputs, curator_of
+from retro.training.episode_key import episode_key
 from retro.training.examples import prompts_digest
 from retro.training.rounds import ActorFailedError, Round, Trees, check_rounds, collect_in_rounds, collect_within
 from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
 
-NAMING = (
-    "environment.name",
-    "model.base",
-    "model.revision",
-    "model.dtype",
-    "model.quantization",
-    "model.rope_scaling",
-    "model.max_new_tokens",
-    "model.temperature",
-    "model.top_p",
-)
-"""The keys that are part of an episode's id, with the actor, the memory and the environment's options. The number of
-tasks and the limit on prompts are not: raising the limit for a few long episodes must not replay the others."""
-ALSO_NAMING: dict[str, Any] = {
-    "model.trust_remote_code": False,
-    "model.chat_template_kwargs": {},
-    "model.generator": {"kind": "engine"},
-    "collect.branch": "start",
-}
-"""Keys that were added later, with their defaults. They are part of an id only if they differ from the default, so that
-earlier episodes keep their ids."""
-ACTOR_NAMING: dict[str, Any] = {
-    "adapter": None,
-    "base_url": None,
-    "chat_template_kwargs": {},
-    "dtype": "float32",
-    "endpoint": "chat",
-    "extra_body": {},
-    "limit_parameter": "max_tokens",
-    "quantization": "none",
-    "revision": None,
-    "tokenizer": None,
-    "trust_remote_code": False,
-}
-"""Keys that are part of an id whether the actor's kind has them or not, as before each kind had its own keys, so that
-earlier episodes keep their ids."""
 SHOWN_UNREFLECTED = 5
 MOST_CUT = 0.05
 """The fraction of tasks that an actor's errors may cut short before the stage counts as not done."""
@@ -255,23 +215,6 @@ def refuse_a_failing_actor(trees: list[list[Episode]]) -> None:
             f"{errors[0].info['error']}; what was played is kept: correct this, and run the same command again"
         )
     logger.warning("the %s failed in %d of %d tasks: those trees are cut short", who, cut, len(trees))
-
-
-def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
-    """A digest of all that decides an episode: every key that is read, except those for how much is played."""
-    environment = config.environment
-    parts: dict[str, Any] = {
-        "seed": config.seed,
-        "environment.options": deciding_options(environment.name, to_jsonable_python(environment.options)),
-        "memory": identity(config.memory),
-        "source": config.collect.source if config.collect.source in ("base", "sft") else "adapter",
-        **{f"actor.{key}": value for key, value in (ACTOR_NAMING | deciding(config.actor)).items()},
-    }
-    for key in (*NAMING, *ALSO_NAMING):
-        value = to_jsonable_python(attrgetter(key)(config))
-        if key in NAMING or value != ALSO_NAMING[key]:
-            parts[key] = value
-    return hashlib.sha256(json.dumps([parts, dict(inputs)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _writer(config: RunConfig) -> Path | None:

@@ -13,7 +13,7 @@ from retro.cli.stages import STAGES, ordered_stages, stage_named
 from retro.config import RunConfig, Section
 from retro.config.view import UndeclaredKeyError, leaves
 from retro.stage import Stage, plan_stage, run_stage
-from retro.training.collect import episode_key
+from retro.training.episode_key import episode_key
 from tests.builders import run_config
 
 FIRST = json.loads(Path(__file__).with_name("first_manifests.json").read_text(encoding="utf-8"))
