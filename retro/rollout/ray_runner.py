@@ -90,7 +90,14 @@ class RayRunner(WorkersRunner):
 
     @classmethod
     def from_options(cls, options: RayRunnerOptions, spec: PlayerSpec, parts: PlayerParts) -> RayRunner:
-        """Raises ConfigError if the cluster cannot be reached, or is too small for the workers."""
+        """Raises ConfigError if the cluster cannot be reached, is too small for the workers, or several processes were
+        launched, of which each would have its own workers and limits."""
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1:
+            raise ConfigError(
+                f"runner.kind=ray: {launched} processes were launched, and each would have its own workers and limits: "
+                "use runner.kind=local, or launch one process"
+            )
         name = options.model_dump_json()
         cluster = parts.once(f"Ray cluster {name}", lambda: RayCluster(options, parts))
         if isinstance(spec.actor, OpenAIOptions):

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from retro.actors.openai import OpenAIOptions
 from retro.actors.shared_limits import Call, LimitCounter, SharedLimits
-from retro.config import ActorSection
+from retro.config import ActorSection, ConfigError
 from retro.reading import cut
 from retro.rollout.processes import WorkersFailedError
 from retro.rollout.worker import ENDS_IN_SECONDS, Answer, LogLine, Setup, serve
@@ -85,14 +85,17 @@ class WorkerActor:
 
     def _limits(self, actor: str, section: ActorSection) -> SharedLimits:
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayActorError, RayTaskError
 
-        assert isinstance(section, OpenAIOptions)
-        counter = ray.get_actor(self._counter)
+        if not isinstance(section, OpenAIOptions):
+            raise ConfigError(f"actor.kind={section.chosen}: runner.kind=ray cannot keep its limits for all workers")
         try:
+            counter = ray.get_actor(self._counter)
             ray.get(counter.open.remote(actor, section.requests_per_minute, section.tokens_per_minute, section.budget))
         except RayTaskError as error:
             raise error.cause from None
+        except (RayActorError, ValueError) as error:  # Ray knows no actor of this name any more
+            raise _counter_lost(error) from None
         return SharedLimits(actor, _CounterConnection(counter, self._name))
 
 
@@ -119,10 +122,7 @@ class _CounterConnection:
         try:
             error: Exception | None = await self._counter.begin.remote(self._worker, call, estimate)
         except RayActorError as lost:
-            return WorkersFailedError(
-                f"the process that keeps the limits of the actor was lost ({_first_line(lost)}); what was played is "
-                "kept, and the same command goes on"
-            )
+            return _counter_lost(lost)
         return error
 
     def end(self, call: Call, used: Usage) -> None:
@@ -130,6 +130,13 @@ class _CounterConnection:
 
     def hold(self, actor: str, seconds: float) -> None:
         self._counter.hold.remote(actor, seconds)
+
+
+def _counter_lost(error: Exception) -> WorkersFailedError:
+    return WorkersFailedError(
+        f"the process that keeps the limits of the actor was lost ({_first_line(error)}); what was played is kept, and "
+        "the same command goes on"
+    )
 
 
 class CounterProcess:
@@ -235,9 +242,11 @@ class RayWorker(Worker):
         except Exception as error:
             logger.exception("a worker sent what cannot be read")
             how = f"sent what cannot be read: {error}"
-        self._kill()
-        self._counter.forget(self._name)
-        self.receive(self, how)
+        try:
+            self._kill()
+            self._counter.forget(self._name)
+        finally:
+            self.receive(self, how)  # whatever happens, its attempts are played again
 
     def _read_all(self) -> str:
         """Receive all messages. Returns how the worker ended."""

@@ -22,7 +22,7 @@ from vault_world import World, made, played, written
 from retro.actors.budget import BudgetExceededError
 from retro.cli.plan import plan_run
 from retro.config import ConfigError, RunConfig
-from retro.rollout.ray_runner import RayCluster, RayRunnerOptions, _room
+from retro.rollout.ray_runner import RayCluster, RayRunner, RayRunnerOptions, _room
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.training.collect import STAGE
 from tests.unit.actors.api_server import SECRET, Server
@@ -49,6 +49,13 @@ def cluster() -> Iterator[RayCluster]:
     import ray
 
     assert not ray.is_initialized()
+
+
+def test_several_launched_processes_cannot_each_have_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    spec, parts = PlayerSpec.of(RunConfig()), PlayerParts("cpu")
+    with pytest.raises(ConfigError, match="2 processes were launched, and each would have its own workers and limits"):
+        RayRunner.from_options(RayRunnerOptions(), spec, parts)
 
 
 @needs_ray
