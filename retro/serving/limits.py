@@ -51,13 +51,7 @@ class Admission:
             RequestError: with ``Retry-After``, if as many requests wait as may.
         """
         if self._slots.locked() and self.waiting >= self._limits.waiting:
-            seconds = self._retry_seconds()
-            raise RequestError(
-                429,
-                "too_many_requests",
-                f"The server has as many requests as it takes; send this one again in {seconds} s.",
-                {"Retry-After": str(seconds)},
-            )
+            raise self.refusal()
         self.waiting += 1
         try:
             await self._slots.acquire()
@@ -71,6 +65,12 @@ class Admission:
             self.active -= 1
             self._slots.release()
             self._seconds += _WEIGHT * (time.monotonic() - started - self._seconds)
+
+    def refusal(self) -> RequestError:
+        """The error of a request for which there is no room."""
+        seconds = self._retry_seconds()
+        message = f"The server has as many requests as it takes; send this one again in {seconds} s."
+        return RequestError(429, "too_many_requests", message, {"Retry-After": str(seconds)})
 
     def _retry_seconds(self) -> int:
         """About how long it takes until the queue is empty, if requests go on to last as long as they do."""

@@ -22,6 +22,8 @@ class ModelThread:
     def __init__(self, model: RetrospectiveModel) -> None:
         self._model = model
         self._loop = asyncio.new_event_loop()
+        self.abandoned = 0
+        """Requests whose callers are gone, which the loop drops after its batch."""
         self._thread = threading.Thread(target=self._run, name="retrospective model", daemon=True)
         self._thread.start()
 
@@ -32,8 +34,17 @@ class ModelThread:
     async def reflect(self, episode: Episode, n: int, memory: tuple[str, ...] | None, seed: int) -> Reflected:
         """:meth:`retro.agent.model.RetrospectiveModel.reflect_async`. If the caller is cancelled, a request whose batch
         has not begun is dropped."""
-        asked = self._model.reflect_async(episode, n, memory, seed)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._loop))
+        answer = asyncio.run_coroutine_threadsafe(self._model.reflect_async(episode, n, memory, seed), self._loop)
+        try:
+            return await asyncio.wrap_future(answer)
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            here = asyncio.get_running_loop()
+            self._loop.call_soon_threadsafe(here.call_soon_threadsafe, self._dropped)
+            raise
+
+    def _dropped(self) -> None:
+        self.abandoned -= 1
 
     def close(self) -> None:
         """End the thread after its batch."""

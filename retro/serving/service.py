@@ -95,6 +95,8 @@ class Service:
             episode, memory = read_trajectory(
                 trajectory if isinstance(trajectory, Trajectory) else without_messages(trajectory)
             )
+            if self._thread.abandoned > self.limits.waiting:  # they have left their slots, and not the memory
+                raise self.admission.refusal()
             async with asyncio.timeout(self.limits.seconds), self.admission.slot():
                 reflected = await self._thread.reflect(episode, count, memory, seed)
         except (MessagesError, TrajectoryError) as error:
@@ -107,7 +109,7 @@ class Service:
             ) from None
         except TimeoutError:
             raise RequestError(
-                504, "timeout", f"There was no reflection within {self.limits.seconds:g} s, the server's limit."
+                504, "timeout", f"The reflection took longer than {self.limits.seconds:g} s, the limit of this server."
             ) from None
         return Answer(reflected, spent(reflected.candidates))
 

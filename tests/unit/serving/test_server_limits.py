@@ -59,6 +59,15 @@ def test_a_client_that_leaves_frees_its_place(held):
         held.free.set()
 
 
+def test_clients_that_leave_cannot_fill_the_memory_during_a_batch(held):
+    service = held_service(held, Limits(active=1, waiting=2, seconds=0.05))
+    with running(service) as client:
+        statuses = [client.post(PATH, json=about(str(number))).status_code for number in range(5)]
+        assert statuses == [504, 504, 504, 429, 429]
+        held.free.set()
+        until(lambda: client.post(PATH, json=about("again")).status_code == 200)
+
+
 def test_a_failure_of_ours_shows_the_log_where_and_the_caller_nothing(held, caplog):
     held.free.set()
     with running(held_service(held, Limits())) as client:
