@@ -152,6 +152,7 @@ def fold_bank(
         ask: The memory's :func:`curator`.
 
     Raises:
+        ConfigError: if a retry begins within a failed episode.
         ValueError: if the episodes are in another order, or the memory has a curator and ``ask`` is None.
     """
     memory = make_memory(section, onto)
@@ -168,6 +169,11 @@ def fold_bank(
             if key <= last:
                 raise ValueError(
                     f"a bank is folded in the order of environment, task, trial and id: {last}, then {key}"
+                )
+            if episode.info.get("kept_steps"):
+                raise ConfigError(
+                    f"retry {episode.id} of task {episode.task.id} begins within a failed episode (collect.branch): a "
+                    "bank would count the steps that it keeps once more; fold a buffer whose retries begin at the start"
                 )
             last, count, actor_tokens = key, count + 1, actor_tokens + episode.usage.total
             yield episode

@@ -73,7 +73,7 @@ def curation_prompt(bullets: Sequence[Mapping[str, Any]], retries: Sequence[Epis
         bullets: the id, the text and the counters of each bullet that the playbook holds for their environments.
         max_tokens: of a bullet.
     """
-    told = [
+    episodes = [
         {
             "episode": number,
             "task": shortened(episode.trajectory.opening, SHOWN_TOKENS),
@@ -83,7 +83,7 @@ def curation_prompt(bullets: Sequence[Mapping[str, Any]], retries: Sequence[Epis
         }
         for number, episode in enumerate(retries, 1)
     ]
-    data = json.dumps({"bullets": bullets, "episodes": told}, ensure_ascii=False, indent=1)
+    data = json.dumps({"bullets": bullets, "episodes": episodes}, ensure_ascii=False, indent=1)
     return f"{INSTRUCTIONS.format(max_tokens=max_tokens)}\n{data}\n"
 
 

@@ -155,12 +155,13 @@ class Playbook(EntryBank[Bullet]):
         changes: list[dict[str, Any]] = []
         if retries:
             environments = {episode.task.environment for episode in retries}
-            held = [
+            bullets = [
                 {"id": id, "text": bullet.text, "helpful": bullet.helpful, "harmful": bullet.harmful}
                 for id, bullet in sorted(self.entries.items())
                 if bullet.environment in environments
             ]
-            for change, lesson_of in operations(ask(curation_prompt(held, retries, self.options.max_tokens)), retries):
+            answer = ask(curation_prompt(bullets, retries, self.options.max_tokens))
+            for change, lesson_of in operations(answer, retries):
                 changes.append(change)
                 if lesson_of is not None:
                     id = entry_id(lesson_of.task.environment, change["text"])

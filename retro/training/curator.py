@@ -98,17 +98,17 @@ def curator_of(section: MemorySection, folder: Path, device: torch.device) -> It
     Raises:
         ConfigError: if its actor cannot be made, or its server does not answer.
     """
-    asked = curator(section)
-    if asked is None:
+    actor_section = curator(section)
+    if actor_section is None:
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
     with PlayerParts(device, folder / SPENT) as parts:
         with _its_own_keys():
-            actor = parts.actor(asked)
+            actor = parts.actor(actor_section)
             if isinstance(actor, OpenAIActor):
                 asyncio.run(actor.check())
-        with closing(Curator(asked, actor, curator_inputs(section), folder / ANSWERS)) as made:
+        with closing(Curator(actor_section, actor, curator_inputs(section), folder / ANSWERS)) as made:
             yield made
 
 
@@ -130,11 +130,11 @@ def _its_own_keys() -> Iterator[None]:
 
 def curator_inputs(section: MemorySection) -> dict[str, str]:
     """Digests of the models of a memory's curator, if it has one that is loaded here."""
-    asked = curator(section)
-    if asked is None:
+    actor = curator(section)
+    if actor is None:
         return {}
-    own = {"model": digest_model(asked.model)} if asked.chosen == "local" else {}
-    return {f"curator {name}": digest for name, digest in (own | digest_parts(asked)).items()}
+    own = {"model": digest_model(actor.model)} if actor.chosen == "local" else {}
+    return {f"curator {name}": digest for name, digest in (own | digest_parts(actor)).items()}
 
 
 def _line(key: str, answer: str, tokens: int) -> str:

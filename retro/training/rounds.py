@@ -56,7 +56,8 @@ def check_rounds(config: RunConfig) -> None:
         )
     if "train" not in config.collect.splits or not config.environment.tasks.train:
         raise ConfigError(
-            "collect.round_tasks: there are no train tasks to learn from; see collect.splits and environment.tasks"
+            "collect.round_tasks: the memory learns from train tasks, and none are collected; see collect.splits and "
+            "environment.tasks"
         )
 
 

@@ -24,7 +24,7 @@ from retro.memory.bank import (
     make_memory,
 )
 from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
-from tests.unit.memory.plays import memory_section
+from tests.unit.memory.plays import memory_section, play, task
 
 OWN = {"kind": "tests.learning_memory:Beginnings", "options": {"size": 3}}
 
@@ -131,6 +131,12 @@ def test_whom_a_bank_was_curated_by_is_not_kept_with_it_and_changes_no_ids(tmp_p
         parse_config({"memory": {"kind": "playbook", "curator": {**curator, "base_url": "http://a:b@c/v1"}}}, "test")
     with pytest.raises(ConfigError, match="its prompts are not shortened"):
         parse_config({"memory": {"kind": "playbook", "curator": {"kind": "local", "context_tokens": 9}}}, "test")
+
+
+def test_a_retry_that_begins_within_a_failed_episode_is_not_folded(tmp_path: Path) -> None:
+    episode = replace(play(task("a"), "look around."), info={"kept_steps": 2})
+    with pytest.raises(ConfigError, match="fold a buffer whose retries begin at the start"):
+        fold_bank(memory_section("retrieval"), [episode], tmp_path)
 
 
 class _Silent:

@@ -107,7 +107,7 @@ def test_a_bank_does_not_learn_from_steps_that_retries_repeat(make_config: MakeC
 def test_rounds_need_a_memory_that_learns_and_train_tasks(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"memory\.kind=window does not learn across tasks"):
         run_stage(COLLECT, make_config(**ONLINE | {"memory": "window"}))
-    with pytest.raises(ConfigError, match=r"no train tasks to learn from; see collect\.splits"):
+    with pytest.raises(ConfigError, match=r"learns from train tasks, and none are collected; see collect\.splits"):
         run_stage(COLLECT, make_config(**ONLINE | {"collect": {"round_tasks": 2, "splits": ["test"]}}))
     with pytest.raises(ConfigError, match="round_tasks: not together with episodes"):
         make_config(**ONLINE | {"collect": {"round_tasks": 2, "episodes": 5}})
