@@ -21,6 +21,8 @@ class RunFolder:
         """The resolved config, which runs again as it is."""
         self.buffer = path / "buffer.sqlite"
         """The replay buffer of a run whose config names no other database."""
+        self.lease = path / "lease.json"
+        """Which process works on the run; it exists while one does."""
         self.actor_usage = path / "actor_usage.jsonl"
         """What an actor behind an API has cost: JSON lines that add up."""
         self.metrics = path / "metrics.jsonl"

@@ -12,6 +12,7 @@ from rich.markup import escape
 from retro.agent.records import EXPORT, served_by
 from retro.artifacts import write_atomically
 from retro.cli.estimate import memory_lines, most_episodes
+from retro.cli.leasing import leased
 from retro.cli.logs import quieten
 from retro.cli.plan import plan_run, plan_table
 from retro.config import ConfigError, RunConfig
@@ -20,26 +21,33 @@ from retro.stage import NothingToLearnError, Stage, run_stage
 
 
 def run_pipeline(config: RunConfig, stages: Sequence[Stage], config_path: str) -> None:
-    """Run ``stages`` in order. A stage that is up to date is skipped; an interrupted one resumes."""
+    """Run ``stages`` in order. A stage that is up to date is skipped; an interrupted one resumes.
+
+    Raises:
+        LeaseHeldError: if another process works on this run.
+    """
     console = Console()
     quieten()
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(RunFolder(config.run_dir).config, config.dump())
-    console.print(plan_table(plan_run(config, stages), config))
-    folder = config.run_dir
-    for stage in stages:
-        started = time.monotonic()
-        console.print(f"\n[bold]{stage.name}[/bold]")
-        try:
-            folder = run_stage(stage, config)
-        except NothingToLearnError as error:
-            if not stage.optional(config):
-                raise
-            console.print(f"[yellow]{stage.name}: left out, no Best-of-N then: {error}[/yellow]", highlight=False)
-            continue
-        console.print(f"[dim]{stage.name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
+    with leased(config, stages):
+        write_atomically(RunFolder(config.run_dir).config, config.dump())
+        console.print(plan_table(plan_run(config, stages), config))
+        for stage in stages:
+            _run_stage(stage, config, console)
     if stages[-1].name == "evaluate":
         last_screen(config.run_dir, config_path, console)
+
+
+def _run_stage(stage: Stage, config: RunConfig, console: Console) -> None:
+    started = time.monotonic()
+    console.print(f"\n[bold]{stage.name}[/bold]")
+    try:
+        folder = run_stage(stage, config)
+    except NothingToLearnError as error:
+        if not stage.optional(config):
+            raise
+        console.print(f"[yellow]{stage.name}: left out, no Best-of-N then: {error}[/yellow]", highlight=False)
+    else:
+        console.print(f"[dim]{stage.name}: {time.monotonic() - started:.0f} s → {folder}[/dim]")
 
 
 def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:

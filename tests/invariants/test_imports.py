@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "retro"
 ROWS = [
     {"reading", "layout", "ties"},
-    {"database_url"},
+    {"database_url", "lease"},
     {"ratings"},
     {"types"},
     {"config"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -21,9 +23,14 @@ from typer.testing import CliRunner
 from retro.buffer import ReplayBuffer, ReplayBufferError
 from retro.buffer.engine import ADDING, ConnectionLostError, EpisodeRefusedError
 from retro.buffer.jsonl import import_jsonl
+from retro.buffer.lease import NamespaceLease
 from retro.buffer.migration import migrate
 from retro.cli.app import app
+from retro.cli.leasing import leased
 from retro.config import ConfigError, RunConfig, load_config
+from retro.evaluation.stage import STAGE as EVALUATE
+from retro.lease import LeaseHeldError, LeaseLostError
+from retro.training.collect import STAGE as COLLECT
 from retro.types import Episode, Split, Task, Usage
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'retro[postgres]'")
@@ -170,6 +177,63 @@ def test_a_schema_of_something_else_is_refused(server: Server, url: str) -> None
         connection.execute("create schema songs; create table songs.tasks (title text)")
     with pytest.raises(ReplayBufferError, match="with the tables tasks; give the buffer one of its own"):
         ReplayBuffer(server.url("songs"))
+
+
+def test_a_run_that_was_started_twice_is_refused_by_the_database(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retro.buffer.lease._PAUSES", ())
+    with closing_lease(NamespaceLease(url, "mine")) as holder:
+        with pytest.raises(LeaseHeldError) as refused:
+            NamespaceLease(url, "mine")
+        said = str(refused.value)
+        assert f"process {os.getpid()} on {os.uname().nodename}"[:50] in said
+        assert re.search(r"\(since .* UTC, last sign of life \d+ s ago\) works on it: wait until", said)
+        assert "\n" not in said
+        NamespaceLease(url, "another").release()
+        NamespaceLease(server.url("elsewhere"), "mine").release()
+        holder.beat()
+    NamespaceLease(url, "mine").release()
+
+
+def test_a_lease_ends_with_its_session_and_is_taken_again(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retro.buffer.lease._PAUSES", ())
+    with server.connect() as admin, closing_lease(NamespaceLease(url, "mine")) as holder:
+        kill = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'retro, %'"
+        admin.execute(kill)
+        holder.beat()
+        with pytest.raises(LeaseHeldError):
+            NamespaceLease(url, "mine")
+        admin.execute(kill)
+        with closing_lease(NamespaceLease(url, "mine")), pytest.raises(LeaseLostError, match="taken over by process"):
+            holder.beat()
+
+
+def test_two_folders_of_one_name_in_one_namespace_are_one_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retro.buffer.lease._PAUSES", ())
+    shared = {"url": server.url("leased")}
+    one, two, other = (
+        RunConfig.model_validate({"name": name, "runs": str(tmp_path / runs), "buffer": shared})
+        for name, runs in (("mine", "a"), ("mine", "b"), ("other", "b"))
+    )
+    with leased(one, [COLLECT]):
+        with pytest.raises(LeaseHeldError, match=r"run 'mine' in the replay buffer .*name=…"), leased(two, [COLLECT]):
+            pass
+        with leased(two, [EVALUATE]), leased(other, [COLLECT]):  # an evaluation needs no buffer
+            pass
+    assert not list(tmp_path.rglob("lease.json"))
+
+
+@contextmanager
+def closing_lease(lease: NamespaceLease) -> Iterator[NamespaceLease]:
+    try:
+        yield lease
+    finally:
+        lease.release()
 
 
 def test_a_restart_of_the_server_loses_and_doubles_nothing(server: Server, url: str, make: Make) -> None:
