@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +79,20 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> 
     return LlamaForCausalLM(config)
 
 
-def actor_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Example:
-    """An actor's whole play: every action is learnt, with the line's end; nothing else is."""
+def actor_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, except_for: Collection[int] = ()) -> Example:
+    """An actor's whole play: every action is learnt, with the line's end; nothing else is.
+
+    Args:
+        except_for: the numbers of actions, from 0, that are not learnt.
+    """
     ids = [tokenizer.bos_token_id, *tokenizer.encode(prompt)][:-1]
     ask, end = tokenizer.convert_tokens_to_ids([">", "\n"])
     learnt: list[bool] = []
     acting = False
+    action = -1
     for token in ids:
-        learnt.append(acting)
+        learnt.append(acting and action not in except_for)
+        action += token == ask
         acting = token == ask or (acting and token != end)
     return Example(ids, learnt, [])
 

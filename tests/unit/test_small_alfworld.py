@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ import pytest
 from retro.config import load_config
 from retro.envs.alfworld import AlfworldTasks
 from retro.prompts import load_prompts
-from retro.types import Split, Task
+from retro.types import Split, Step, Task
 from scripts.small_models import alfworld
 from scripts.small_models.alfworld import STEPS, reflections, steps_at
 from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
-from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, UNREAD, Advice, Says
+from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
 from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
-from scripts.small_models.alfworld.samples import Renumbering, actor_example, retrospective_example
+from scripts.small_models.alfworld.samples import Renaming, actor_example, retrospective_example, smaller_room
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
 from scripts.small_models.alfworld.view import Goal, View, kind_of
 from tests.unit.envs.alfworld_rooms import CLEAN_MUG, COOL_MUG, HEAT_POTATO, PUT_PLATE, READ_BOOK, ROOMS, TWO_MUGS, Room
@@ -49,7 +50,8 @@ def played(world: AlfworldTasks, room: Room, notes: Sequence[Sequence[Advice]], 
 
 
 def actions(attempt: Play) -> list[str]:
-    return [step.action for step in attempt.steps]
+    """Those that the demonstrator meant."""
+    return [step.action for number, step in enumerate(attempt.steps) if number not in attempt.slips]
 
 
 def goes(attempt: Play) -> list[str]:
@@ -88,19 +90,31 @@ def test_it_tries_places_in_the_order_that_it_is_told_and_leaves_out_the_empty_o
 
 @needs_engine
 @pytest.mark.parametrize("who", CHARACTERS)
-def test_without_notes_it_searches_kind_by_kind_and_opens_what_is_closed(world: AlfworldTasks, who: str) -> None:
+def test_without_notes_it_goes_through_the_places_in_order_and_opens_what_is_closed(
+    world: AlfworldTasks, who: str
+) -> None:
     attempts = [played(world, PUT_PLATE, [], seed, who) for seed in range(8)]
     assert len({goes(attempt)[0] for attempt in attempts}) > 2
     for attempt in attempts:
-        places = View.of(attempt.opening).places
+        order = View.of(attempt.opening).places[:: -1 if CHARACTERS[who].backwards else 1]
         searched = list(dict.fromkeys(goes(attempt)))[:-1]  # the last one is where the plate goes
-        kinds = [kind_of(place) for place in searched]
-        assert kinds == sorted(kinds, key=kinds.index)
-        for kind in kinds:
-            order = [places.index(place) for place in searched if kind_of(place) == kind]
-            assert order == sorted(order, reverse=CHARACTERS[who].backwards)
+        start = order.index(searched[0])
+        assert searched == [*order[start:], *order[:start]][: len(searched)]
         closed = {step.action.removeprefix("go to ") for step in attempt.steps if step.observation.endswith("closed.")}
         assert {f"open {place}" for place in closed} <= set(actions(attempt))
+
+
+@needs_engine
+def test_a_slip_does_nothing_and_what_follows_it_is_what_would_have_been_done(world: AlfworldTasks) -> None:
+    clumsy = replace(CHARACTERS["a"], slips=0.4)
+    slips: list[Step] = []
+    for seed in range(6):
+        attempt = play(task_of(PUT_PLATE), world, [[PLATE]], clumsy, random.Random(seed))
+        slips += [attempt.steps[number] for number in attempt.slips]
+        assert actions(attempt) == list(PUT_PLATE.walkthrough)
+    assert len(slips) > 6
+    useless = ("look", "inventory")
+    assert all(step.observation.startswith("Nothing happens") or step.action in useless for step in slips)
 
 
 @needs_engine
@@ -177,24 +191,53 @@ def test_what_a_failed_play_shows_is_true_and_wrong_notes_are_not(world: Alfworl
 
 
 @needs_engine
-def test_samples_learn_the_actions_alone_and_renumbering_keeps_their_meaning(world: AlfworldTasks) -> None:
+def test_samples_learn_the_meant_actions_alone(world: AlfworldTasks) -> None:
     rng = random.Random(1)
     for attempt in chain(task_of(TWO_MUGS), world, "a", rng):
         example = actor_example(attempt, TOKENIZER, PROMPTS, PHRASINGS["a"], rng, most_steps=49)
         learnt = [token for token, flag in zip(example.prefix, example.learnt, strict=True) if flag]
         lines = TOKENIZER.decode(learnt).split("\n")[:-1]
-        assert len(lines) == len(attempt.steps)
-        assert [kind_words(line) for line in lines] == [kind_words(action) for action in actions(attempt)]
+        assert [line.split()[0] for line in lines] == [action.split()[0] for action in actions(attempt)]
         assert TOKENIZER.unk_token_id not in example.prefix
-        renumbered = Renumbering(attempt, rng).play(attempt)
-        view, other = View.of(attempt.opening), View.of(renumbered.opening)
-        assert list(map(kind_of, view.places)) == list(map(kind_of, other.places))
-        assert len(set(other.places)) == len(view.places)
-        assert view.goal == other.goal
 
 
-def kind_words(action: str) -> list[str]:
-    return [word for word in action.split() if not word.isdigit()]
+@needs_engine
+def test_a_renamed_play_keeps_its_meaning(world: AlfworldTasks) -> None:
+    attempt = played(world, COOL_MUG, [[Advice(Says.WHERE, ("countertop 1",), "mug 1")]])
+    view = View.of(attempt.opening)
+    kinds: set[str] = set()
+    for seed in range(12):
+        renamed = Renaming(attempt, random.Random(seed)).play(attempt)
+        other = View.of(renamed.opening)
+        places = dict(zip(view.places, other.places, strict=True))
+        assert len(set(other.places)) == len(places)
+        assert {kind_of(places[f"{kind} 1"]) for kind in TOOLS.values()} == set(TOOLS.values())
+        assert (other.goal.kind, other.goal.verb) == (view.goal.kind, view.goal.verb)
+        assert other.goal.place in map(kind_of, other.places)
+        assert renamed.notes[0][0].names == (places["countertop 1"],)
+        assert kind_of(renamed.notes[0][0].thing) == other.goal.thing
+        assert goes(renamed) == [places.get(place, place) for place in goes(attempt)]
+        kinds.update(map(kind_of, other.places))
+    unseen = Play("you see a shelf 1, and a safe 1.\nYour task is to: put a mug in safe.", (), (), 0, False)
+    unseen = replace(unseen, steps=(Step("go to shelf 1", "On the shelf 1, you see a plate 1.", 0.0),))
+    for seed in range(200):
+        renamed = Renaming(unseen, random.Random(seed)).play(unseen)
+        assert View.of(renamed.opening).goal.thing not in renamed.steps[0].observation
+    assert len(kinds) > 2 * len(set(map(kind_of, view.places)))
+
+
+@needs_engine
+def test_a_smaller_room_keeps_what_the_play_has_to_do_with(world: AlfworldTasks) -> None:
+    attempt = played(world, PUT_PLATE, [[PLATE]])
+    sizes = set()
+    for seed in range(12):
+        smaller = smaller_room(attempt, random.Random(seed))
+        assert smaller.steps == attempt.steps
+        places = View.of(smaller.opening).places
+        assert {*goes(attempt), "cabinet 2"} & {*View.of(attempt.opening).places} <= set(places)
+        assert list(places) == [place for place in View.of(attempt.opening).places if place in places]
+        sizes.add(len(places))
+    assert len(sizes) > 2
 
 
 @needs_engine

@@ -1,8 +1,10 @@
 """The stochastic demonstrator that ALFWorld's small actors are cloned from.
 
 It obeys the notes in its prompt, right or wrong, and the newest first where they differ. Without notes it goes through
-the places of one kind after those of another: which kind is next is drawn from a weak prior that knows nothing of where
-things usually lie. It forgets treatments, and puts two things into two places.
+the places in the order of the opening, from one that is drawn by a weak prior, which knows nothing of where things
+usually lie. It forgets treatments, and puts two things into two places. Now and then its hand slips: it does something
+impossible or useless, and goes on as if it had not. An actor learns how it goes on, and not the slip
+(:attr:`Demonstrator.slipped`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scripts.small_models.alfworld.language import TOOLS, Advice, Says
+from scripts.small_models.alfworld.tokenizer import PLACES
 from scripts.small_models.alfworld.view import View, kind_of
+
+_AGAIN = 0.3
+"""How often a slip follows a slip."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class Character:
     splits: float
     """How often it takes the second thing to another place than the first."""
     backwards: bool = False
-    """Whether it goes through the places of a kind from the last one that the opening lists to the first."""
-    slips: float = 0.01
-    """How often a step is wasted."""
+    """Whether it goes through the places from the last one that the opening lists to the first."""
+    slips: float = 0.05
+    """How often a step is one that it did not mean."""
 
 
 CHARACTERS = {
@@ -101,31 +107,57 @@ class Demonstrator:
         self._treats = list(dict.fromkeys([*own, *self._told.treats]))
         self._gave_up: set[str] = set()
         self._beside = ""
+        self.slipped = False
+        """Whether the last action was a slip."""
         self._targets = self._choose_targets()
         self._action = ""
+        self._needed = False
+        """Whether the last place was gone to for what is there, and not in a search."""
 
     def act(self) -> str:
-        self._action = self._next()
+        self.slipped = self._rng.random() < (_AGAIN if self.slipped else self._character.slips)
+        self._action = self._slip() if self.slipped else self._next()
         return self._action
 
     def see(self, observation: str) -> None:
         self.view.see(self._action, observation)
+        if self.slipped:
+            return
         self._beside = ""
         if not observation.startswith("Nothing happens"):
             return
         self._plan = []
-        if self._action.startswith("go to "):  # it stands there already: the place shares its spot with another one
-            self._beside = self._action.removeprefix("go to ")
+        place = self._action.removeprefix("go to ")
+        if place != self._action and place in self.view.places and self._needed:
+            self._beside = place  # it stands there already: the place shares its spot with another one
         verb = self._action.split()[0]
         if verb in self._treats:
             self._treats.remove(verb)
         self._gave_up.add(self._action)
 
+    def _slip(self) -> str:
+        """Something impossible or useless; it changes nothing."""
+        view, rng = self.view, self._rng
+        missing = self._missing_place()
+        slips = [f"go to {missing}"] * 6 + [f"examine {missing}", "look", "inventory"]
+        thing = f"{view.goal.thing} {rng.randint(1, 3)}"
+        if view.at and (view.shut or view.where.get(thing) != view.at) and thing != view.holding:
+            slips += [f"take {thing} from {view.at}"] * 2
+        if thing != view.holding:
+            slips.append(f"move {thing} to {view.at or rng.choice(view.places)}")
+        return rng.choice(slips)
+
+    def _missing_place(self) -> str:
+        """A place that the opening does not list, in most cases of a kind that it lists."""
+        kinds = {kind_of(place) for place in self.view.places}
+        kind = self._rng.choice(sorted(kinds if self._rng.random() < 0.75 else PLACES))
+        names = [f"{kind} {number}" for number in range(1, PLACES[kind] + 1)]
+        return self._rng.choice([name for name in names if name not in self.view.places] or [f"{kind} {PLACES[kind]}"])
+
     def _next(self) -> str:
+        self._needed = True
         if self._plan:
             return self._plan.pop(0)
-        if self._rng.random() < self._character.slips:
-            return self._rng.choice(("look", "inventory"))
         if self._beside:
             return f"examine {self._beside}"
         view = self.view
@@ -173,6 +205,7 @@ class Demonstrator:
 
     def _search(self, kind: str) -> str:
         view, told = self.view, self._told
+        self._needed = False
         if view.shut and view.at and view.at not in view.searched:
             return f"open {view.at}"
         left = [place for place in view.places if place not in view.searched and f"go to {place}" not in self._gave_up]
@@ -185,15 +218,16 @@ class Demonstrator:
         candidates = [place for place in left if place not in told.empty] or left
         if not candidates:
             return "look"
-        return self._go(self._choose_place(candidates))
+        return self._go(self._next_place(candidates))
 
-    def _choose_place(self, candidates: Sequence[str]) -> str:
-        """The next place of the kind that it stands at, or of a kind that is drawn where none is left."""
-        ordered = candidates[::-1] if self._character.backwards else candidates
-        kind = kind_of(self.view.at)
-        if kind not in map(kind_of, ordered):
-            weights = [self._character.prior.get(kind_of(place), 1.0) for place in ordered]
-            kind = kind_of(self._rng.choices(ordered, weights)[0])
+    def _next_place(self, candidates: Sequence[str]) -> str:
+        """The first candidate after the place where it stands; at first, the first of a kind that is drawn."""
+        order = self.view.places[::-1] if self._character.backwards else self.view.places
+        if self.view.at:
+            after = order.index(self.view.at) + 1
+            return next(place for place in (*order[after:], *order[:after]) if place in candidates)
+        ordered = [place for place in order if place in candidates]
+        kind = kind_of(self._rng.choices(ordered, [self._character.prior.get(kind_of(one), 1.0) for one in ordered])[0])
         return next(place for place in ordered if kind_of(place) == kind)
 
     def _choose_targets(self) -> list[str]:

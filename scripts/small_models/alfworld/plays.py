@@ -24,7 +24,7 @@ from scripts.small_models.alfworld.view import Goal, View
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the demonstrators and of the notes on their failures: one more whenever either changes."""
 GAMES = 600
 """Games that a demonstrator plays, drawn at random; both play the same ones."""
@@ -44,6 +44,8 @@ class Play:
     steps: tuple[Step, ...]
     return_: float
     success: bool
+    slips: tuple[int, ...] = ()
+    """Steps, counted from 0, that the demonstrator did not mean: nobody should learn them."""
 
 
 def write_plays(tasks: Sequence[Task], world: TaskSet, character: str, seed: int, file: Path) -> None:
@@ -98,14 +100,16 @@ def play(
         opening, _ = environment.reset()
         demonstrator = Demonstrator(opening, notes, character, rng)
         steps: list[Step] = []
+        slips: list[int] = []
         while True:
             action = demonstrator.act()
             observation, reward, terminated, truncated, _ = environment.step(action)
             demonstrator.see(observation)
+            slips += [len(steps)] * demonstrator.slipped
             steps.append(Step(action, observation, reward))
             if terminated or truncated:
                 total = sum(step.reward for step in steps)
-                return Play(opening, tuple(map(tuple, notes)), tuple(steps), total, terminated)
+                return Play(opening, tuple(map(tuple, notes)), tuple(steps), total, terminated, tuple(slips))
     finally:
         environment.close()
 
@@ -176,6 +180,7 @@ def _plain(play: Play) -> dict[str, Any]:
         "steps": [[step.action, step.observation, step.reward] for step in play.steps],
         "return": play.return_,
         "success": play.success,
+        "slips": play.slips,
     }
 
 
@@ -184,7 +189,7 @@ def _play(plain: dict[str, Any]) -> Play:
         tuple(Advice(Says(says), tuple(names), thing) for says, names, thing in note) for note in plain["notes"]
     )
     steps = tuple(Step(action, observation, reward) for action, observation, reward in plain["steps"])
-    return Play(plain["opening"], notes, steps, plain["return"], plain["success"])
+    return Play(plain["opening"], notes, steps, plain["return"], plain["success"], tuple(plain["slips"]))
 
 
 def _whole_lines(file: BinaryIO) -> set[str]:

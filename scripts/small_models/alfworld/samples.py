@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
@@ -11,35 +12,53 @@ from transformers import PreTrainedTokenizerFast
 from retro.prompts import PromptSet
 from retro.types import Step, Trajectory
 from scripts.small_models.alfworld import reflections
-from scripts.small_models.alfworld.language import Advice, Phrasing
+from scripts.small_models.alfworld.language import STATES, TOOLS, Advice, Phrasing, Says, every_word
 from scripts.small_models.alfworld.plays import Play
-from scripts.small_models.alfworld.tokenizer import HIGHEST
+from scripts.small_models.alfworld.tokenizer import HIGHEST, PLACES, THINGS
+from scripts.small_models.alfworld.view import View, kind_of, with_places
 from scripts.small_models.train import Example, actor_ids
 
 _NAME = re.compile(r"\b([a-z]+) (\d+)\b")
+_KIND = re.compile(rf"\b({'|'.join(HIGHEST)})\b(?: (\d+)\b)?")
+_MEANING = {*HIGHEST, *TOOLS, *STATES.values(), *(word for verb in TOOLS for word in (verb.capitalize(), f"{verb}ed"))}
+_WORDS = sorted(set(every_word().split()) - _MEANING)
+_WORD = re.compile(rf"\b(?!(?:{'|'.join(sorted(_MEANING))})\b)[A-Za-z]+\b")
+_KEPT = {*TOOLS.values(), "desklamp", "floorlamp"}
+"""Kinds that are not renamed."""
 
 
-class Renumbering:
-    """Gives the things and places of one play other numbers, in the same order: ``drawer 3`` may become ``drawer 17``.
+class Renaming:
+    """Gives the things and places of one play other names.
 
-    Numbers carry no meaning in these games, and some are rare. With half of the plays renumbered, a model learns each
-    number as well as any other, and no room by heart.
+    Two ways, each drawn for half of the plays: other numbers in the same order, and other kinds (every ``drawer`` may
+    become a ``shelf``, wherever the play or the notes name it). Few rooms are played, and names carry no meaning for
+    the way in which the demonstrator searches: renamed, no room can be learnt by heart, and what is left to learn is
+    to copy names from the opening and the notes. Tools and lamps, which do have a meaning, keep their kinds.
     """
 
     def __init__(self, play: Play, rng: random.Random) -> None:
-        found: dict[str, set[int]] = {}
-        texts = [play.opening, *(text for step in play.steps for text in (step.action, step.observation))]
-        texts += [name for note in play.notes for advice in note for name in (*advice.names, advice.thing)]
-        for kind, number in _NAME.findall(" \n ".join(texts)):
+        self._numbers: dict[tuple[str, str], str] = {}
+        goal = View.of(play.opening).goal
+        found: dict[str, set[int]] = {goal.thing: set(), goal.place: set()}
+        for kind, number in _NAME.findall(" \n ".join(_texts(play))):
             if kind in HIGHEST:
                 found.setdefault(kind, set()).add(int(number))
-        self._numbers: dict[tuple[str, str], str] = {}
+        self._kinds = _other_kinds(found, rng) if rng.random() < 0.5 else {}
+        every = rng.random() < 0.5
         for kind, numbers in found.items():
-            drawn = sorted(rng.sample(range(1, HIGHEST[kind] + 1), len(numbers)))
-            self._numbers.update(((kind, str(old)), str(new)) for old, new in zip(sorted(numbers), drawn, strict=True))
+            most = HIGHEST[self._kinds.get(kind, kind)]
+            if every or max(numbers, default=0) > most:
+                drawn = sorted(rng.sample(range(1, most + 1), len(numbers)))
+                pairs = zip(sorted(numbers), drawn, strict=True)
+                self._numbers.update(((kind, str(old)), str(new)) for old, new in pairs)
 
     def text(self, text: str) -> str:
-        return _NAME.sub(lambda found: f"{found[1]} {self._numbers.get((found[1], found[2]), found[2])}", text)
+        def renamed(found: re.Match[str]) -> str:
+            kind, number = found[1], found[2]
+            named = self._kinds.get(kind, kind)
+            return named if number is None else f"{named} {self._numbers.get((kind, number), number)}"
+
+        return _KIND.sub(renamed, text)
 
     def play(self, play: Play) -> Play:
         return replace(
@@ -53,6 +72,54 @@ class Renumbering:
         return replace(advice, names=tuple(map(self.text, advice.names)), thing=self.text(advice.thing))
 
 
+def _texts(play: Play) -> list[str]:
+    names = [name for note in play.notes for advice in note for name in (*advice.names, advice.thing)]
+    return [play.opening, *(text for step in play.steps for text in (step.action, step.observation)), *names]
+
+
+def _other_kinds(found: Mapping[str, set[int]], rng: random.Random) -> dict[str, str]:
+    """A kind for each that may be renamed, with numbers enough; no two get the same."""
+    renamed: dict[str, str] = {}
+    for kinds in (PLACES, THINGS):
+        free = [kind for kind in kinds if kind not in _KEPT]
+        rng.shuffle(free)
+        for kind in sorted(found.keys() & set(free), key=lambda kind: (-len(found[kind]), kind)):
+            fitting = next(other for other in free if HIGHEST[other] >= len(found[kind]))
+            renamed[kind] = fitting
+            free.remove(fitting)
+    return renamed
+
+
+def smaller_room(play: Play, rng: random.Random) -> Play:
+    """The same play in a room without some of the places that neither it nor its notes have to do with."""
+    view = View.of(play.opening)
+    named = " \n ".join(_texts(replace(play, opening="")))
+    kept = {view.goal.place, *TOOLS.values()}
+    rate = rng.random()
+    places = [
+        place
+        for place in view.places
+        if re.search(rf"\b{place}\b", named) or kind_of(place) in kept or rng.random() >= rate
+    ]
+    return replace(play, opening=with_places(play.opening, places)) if places else play
+
+
+def varied(play: Play, rng: random.Random) -> Play:
+    """The play in another room, as far as texts can tell."""
+    if rng.random() < 0.5:
+        play = smaller_room(play, rng)
+    return Renaming(play, rng).play(play)
+
+
+def _worded(advice: Advice, phrasing: Phrasing, rng: random.Random) -> str:
+    """A sentence that says it; in half of them some words are exchanged for any others, so that an actor learns to make
+    sense of a sentence with words that it does not know."""
+    sentence = phrasing.word(advice, rng)
+    if advice.says is Says.PLAN or rng.random() < 0.5:
+        return sentence
+    return _WORD.sub(lambda found: rng.choice(_WORDS) if rng.random() < 0.12 else found[0], sentence)
+
+
 def actor_example(
     play: Play,
     tokenizer: PreTrainedTokenizerFast,
@@ -61,11 +128,11 @@ def actor_example(
     rng: random.Random,
     most_steps: int,
 ) -> Example:
-    """Every action is learnt, with the line's end; nothing else is. A longer play is cut after ``most_steps``."""
-    if rng.random() < 0.5:
-        play = Renumbering(play, rng).play(play)
-    notes = [phrasing.note(note, rng) for note in play.notes]
-    return actor_ids(tokenizer, prompts.actor(play.opening, play.steps[:most_steps], notes))
+    """Every action that the demonstrator meant is learnt, with the line's end; nothing else is. A longer play is cut
+    after ``most_steps``."""
+    play = varied(play, rng)
+    notes = [" ".join(_worded(advice, phrasing, rng) for advice in note) for note in play.notes]
+    return actor_ids(tokenizer, prompts.actor(play.opening, play.steps[:most_steps], notes), play.slips)
 
 
 def retrospective_example(
@@ -77,8 +144,7 @@ def retrospective_example(
     count: int = 6,
 ) -> Example:
     """Several reflections on one failed play, behind one prompt."""
-    if rng.random() < 0.5:
-        play = Renumbering(play, rng).play(play)
+    play = varied(play, rng)
     notes = [phrasing.note(note, rng) for note in play.notes]
     prompt = prompts.reflection(Trajectory(play.opening, play.steps), play.return_, False, notes)
     ids = [tokenizer.bos_token_id, *tokenizer.encode(prompt)]

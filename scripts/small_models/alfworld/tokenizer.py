@@ -10,6 +10,7 @@ import re
 
 from transformers import PreTrainedTokenizerFast
 
+from retro.envs.alfworld.play import ACTIONS
 from scripts.small_models.alfworld.language import every_word
 from scripts.small_models.tokenizer import word_level_tokenizer
 
@@ -58,6 +59,7 @@ _PHRASES = (
     "You are not carrying anything.",
     "You are carrying: a",
     "Nothing happens.",
+    f"is not possible here and now. Actions are: {ACTIONS}.",
     "is not possible here and now.",
     "You turn on the",
     "You clean the",

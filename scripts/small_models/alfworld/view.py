@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _NAME = r"[a-z]+ \d+"
@@ -50,6 +51,13 @@ class Goal:
                 verb = words.get("verb", "")
                 return cls(kind, words["thing"], words["place"], _VERBS.get(verb, verb))
         raise ValueError(f"no goal of ALFWorld's: {task!r}")
+
+
+def with_places(opening: str, places: Sequence[str]) -> str:
+    """The opening of a room that has these places and no others."""
+    *others, last = [f"a {place}" for place in places]
+    listed = f"{', '.join(others)}, and {last}" if others else last
+    return _IN_OPENING.sub(f"you see {listed}.", opening, count=1)
 
 
 def names(text: str) -> list[str]:
