@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -40,6 +40,8 @@ class StopReason(StrEnum):
     """The actor stopped answering (its server failed for good). The episode is reported, but does not count."""
     ENVIRONMENT_ERROR = "environment_error"
     """The environment failed (a worker process died). The episode is reported, but does not count."""
+    ASKED = "asked"
+    """The actor waits for advice. The loop has the attempt played on, so no recorded episode ends in this way."""
 
 
 class Message(TypedDict):
@@ -137,6 +139,14 @@ class Reflection:
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """A reflection that an actor asked for in the middle of an episode, and the index of the step that asked."""
+
+    step: Count
+    reflection: Reflection
+
+
+@dataclass(frozen=True, slots=True)
 class Recalled:
     """What the actor's memory recalled for one episode: the entries as they stood in its prompt, in order.
 
@@ -217,6 +227,23 @@ class Episode:
     def failed(self) -> bool:
         """Whether it was played to its end without success, and so deserves a reflection."""
         return not self.success and not self.broken
+
+    @property
+    def advice(self) -> tuple[Advice, ...]:
+        """What its actor was given, as ``info["advice"]`` records it; a log may use this key for something else."""
+        if "advice" not in self.info:
+            return ()
+        try:
+            given: tuple[Advice, ...] = _adapter(tuple[Advice, ...]).validate_python(self.info["advice"])
+        except ValidationError:
+            return ()
+        return given
+
+    def without_advice(self) -> Episode:
+        """The episode without the steps in which its actor got advice: what it did in the environment alone."""
+        asked = {given.step for given in self.advice}
+        kept = tuple(step for index, step in enumerate(self.trajectory.steps) if index not in asked)
+        return replace(self, trajectory=replace(self.trajectory, steps=kept)) if asked else self
 
 
 class ActorError(RuntimeError):

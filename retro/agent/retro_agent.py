@@ -35,11 +35,13 @@ class RetroAgent:
         sampling: How the actor samples.
         attempts: Plays of one task, the first one included.
         n: Reflections drawn after a failure, of which the reward model keeps one.
+        advice: How often the actor may ask for a reflection in the middle of an episode. The environment also gets this
+            action, as one that it does not know.
         seed: Equal seeds play equal episodes, if the actor's own sampling is deterministic.
         concurrency: Episodes under way at once; always 1 for functions, which share their state.
 
     Raises:
-        ValueError: if there are no prompts to play with.
+        ValueError: if there are no prompts to play with, or advice is to be given without a retrospective model.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RetroAgent:
         sampling: Sampling | None = None,
         attempts: int = 4,
         n: int = 8,
+        advice: int = 0,
         seed: int = 0,
         concurrency: int = 256,
     ) -> None:
@@ -60,6 +63,8 @@ class RetroAgent:
         memory = memory or (model.memory if model else None)
         if prompts is None:
             raise ValueError("RetroAgent without a retrospective model needs prompts: load_prompts(name) gives them")
+        if advice and model is None:
+            raise ValueError("RetroAgent without a retrospective model gives no advice: pass a model, or advice=0")
         self._player = Player(
             taskset=environment,
             actor=actor,
@@ -70,6 +75,7 @@ class RetroAgent:
         self._key = (seed, "agent")
         self._reflector = model.sampler(n) if model else None
         self._attempts = attempts
+        self._advice = advice
         self._concurrency = 1 if isinstance(environment, FunctionEnvironment) else concurrency
 
     def run(self, task: Task | str, attempts: int | None = None, record: Record | None = None) -> list[Episode]:
@@ -104,7 +110,7 @@ class RetroAgent:
         progress: CollectionProgress | None = None,
     ) -> list[list[Episode]]:
         """:meth:`run_all`, for callers with an event loop."""
-        plan = Plan(self._key, self._attempts if attempts is None else attempts)
+        plan = Plan(self._key, self._attempts if attempts is None else attempts, advice=self._advice)
         with closing(LocalRunner(self._player, self._concurrency)) as runner:
             journal = _Recording(record) if record else None
             return await collect(runner, list(map(self._task, tasks)), plan, self._reflector, journal, progress)

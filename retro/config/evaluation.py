@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from retro.config.base import PositiveFloat, PositiveInt, Section
+from retro.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 from retro.config.kinds import KindSection, OneOf
 
 
@@ -38,6 +38,8 @@ class ArmSection(Section):
     """Keys that differ from the arm's ``actor`` in the second and all later attempts."""
     attempts: PositiveInt | None = None
     """By default ``evaluate.attempts``, which is also the most."""
+    advice: NonNegativeInt = 0
+    """How often the actor may ask for a reflection in the middle of an episode, as ``collect.advice``."""
 
 
 def _parts(value: Any) -> Any:

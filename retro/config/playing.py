@@ -137,6 +137,9 @@ class CollectSection(Section):
     branch: Branch = "start"
     """Where a retry begins, also one for a reward: at the start, or after the last step of the failed episode that
     earned something. The steps before are played again without asking the actor."""
+    advice: NonNegativeInt = 0
+    """How often the actor may ask for a reflection in the middle of an episode. Its prompt then offers the action,
+    which costs a step and is answered with the reflection. Retries for a reward are played without it."""
     episodes: PositiveInt | None = None
     """Play tasks, in order, only until there are so many episodes; the last task is played to its end."""
     round_tasks: PositiveInt | None = None

@@ -57,6 +57,8 @@ class Arm:
     retries: ActorSection
     """The actor of the second and all later attempts."""
     attempts: int
+    advice: int = 0
+    """How often the actor may ask for a reflection in the middle of an episode."""
 
     @property
     def takes_the_first(self) -> bool:
@@ -80,6 +82,8 @@ def describe(arm: Arm, config: RunConfig) -> Description:
     )
     if arm.retries != arm.actor:
         parts["retries"] = deciding(arm.retries)
+    if arm.advice:
+        parts["advice"] = arm.advice
     return Description(role=str(_role(arm, config.evaluate.attempts)), parts=parts)
 
 
@@ -160,6 +164,7 @@ def fingerprint(arm: Arm, config: RunConfig, *further: str) -> str:
         "reward": reward.digest if reward else None,
         "prompts": prompts_digest(config),
         **({"revising": revising_digest(config)} if arm.rewrites else {}),
+        **({"advice": arm.advice} if arm.advice else {}),
         "further": further,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from retro.evaluation.results import Results
-from retro.evaluation.roles import Description, Role, sampler_group, takes_the_first
+from retro.evaluation.roles import Description, Role, base_group, is_plain
 
 matplotlib.rcParams["svg.hashsalt"] = "retro"  # the same figure gives the same bytes
 
@@ -44,7 +44,7 @@ class ArmStyle(NamedTuple):
 
 
 def arm_styles(arms: Mapping[str, Description]) -> dict[str, ArmStyle]:
-    """How each arm is drawn: arms that differ in their samplers alone share a colour and differ in their dashes.
+    """How each arm is drawn: arms that differ in samplers or advice alone share a colour and differ in their dashes.
 
     The first arm of a role and this run's own policy have fixed colours; others take the next free colour.
     """
@@ -52,14 +52,14 @@ def arm_styles(arms: Mapping[str, Description]) -> dict[str, ArmStyle]:
     free = cycle(_FURTHER)
     styles = {}
     for name, arm in arms.items():
-        group = sampler_group(arm)
+        group = base_group(arm)
         if group not in looks:
             policy = arm["parts"]["policy"]
             own = _OF_POLICY.get(policy["name"]) if policy["stage"] else None
             fixed = _OF_ROLE.get(Role(arm["role"]), own)
             looks[group] = fixed if fixed and fixed not in looks.values() else (next(free), "h")
         sampler = arm["parts"]["sampler"]
-        line = "-" if takes_the_first(arm) else _BEST_OF.get(sampler.get("n", 0), "-.")
+        line = "-" if is_plain(arm) else _BEST_OF.get(sampler.get("n", 0), "-.")
         styles[name] = ArmStyle(*looks[group], line)
     return styles
 
@@ -100,7 +100,7 @@ def checkpoint_series(arms: Mapping[str, Description]) -> list[list[str]]:
     found: dict[str, list[str]] = {}
     for name, arm in arms.items():
         policy = arm["parts"]["policy"]
-        if policy["step"] is not None and takes_the_first(arm):
+        if policy["step"] is not None and is_plain(arm):
             alike = {**arm["parts"], "policy": policy["name"]}
             found.setdefault(json.dumps(alike, sort_keys=True), []).append(name)
     return [sorted(names, key=lambda name: _step(arms[name])) for names in found.values()]

@@ -100,8 +100,9 @@ class ArmPlayer:
         """
         tasks = self.tasks_of(arm)
         # One key for all arms: their draws are paired, and a first play is the same episode in each.
-        plan = Plan((self.seed, "evaluate", f"temperature {arm.actor.temperature:g}"), arm.attempts)
-        first = self._first.setdefault(arm.actor.model_dump_json() + arm.memory.model_dump_json(), {})
+        plan = Plan((self.seed, "evaluate", f"temperature {arm.actor.temperature:g}"), arm.attempts, advice=arm.advice)
+        advised = mark if arm.advice else ""  # a first play with advice is this arm's own
+        first = self._first.setdefault(arm.actor.model_dump_json() + arm.memory.model_dump_json() + advised, {})
         self._take_over(arm, mark, plan, tasks, first)
         todo = [task for task in tasks if not _complete(self._chains(arm, mark).get(task.id, []), arm.attempts)]
         if todo:
@@ -146,7 +147,8 @@ class ArmPlayer:
 
     def _take_over(self, arm: Arm, mark: str, plan: Plan, tasks: Sequence[Task], first: dict[str, Episode]) -> None:
         """Give ``arm`` the episodes of an arm with equal parts, played now or in an earlier evaluation under any name,
-        and the first plays of arms with the same actor and memory, which differ from it in their reflections alone."""
+        and the first plays of arms with the same actor and memory, which differ from it in their reflections alone.
+        Where advice is given, the first plays differ, too."""
         played = {(task.environment, task.id) for task in tasks}
         own = {record.episode.id for record in self.records.of(arm.name, mark)}
         for record in (*self.earlier, *self.records.all()):

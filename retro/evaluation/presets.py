@@ -156,6 +156,12 @@ def _arm(config: RunConfig, section: ArmSection) -> Arm:
     policy = _policy(config, section)
     if section.sampler.kind != "first" and policy.writer not in MODELS:
         raise ConfigError(f"evaluate.arms: {name!r}: only an arm whose reflections are sampled has a sampler")
+    if section.advice and policy.writer is Writer.NONE:
+        raise ConfigError(f"evaluate.arms: {name!r}: advice: with policy none nobody writes it; choose a policy")
+    if section.advice and section.sampler.kind != "first":
+        raise ConfigError(
+            f"evaluate.arms: {name!r}: advice is the policy's first reflection: leave out either advice or the sampler"
+        )
     if section.attempts is not None and section.attempts > most:
         raise ConfigError(
             f"evaluate.arms: {name!r}: attempts: {section.attempts} is more than evaluate.attempts, {most}"
@@ -163,7 +169,7 @@ def _arm(config: RunConfig, section: ArmSection) -> Arm:
     memory = _changed("memory", config.memory, section.memory, name)
     actor = _changed("actor", config.actor, section.actor, name)
     retries = _changed("actor", actor, section.retries, f"{name}: retries")
-    return Arm(name, policy, memory, section.sampler, actor, retries, section.attempts or most)
+    return Arm(name, policy, memory, section.sampler, actor, retries, section.attempts or most, section.advice)
 
 
 def _changed(key: str, own: Any, changes: dict[str, Any], name: str) -> Any:

@@ -61,6 +61,8 @@ class Parts(TypedDict):
     retries: NotRequired[dict[str, Any]]
     """Absent if it equals ``actor``."""
     attempts: int
+    advice: NotRequired[int]
+    """Absent if its actor cannot ask for advice."""
 
 
 class Description(TypedDict):
@@ -86,9 +88,10 @@ def planned_pairs(arms: Mapping[str, Description]) -> list[tuple[str, str]]:
     """Which arms are compared; of each pair, the arm that should be better comes first.
 
     The pairs are the steps of the method, each trained policy with every arm that it should be above, each arm that
-    samples in another way with the arm that it is built on, and every two trained policies in the order given.
+    samples in another way or gives advice with the arm that it is built on, and every two trained policies in the order
+    given.
     """
-    plain = {name: arm for name, arm in arms.items() if takes_the_first(arm)}
+    plain = {name: arm for name, arm in arms.items() if is_plain(arm)}
 
     def of(role: Role) -> list[str]:
         return [name for name, arm in plain.items() if arm["role"] == role]
@@ -103,22 +106,23 @@ def planned_pairs(arms: Mapping[str, Description]) -> list[tuple[str, str]]:
     return [*pairs, *combinations(of(Role.TRAINED), 2)]
 
 
-def takes_the_first(arm: Description) -> bool:
-    """Whether the arm uses the first reflection that its policy samples."""
-    return bool(arm["parts"]["sampler"]["kind"] == "first")
+def is_plain(arm: Description) -> bool:
+    """Whether the arm uses the first reflection that its policy samples, and its actor cannot ask for advice."""
+    return bool(arm["parts"]["sampler"]["kind"] == "first") and "advice" not in arm["parts"]
 
 
 def base_of(name: str, arms: Mapping[str, Description]) -> str | None:
-    """The arm that differs from the arm ``name`` in its sampler alone, and takes the first reflection."""
-    group = sampler_group(arms[name])
-    return next((n for n, a in arms.items() if n != name and takes_the_first(a) and sampler_group(a) == group), None)
+    """The plain arm that differs from the arm ``name`` in its sampler or its advice alone."""
+    group = base_group(arms[name])
+    return next((n for n, a in arms.items() if n != name and is_plain(a) and base_group(a) == group), None)
 
 
-def sampler_group(arm: Description) -> str:
-    """Equal for arms that differ in their samplers alone."""
-    return json.dumps({**arm["parts"], "sampler": None}, sort_keys=True)
+def base_group(arm: Description) -> str:
+    """Equal for arms that differ in their samplers and their advice alone."""
+    kept = {key: part for key, part in arm["parts"].items() if key not in ("sampler", "advice")}
+    return json.dumps(kept, sort_keys=True)
 
 
 def one_of(arms: Mapping[str, Description], role: Role) -> str | None:
-    """The first arm of a role that takes a policy's first reflection."""
-    return next((name for name, arm in arms.items() if arm["role"] == role and takes_the_first(arm)), None)
+    """The first plain arm of a role."""
+    return next((name for name, arm in arms.items() if arm["role"] == role and is_plain(arm)), None)

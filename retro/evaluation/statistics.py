@@ -38,7 +38,8 @@ class Outcome:
 
 
 def tokens_of(record: Record) -> int:
-    """Every token that an episode cost: the actor's, those of its reflection, and those that the reward model read.
+    """Every token that an episode cost: the actor's, those of its reflection and of the advice that its actor asked
+    for, and those that the reward model read.
 
     Prompts and completions count alike. A prompt that a group of reflections shares is computed once and counts once:
     for the model that writes them, and again for the reward model that reads all of them. A sampler that asks the
@@ -46,7 +47,8 @@ def tokens_of(record: Record) -> int:
     """
     reflection = record.episode.reflection
     written = reflection.usage.total if reflection else 0  # in Best-of-N, of all candidates
-    return record.episode.usage.total + written + _scored(record.candidates)
+    advice = sum(given.reflection.usage.total for given in record.episode.advice)
+    return record.episode.usage.total + written + advice + _scored(record.candidates)
 
 
 def _scored(candidates: Sequence[Reflection]) -> int:

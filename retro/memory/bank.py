@@ -176,7 +176,7 @@ def fold_bank(
                     "bank would count the steps that it keeps once more; fold a buffer whose retries begin at the start"
                 )
             last, count, actor_tokens = key, count + 1, actor_tokens + episode.usage.total
-            yield episode
+            yield episode.without_advice()
 
     if curator(section) is None:
         for episode in ordered():

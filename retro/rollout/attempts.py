@@ -32,6 +32,11 @@ class Attempt:
     kept: tuple[Step, ...] = ()
     """The first steps of ``parent``, which are played again as they were; the actor goes on from there. They are not
     part of the id: what decides them belongs to ``key``."""
+    advice: int = 0
+    """How often its actor may ask for advice (:mod:`retro.rollout.advice`). Not part of the id, as ``kept``."""
+    paused: Episode | None = None
+    """What was played of it before the actor got its latest advice: the steps are played again as they were, and the
+    actor goes on from there."""
 
     @classmethod
     def retry(
@@ -85,11 +90,14 @@ class Plan:
     """Retries without a reflection beside each group."""
     branch: Branch = "start"
     """Where retries begin."""
+    advice: int = 0
+    """How often an actor may ask for advice within one episode (:mod:`retro.rollout.advice`)."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.group < 1 or self.controls < 0:
+        if self.attempts < 1 or self.group < 1 or self.controls < 0 or self.advice < 0:
             raise ValueError(
-                f"attempts ({self.attempts}) and group ({self.group}) must be ≥ 1, controls ({self.controls}) ≥ 0"
+                f"attempts ({self.attempts}) and group ({self.group}) must be ≥ 1, controls ({self.controls}) and "
+                f"advice ({self.advice}) ≥ 0"
             )
 
     @property
@@ -100,7 +108,8 @@ class Plan:
     @classmethod
     def of(cls, key: Key, section: CollectSection, actor: ActorSection) -> Plan:
         """The plan of a collection. An actor at temperature 0 has no controls: they would repeat the failed episode."""
-        return cls(key, section.attempts, section.group, section.controls if actor.temperature else 0, section.branch)
+        controls = section.controls if actor.temperature else 0
+        return cls(key, section.attempts, section.group, controls, section.branch, section.advice)
 
 
 def steps_kept(failed: Episode, branch: Branch) -> tuple[Step, ...]:

@@ -14,6 +14,7 @@ from retro.envs.base import Environment, EnvironmentFailedError, StepResult, Tas
 from retro.memory.base import Memory, Query
 from retro.prompts import Prompts, PromptTooLongError
 from retro.reading import cut, encodable
+from retro.rollout.advice import asks, offered, waits
 from retro.rollout.attempts import Attempt
 from retro.ties import minus
 from retro.types import (
@@ -60,7 +61,8 @@ class Player:
         Returns:
             The episode. If the actor or the environment failed for good, or the actor's prompt no longer fits its
             context, it ends there, with ``StopReason.ACTOR_ERROR``, ``ENVIRONMENT_ERROR`` or ``CONTEXT`` and the
-            error's text in ``info["error"]``.
+            error's text in ``info["error"]``. If the actor asks for advice that the attempt allows, it ends with
+            ``StopReason.ASKED``, to be played on as the attempt's ``paused``.
         """
         task, identity = attempt.task, attempt.id
         prompts = self.prompts.of(task.environment)
@@ -69,17 +71,22 @@ class Player:
         steps: list[Step] = []
         stop: StopReason | None = None
         info: dict[str, Any] = {"kept_steps": len(attempt.kept)} if attempt.kept else {}
+        played = tuple(replace(step, usage=Usage()) for step in attempt.kept)  # they cost the actor nothing
+        if attempt.paused is not None:
+            played, usage, info = attempt.paused.trajectory.steps, attempt.paused.usage, dict(attempt.paused.info)
         environment = _Played(self.taskset, task, threads)
         try:
             opening = encodable(await environment.reset(derive_seed(task.environment, task.id)))
-            steps += await _again(environment, attempt.kept)
+            shown = offered(opening, attempt.advice)
+            await _again(environment, played)
+            steps += played
             recalled = prompts.worded(self.memory.recall(Query(task, opening, attempt.path)), opening)
             with self._conversation(identity):
                 while stop is None:
                     sampling = replace(
                         self.sampling, seed=attempt.seed(len(steps)), session=identity, stop=prompts.actor_stop
                     )
-                    prompt = prompts.actor(opening, steps, recalled.entries, limit)
+                    prompt = prompts.actor(shown, steps, recalled.entries, limit)
                     completion = await self.actor.complete(prompt, sampling)
                     usage += completion.usage
                     thought, action = prompts.parse(encodable(completion.text))
@@ -88,6 +95,8 @@ class Player:
                     if terminated or truncated:
                         ending = StopReason.FAILURE if terminated else StopReason.HORIZON
                         stop = StopReason.SUCCESS if answer["success"] else ending
+                    elif waits(steps, attempt.advice):
+                        stop = StopReason.ASKED
         except PromptTooLongError as error:
             stop, info["error"] = StopReason.CONTEXT, encodable(str(error))
         except ActorError as error:
@@ -117,18 +126,18 @@ class Player:
         return nullcontext() if begin is None else begin(session)
 
 
-async def _again(environment: _Played, kept: Sequence[Step]) -> list[Step]:
-    """Play the steps of an earlier episode again; they cost the actor nothing."""
-    for step in kept:
+async def _again(environment: _Played, played: Sequence[Step]) -> None:
+    """Play steps again without asking the actor. Advice is not the environment's answer, so it is not compared."""
+    for step in played:
         observation, reward, terminated, truncated, _ = await environment.step(step.action)
-        if encodable(observation) != step.observation or minus(reward, step.reward) or terminated or truncated:
+        other = encodable(observation) != step.observation and not asks(step)
+        if other or minus(reward, step.reward) or terminated or truncated:
             ended = ", at the end" if terminated or truncated else ""
             raise EnvironmentFailedError(
-                f"{step.action!r} was answered with {cut(step.observation)!r} and reward {step.reward:g} in the failed "
-                f"episode, and now with {cut(observation)!r} and {reward:g}{ended}: a retry cannot begin within it; "
-                "let retries begin at the start (collect.branch=start)"
+                f"{step.action!r} was answered with {cut(step.observation)!r} and reward {step.reward:g} before, and "
+                f"now with {cut(observation)!r} and {reward:g}{ended}: an episode cannot be played on from there; let "
+                "retries begin at the start (collect.branch=start), and actors play without advice (advice=0)"
             )
-    return [replace(step, usage=Usage()) for step in kept]
 
 
 class _Played:

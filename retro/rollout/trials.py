@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retro.models.rounds import all_of
 from retro.prompts import PromptTooLongError
+from retro.rollout.advice import advised
 from retro.rollout.attempts import Attempt, Episodes, Journal, Plan
 from retro.rollout.runner import Runner
-from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Task, derive_seed
+from retro.types import Episode, Reflection, ReflectionRequest, Reflector, StopReason, Task, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,13 @@ async def run_trials(
         All episodes, parents before children; a group's retries in order, then its controls.
 
     Raises:
-        ValueError: if plain retry is planned with groups or controls.
+        ValueError: if plain retry is planned with groups, controls or advice.
     """
     if reflector is None and (plan.group > 1 or plan.controls):
         raise ValueError("plain retry (no reflector) has one retry a trial: group = 1, controls = 0")
-    trials = _Trials(runner, plan, Episodes() if journal is None else journal)
+    if reflector is None and plan.advice:
+        raise ValueError("advice is a reflection: without a reflector nobody writes it; plan with advice = 0")
+    trials = _Trials(runner, plan, Episodes() if journal is None else journal, reflector)
     failed = await trials.play(Attempt(plan.key, task))
     episodes = [failed]
     path: tuple[Reflection, ...] = ()
@@ -79,7 +82,7 @@ async def run_trials(
             episodes += retries
         else:
             try:
-                written = await trials.reflections(failed, reflector)
+                written = await trials.reflections(failed)
             except PromptTooLongError as error:
                 skip(Unreflected(failed, str(error)))
                 break
@@ -107,17 +110,22 @@ class _Trials:
     runner: Runner
     plan: Plan
     journal: Journal
+    reflector: Reflector | None
 
     async def play(self, attempt: Attempt) -> Episode:
         recorded = self.journal.get(attempt.id)
         if recorded is not None:
             return recorded
+        attempt = replace(attempt, advice=self.plan.advice)
         episode = await self.runner.play(attempt)
+        while episode.stop is StopReason.ASKED:
+            attempt = replace(attempt, paused=await self._advised(episode))
+            episode = await self.runner.play(attempt)
         if not episode.broken:
             self.journal.add(episode)
         return episode
 
-    async def reflections(self, failed: Episode, reflector: Reflector) -> list[Reflection]:
+    async def reflections(self, failed: Episode) -> list[Reflection]:
         """The group's reflections: those of recorded retries, and new ones for the retries that are missing."""
         key, group = self.plan.key, self.plan.group
         retries = [Attempt(key, failed.task, failed.trial + 1, failed.id, index=index) for index in range(group)]
@@ -127,7 +135,23 @@ class _Trials:
         if len(written) == group:
             return written
         seed = derive_seed(*key, failed.task.id, failed.trial, failed.id, "reflect")
-        fresh = await reflector.reflect(ReflectionRequest(failed, group, seed))
-        if len(fresh) != group:
-            raise ValueError(f"{type(reflector).__name__} returned {len(fresh)} reflections; asked for {group}")
+        fresh = await self._written(ReflectionRequest(failed, group, seed))
         return [old or new for old, new in zip(stored, fresh, strict=True)]
+
+    async def _advised(self, paused: Episode) -> Episode:
+        """The episode with the advice that its actor asked for; one that is too long keeps the environment's answer."""
+        steps = len(paused.trajectory.steps)
+        seed = derive_seed(*self.plan.key, paused.task.id, paused.trial, paused.id, steps, "advice")
+        try:
+            (given,) = await self._written(ReflectionRequest(paused, 1, seed))
+        except PromptTooLongError:
+            return paused
+        return advised(paused, given)
+
+    async def _written(self, request: ReflectionRequest) -> list[Reflection]:
+        assert self.reflector is not None, "only a plan with a reflector has reflections"
+        written = await self.reflector.reflect(request)
+        if len(written) != request.count:
+            name = type(self.reflector).__name__
+            raise ValueError(f"{name} returned {len(written)} reflections; asked for {request.count}")
+        return written

@@ -154,6 +154,7 @@ def summarise(trees: list[list[Episode]], unreflected: Sequence[Unreflected] = (
     episodes = [episode for tree in trees for episode in tree]
     reasons = {skipped.episode.id: skipped.reason for skipped in unreflected}
     skipped = [episode for episode in episodes if episode.id in reasons]  # in the order of the tasks
+    advice = sum(len(episode.advice) for episode in episodes)
     by_split = {}
     for split in sorted({episode.task.split for episode in episodes}):
         own = [episode for episode in episodes if episode.task.split == split]
@@ -176,6 +177,7 @@ def summarise(trees: list[list[Episode]], unreflected: Sequence[Unreflected] = (
         "actor_errors": sum(episode.broken for episode in episodes),
         "context_stops": sum(episode.stop is StopReason.CONTEXT for episode in episodes),
         "kept_steps": sum(episode.info.get("kept_steps", 0) for episode in episodes),
+        **({"advice": advice} if advice else {}),
         "unreflected": len(skipped),
         "splits": by_split,
         "first_unreflected": [

@@ -32,6 +32,7 @@ ALSO_NAMING: dict[str, Any] = {
     "model.chat_template_kwargs": {},
     "model.generator": {"kind": "engine"},
     "collect.branch": "start",
+    "collect.advice": 0,
 }
 """Keys that were added later, with their defaults. They are part of an id only if they differ from the default, so that
 earlier episodes keep their ids."""

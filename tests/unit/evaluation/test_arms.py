@@ -215,6 +215,8 @@ def test_equal_parts_are_equal_arms_whatever_they_are_called(whole: RunConfig) -
         ({"policy": "shufled"}, "'mine': policy 'shufled': there is no such folder; did you mean 'shuffled'"),
         ({"policy": "none", "sampler": {"kind": "best_of"}}, "'mine': only an arm whose reflections are sampled"),
         ({"policy": "base", "attempts": 9}, "'mine': attempts: 9 is more than evaluate.attempts, 4"),
+        ({"policy": "none", "advice": 1}, "'mine': advice: with policy none nobody writes it"),
+        ({"policy": "base", "advice": 1, "sampler": {"kind": "refine"}}, "'mine': advice is the policy's first"),
         ({"policy": "base", "actor": {"temprature": 1}}, "(?s)'mine'.*actor.temprature: .*did you mean 'temperature'"),
         ({"policy": "base", "memory": {"kind": "none"}}, "(?s)'mine'.*memory.kind"),
         ({"policy": "grpo"}, "'mine': this run's ppo.algorithm is 'ppo'"),

@@ -20,9 +20,10 @@ from retro.evaluation.stage import best_arm, play_all
 from retro.evaluation.statistics import Outcome
 from retro.prompts import PromptTooLongError
 from retro.retrospective.samplers.best_of import BestOf
+from retro.rollout.advice import ASK
 from retro.rollout.episode import Player
 from retro.rollout.runner import LocalRunner
-from retro.types import ActorError, Reflection, ReflectionRequest, Reflector, Sampling, Split, Task
+from retro.types import ActorError, Completion, Prompt, Reflection, ReflectionRequest, Reflector, Sampling, Split, Task
 from tests.builders import run_config
 
 
@@ -209,6 +210,22 @@ def test_an_arm_of_equal_parts_is_not_played_again_whatever_it_is_called(tmp_pat
     assert world.guesser.calls == calls
     longer = asyncio.run(world.player.play(replace(arm, name="longer"), "mark"))
     assert {record.episode.id for record in first} < {record.episode.id for record in longer}
+
+
+def test_an_arm_with_advice_shares_no_first_plays_and_changes_no_other_arm(tmp_path: Path, config: RunConfig) -> None:
+    class Asking(Guesser):
+        def guess(self, prompt: Prompt, sampling: Sampling) -> Completion:
+            asked = f"may also {ASK}" in prompt and "> try" in prompt and f"> {ASK}" not in prompt
+            return Completion(ASK, "stop") if asked else super().guess(prompt, sampling)
+
+    evaluate(plain := World(tmp_path / "plain"), config, "reflexion")
+    both = World(tmp_path / "both", Asking())
+    (arm,) = arms(config, "reflexion")
+    outcomes, _ = asyncio.run(play_all(config, [arm, replace(arm, name="advised", advice=1)], both.player))
+    of_arm = {name: [r.episode for r in both.records.all() if r.arm == name] for name in outcomes}
+    assert of_arm["reflexion"] == [record.episode for record in plain.records.all()]
+    assert any(episode.advice for episode in of_arm["advised"] if episode.trial == 0)
+    assert mark(both, "advised") != mark(both, "reflexion") == mark(plain, "reflexion")
 
 
 def test_fewer_attempts_use_what_was_recorded(tmp_path: Path, config: RunConfig) -> None:

@@ -54,10 +54,12 @@ def pairs_of(name: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [b for a, b in pairs if a == name]
 
 
-def test_another_sampler_is_compared_with_the_arm_that_differs_in_nothing_else() -> None:
+def test_another_sampler_or_advice_is_compared_with_the_arm_that_differs_in_nothing_else() -> None:
     arms = described(["shuffled", "ppo-env", "ppo-env-bon4"])
     arms["less memory"] = changed(arms["ppo-env-bon4"], memory={"kind": "window", "size": 1})
     arms["own sampler"] = changed(arms["ppo-env"], sampler={"kind": "mine:Sampler"})
+    arms["advised"] = changed(arms["ppo-env"], advice=2)
     pairs = planned_pairs(arms)
-    assert pairs_of("ppo-env-bon4", pairs) == pairs_of("own sampler", pairs) == ["ppo-env", "shuffled"]
+    for name in ("ppo-env-bon4", "own sampler", "advised"):
+        assert pairs_of(name, pairs) == ["ppo-env", "shuffled"]
     assert pairs_of("less memory", pairs) == ["shuffled"] and base_of("less memory", arms) is None

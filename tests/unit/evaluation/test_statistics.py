@@ -46,6 +46,8 @@ def test_tokens_are_those_of_the_actor_of_every_candidate_and_of_what_scored_the
     assert tokens_of(first) == actor
     assert tokens_of(retry) == actor + written + read
     assert outcome([first, retry], attempts=2).tokens == 2 * actor + written + read
+    advice = [{"step": 2, "reflection": {"text": "look", "source": "base", "usage": {"prompt_tokens": 40}}}]
+    assert tokens_of(replace(first, episode=replace(first.episode, info={"advice": advice}))) == actor + 40
     again = replace(retry, candidates=(*candidates, *candidates))  # as a walk does that has two groups scored
     assert tokens_of(again) == actor + written + 2 * read
 
