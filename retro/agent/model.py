@@ -97,6 +97,23 @@ class RetrospectiveModel:
             return self._reflector
         return BestOf(self._reflector, self._scorer, n)
 
+    def read(
+        self, trajectory: Trajectory | Episode | Mapping[str, Any], memory: tuple[str, ...] | None = None
+    ) -> Episode:
+        """What :meth:`reflect` makes of its arguments: an episode that records what its actor was shown.
+
+        Raises:
+            TrajectoryError: if the JSON is not a trajectory.
+        """
+        episode, listed = read_trajectory(trajectory)
+        earlier = listed if memory is None else memory
+        if earlier is None:
+            return episode
+        reflections = tuple(Reflection(text, source="document") for text in earlier)
+        query = Query(episode.task, episode.trajectory.opening, reflections)
+        prompts = self.prompts.of(episode.task.environment)
+        return replace(episode, recalled=prompts.worded(self.memory.recall(query), query.opening))
+
     def reflect(
         self,
         trajectory: Trajectory | Episode | Mapping[str, Any],
@@ -127,14 +144,7 @@ class RetrospectiveModel:
         seed: int = 0,
     ) -> Reflected:
         """:meth:`reflect`, for callers with an event loop: calls under way at once become one batch."""
-        episode, listed = read_trajectory(trajectory)
-        earlier = listed if memory is None else memory
-        if earlier is not None:
-            reflections = tuple(Reflection(text, source="document") for text in earlier)
-            query = Query(episode.task, episode.trajectory.opening, reflections)
-            prompts = self.prompts.of(episode.task.environment)
-            episode = replace(episode, recalled=prompts.worded(self.memory.recall(query), query.opening))
-        request = ReflectionRequest(episode, seed=seed)
+        request = ReflectionRequest(self.read(trajectory, memory), seed=seed)
         if self._scorer is None:
             candidates = await self._reflector.reflect(request)
         else:

@@ -5,6 +5,7 @@ Several writers may add at once. An insert that conflicts changes nothing; what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, select
@@ -21,7 +22,7 @@ from retro.buffer.schema import (
     task_row,
     tasks,
 )
-from retro.types import Episode, StopReason, Task, to_json
+from retro.types import Episode, Reflection, Split, StopReason, Task, to_json
 
 # Built once: making a statement takes longer than running it.
 _DIGEST_OF = select(episodes.c.digest).where(episodes.c.id == bindparam("wanted"))
@@ -50,6 +51,28 @@ def insert_episode(connection: Connection, episode: Episode, task_cache: dict[tu
         raise EpisodeRefusedError(f"episode {episode.id!r}: {error}") from None
     task_cache[episode.task.environment, episode.task.id] = episode.task
     return added
+
+
+def insert_reflections(connection: Connection, parent: str, written: Sequence[Reflection]) -> list[str]:
+    """Add reflections on the episode ``parent``, which is there, unless they are there already; their ids in order.
+
+    Raises:
+        EpisodeRefusedError: if one of them cannot be stored. Nothing is written then.
+    """
+    rows = [reflection_row(parent, to_json(reflection)) for reflection in written]
+    try:
+        with connection.begin_nested():
+            for row in rows:
+                _inserts(connection, reflections, row)
+    except UnstorableError as error:
+        raise EpisodeRefusedError(f"reflections on episode {parent!r}: {error}") from None
+    return [row["id"] for row in rows]
+
+
+def task_named(connection: Connection, environment: str, id: str) -> Task | None:
+    """The task with this name, if the buffer has it."""
+    row = connection.execute(_TASK_OF, {"environment": environment, "wanted": id}).mappings().first()
+    return None if row is None else Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
 
 
 def _insert(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:

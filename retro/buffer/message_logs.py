@@ -198,7 +198,7 @@ class _Chains:
         if "messages" not in line:
             raise UnreadableError("has no messages")
         trajectory = from_json(Trajectory, without_messages({"messages": line["messages"]}))
-        name = _task_id(facts.task or trajectory.opening)
+        name = task_id(facts.task or trajectory.opening)
         last = self._last.get(name)
         failed = last if last is not None and last.failed else None
         if facts.reflection is not None and failed is None:
@@ -222,7 +222,7 @@ class _Chains:
     def end(self, task: str | None) -> None:
         """End the chain of a bad line's task, or all chains if the task is not known: a reflection after that line must
         not be taken for one on the attempt before it."""
-        for name in list(self._last) if task is None else [_task_id(task)]:
+        for name in list(self._last) if task is None else [task_id(task)]:
             self._last.pop(name, None)
 
     def keep(self, episode: Episode) -> None:
@@ -231,7 +231,8 @@ class _Chains:
         self._begun[name] = self._begun.get(name, 0) + (episode.trial == 0)
 
 
-def _task_id(text: str) -> str:
+def task_id(text: str) -> str:
+    """The id of a task that is named by ``text``, such as its opening."""
     return text if len(text) <= 200 else content_digest([text])
 
 

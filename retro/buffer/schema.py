@@ -188,16 +188,6 @@ def _to_episode(row: RowMapping) -> Episode:
     for value in (trajectory, recalled, row["info"]):
         if isinstance(value, UnreadableError):
             raise value
-    reflection = None
-    if row["reflection"] is not None:
-        reflection = Reflection(
-            text=row["reflection_text"],
-            source=row["reflection_source"],
-            index=row["reflection_index"],
-            finish_reason=cast(Any, row["reflection_finish_reason"]),
-            usage=Usage(row["reflection_prompt_tokens"], row["reflection_completion_tokens"]),
-            score=row["reflection_score"],
-        )
     return Episode(
         id=row["id"],
         task=Task(row["environment"], row["task"], Split(row["split"]), row["kind"]),
@@ -207,11 +197,23 @@ def _to_episode(row: RowMapping) -> Episode:
         success=row["success"],
         stop=StopReason(row["stop"]),
         parent=row["parent"],
-        reflection=reflection,
+        reflection=None if row["reflection"] is None else to_reflection(row, "reflection_"),
         recalled=Recalled(tuple(recalled["entries"]), tuple(recalled["ids"])),
         seed=row["seed"],
         usage=Usage(row["prompt_tokens"], row["completion_tokens"]),
         info=row["info"],
+    )
+
+
+def to_reflection(row: RowMapping, prefix: str = "") -> Reflection:
+    """The reflection in a row of its table; in one of :func:`select_episodes`, its columns have a ``prefix``."""
+    return Reflection(
+        text=row[f"{prefix}text"],
+        source=row[f"{prefix}source"],
+        index=row[f"{prefix}index"],
+        finish_reason=cast(Any, row[f"{prefix}finish_reason"]),
+        usage=Usage(row[f"{prefix}prompt_tokens"], row[f"{prefix}completion_tokens"]),
+        score=row[f"{prefix}score"],
     )
 
 

@@ -17,16 +17,18 @@ from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from retro.buffer.engine import ADDING, WRITING, ReplayBufferError, open_engine, reconnecting, use_wal
-from retro.buffer.insertion import insert_episode
+from retro.buffer.insertion import insert_episode, insert_reflections, task_named
 from retro.buffer.schema import (
     SCHEMA_VERSION,
     episodes,
     metadata,
+    reflections,
     schema_info,
     schema_version,
     select_episodes,
     tasks,
     to_episode,
+    to_reflection,
     unreadable,
 )
 from retro.types import Episode, Reflection, Split, Task
@@ -79,6 +81,24 @@ class ReplayBuffer:
         with self._transaction(ADDING) as add:
             add(episode)
 
+    @reconnecting
+    def add_reflections(self, parent: Episode, written: Sequence[Reflection]) -> list[str]:
+        """Store a failed episode and reflections on it that nobody has used yet, in one transaction; return their ids.
+
+        An id is made of the content, so equal reflections on the same episode share one. A reflection becomes part of
+        the tree, of exports and of the digest with the first retry that names it.
+
+        Raises:
+            EpisodeRefusedError: see :meth:`add`.
+            ReplayBufferError: if the database cannot be written.
+        """
+        cache = dict(self._task_cache)
+        with self._engine.execution_options(**ADDING).begin() as connection:
+            insert_episode(connection, parent, cache)
+            ids = insert_reflections(connection, parent.id, written)
+        self._task_cache = cache
+        return ids
+
     @contextmanager
     def transaction(self) -> Iterator[Callable[[Episode], bool]]:
         """Several episodes or none: yields ``add(episode) -> bool`` (False: it was there already).
@@ -95,6 +115,19 @@ class ReplayBuffer:
         with self._engine.connect() as connection:
             row = connection.execute(select_episodes().where(episodes.c.id == id)).mappings().first()
         return None if row is None else to_episode(row)
+
+    @reconnecting
+    def reflection(self, id: str) -> tuple[str, Reflection] | None:
+        """The id of the episode that a reflection is about, and the reflection, used or not; None if there is none."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(reflections).where(reflections.c.id == id)).mappings().first()
+        return None if row is None else (row["parent"], to_reflection(row))
+
+    @reconnecting
+    def task(self, environment: str, id: str) -> Task | None:
+        """The task with this name, or None."""
+        with self._engine.connect() as connection:
+            return task_named(connection, environment, id)
 
     def episodes(self, environment: str | None = None, split: Split | str | None = None) -> Iterator[Episode]:
         """All episodes, ordered by environment, task, trial and id: parents come before their children."""

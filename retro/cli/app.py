@@ -199,6 +199,9 @@ def serve(
     active: Annotated[int, typer.Option(min=1, help="Requests that the model works on at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more gets status 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets status 504.")] = 300.0,
+    buffer: Annotated[
+        str | None, typer.Option(help="Record failed attempts, reflections and outcomes there: a run folder or a URL.")
+    ] = None,
     base: BaseOption = None,
     prompts: PromptsOption = None,
     trust_remote_code: TrustOption = False,
@@ -209,12 +212,13 @@ def serve(
     server answers this machine alone. SIGTERM ends it after the requests that it has begun. Needs retro[serve].
 
     \b
-    Example:
+    Examples:
       retro serve runs/quickstart/export
+      retro serve runs/quickstart/export --buffer runs/served
     """
     from retro.cli.serving import ServeOptions, serve_export
 
-    options = ServeOptions(host, port, name, n, max_n, max_body, active, waiting, timeout)
+    options = ServeOptions(host, port, name, n, max_n, max_body, active, waiting, timeout, buffer)
     serve_export(adapter, options, base, prompts, trust_remote_code)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
 from retro.agent.records import EXPORT, ExportRecord
+from retro.cli.buffer import buffer_url
 from retro.cli.logs import quieten
 from retro.cli.reflecting import export_folder
 from retro.config import ConfigError, ModelSection
@@ -27,6 +29,7 @@ class ServeOptions:
     active: int
     waiting: int
     timeout: float
+    buffer: str | None
 
 
 def serve_export(
@@ -36,6 +39,7 @@ def serve_export(
 
     Raises:
         ConfigError: if the extra is not installed, an option is wrong, or the address needs a key that is not set.
+        ReplayBufferError: if the buffer cannot be opened.
     """
     if missing := [package for package in PACKAGES if util.find_spec(package) is None]:
         raise ConfigError(f"retro serve needs {', '.join(missing)}: pip install 'retro[serve]'")
@@ -43,10 +47,12 @@ def serve_export(
         raise ConfigError(f"-n {options.n} is more than --max-n {options.max_n}")
     quieten()
 
+    from retro.buffer import ReplayBuffer
     from retro.serving.access import check_address, read_key
     from retro.serving.app import make_app
     from retro.serving.limits import Limits
     from retro.serving.logs import log_as_json
+    from retro.serving.recorder import Recorder
     from retro.serving.server import bind, run_until_signal
     from retro.serving.service import Service
 
@@ -54,17 +60,18 @@ def serve_export(
     check_address(options.host, key)
     folder = export_folder(adapter)
     limits = Limits(options.max_body, options.max_n, options.active, options.waiting, options.timeout)
-    with bind(options.host, options.port) as bound:
+    with bind(options.host, options.port) as bound, ExitStack() as stack:
+        buffer = None if options.buffer is None else stack.enter_context(ReplayBuffer(buffer_url(options.buffer)))
         from retro.agent.model import RetrospectiveModel
 
         model = RetrospectiveModel.load(folder, base=base, prompts=prompts, trust_remote_code=trust_remote_code)
         log_as_json()
         name, max_tokens = _described(folder)
-        service = Service(model, options.name or name, limits, options.n, max_tokens)
-        try:
-            run_until_signal(make_app(service, key), limits, bound)
-        finally:
-            service.close()
+        name = options.name or name
+        recorder = None if buffer is None else Recorder(buffer, model.prompts.of("").name, name)
+        service = Service(model, name, limits, options.n, max_tokens, recorder)
+        stack.callback(service.close)
+        run_until_signal(make_app(service, key), limits, bound)
 
 
 def _described(folder: Path) -> tuple[str, int]:

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from retro.serving.access import Access
-from retro.serving.bodies import ReflectionBody, read_body
+from retro.serving.bodies import OutcomeBody, ReflectionBody, read_body
 from retro.serving.chat import ChatBody, answer_chat, completion_json, events, models_json
 from retro.serving.failures import RequestError
 from retro.serving.gate import Gate, RequestRecord, refusal
 from retro.serving.metrics import Metrics
 from retro.serving.service import Answer, Service
-from retro.types import Reflection
+from retro.types import Episode, Reflection
 
 
 def make_app(service: Service, key: str | None) -> ASGIApp:
@@ -49,6 +49,11 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
         answer = await answered(request, service.reflect(body.trajectory, body.n, body.seed))
         return {"id": request.state.record.id, "model": service.name, **reflection_json(answer)}
 
+    @app.post("/v1/outcomes")
+    async def outcomes(request: Request) -> dict[str, Any]:
+        body = await read_body(request, OutcomeBody, service.limits.body_bytes)
+        return {"id": request.state.record.id, **outcome_json(await service.report(body))}
+
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await read_body(request, ChatBody, service.limits.body_bytes)
@@ -71,14 +76,21 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
 
 
 def reflection_json(answer: Answer) -> dict[str, Any]:
-    """Text, score, candidates and usage."""
+    """Text, score, candidates, usage, and the ids for outcomes."""
     reflected = answer.reflected
+    ids = answer.ids or (None,) * len(reflected.candidates)
     return {
+        "reflection_id": answer.id,
         "text": reflected.text,
         "score": reflected.score,
-        "candidates": [_candidate_json(candidate) for candidate in reflected.candidates],
+        "candidates": [_candidate_json(*pair) for pair in zip(ids, reflected.candidates, strict=True)],
         "usage": answer.usage_json,
     }
+
+
+def outcome_json(retry: Episode) -> dict[str, Any]:
+    """What was recorded."""
+    return {"episode_id": retry.id, "return": retry.return_, "success": retry.success}
 
 
 async def answered(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
@@ -107,8 +119,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _candidate_json(candidate: Reflection) -> dict[str, Any]:
+def _candidate_json(id: str | None, candidate: Reflection) -> dict[str, Any]:
     return {
+        "reflection_id": id,
         "text": candidate.text,
         "score": candidate.score,
         "finish_reason": candidate.finish_reason,

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import ClientDisconnect
 
 from retro.reading import UnreadableError, parse_json, problems
@@ -29,6 +29,25 @@ class ReflectionBody(BaseModel):
     n: Annotated[int, Field(ge=1)] | None = None
     """Reflections that are drawn, of which the best is kept."""
     seed: Seed = 0
+
+
+class OutcomeBody(BaseModel):
+    """``POST /v1/outcomes``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reflection_id: Annotated[str, Field(pattern="^[0-9a-f]{32}-[0-9a-f]{12}$")]
+    return_: Annotated[float | None, Field(alias="return", ge=0, le=1)] = None
+    """Of the retry; by default 1 for a success and 0 for a failure."""
+    success: bool | None = None
+    """By default, whether the return is 1."""
+    trajectory: dict[str, Any] | list[Any] | None = None
+    """The retry's, in the forms of :class:`ReflectionBody`."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> OutcomeBody:
+        if self.return_ is None and self.success is None:
+            raise ValueError("give return, success or both")
+        return self
 
 
 async def read_body(request: Request, form: type[Body], limit: int) -> Body:

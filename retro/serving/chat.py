@@ -75,7 +75,7 @@ async def answer_chat(body: ChatBody, service: Service) -> Answer:
     """
     body.check(service)
     seed = secrets.randbits(63) if body.seed is None else body.seed
-    return await service.reflect(trajectory_of(body.messages), None, seed)
+    return await service.reflect(trajectory_of(body.messages), None, seed, record=False)
 
 
 def trajectory_of(messages: list[ChatMessage]) -> Trajectory | Mapping[str, Any]:

@@ -31,10 +31,12 @@ class ModelThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    async def reflect(self, episode: Episode, n: int, memory: tuple[str, ...] | None, seed: int) -> Reflected:
-        """:meth:`retro.agent.model.RetrospectiveModel.reflect_async`. If the caller is cancelled, a request whose batch
-        has not begun is dropped."""
-        answer = asyncio.run_coroutine_threadsafe(self._model.reflect_async(episode, n, memory, seed), self._loop)
+    async def reflect(
+        self, episode: Episode, n: int, memory: tuple[str, ...] | None, seed: int
+    ) -> tuple[Episode, Reflected]:
+        """:meth:`retro.agent.model.RetrospectiveModel.reflect_async`, and the episode as the model read it. If the
+        caller is cancelled, a request whose batch has not begun is dropped."""
+        answer = asyncio.run_coroutine_threadsafe(self._reflect(episode, n, memory, seed), self._loop)
         try:
             return await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
@@ -42,6 +44,12 @@ class ModelThread:
             here = asyncio.get_running_loop()
             self._loop.call_soon_threadsafe(here.call_soon_threadsafe, self._dropped)
             raise
+
+    async def _reflect(
+        self, episode: Episode, n: int, memory: tuple[str, ...] | None, seed: int
+    ) -> tuple[Episode, Reflected]:
+        read = self._model.read(episode, memory)
+        return read, await self._model.reflect_async(read, n, seed=seed)
 
     def _dropped(self) -> None:
         self.abandoned -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from retro.agent.documents import TrajectoryError, read_trajectory
@@ -13,10 +13,13 @@ from retro.buffer.messages import MessagesError, without_messages
 from retro.config import ConfigError
 from retro.prompts import PromptTooLongError
 from retro.retrospective.samplers.best_of import best, spent
+from retro.serving.bodies import OutcomeBody
 from retro.serving.failures import RequestError
 from retro.serving.limits import Admission, Limits
 from retro.serving.model_thread import ModelThread
-from retro.types import Trajectory, Usage
+from retro.serving.recorder import Outcome, Recorder
+from retro.ties import exceeds
+from retro.types import Episode, Reflection, Trajectory, Usage
 
 if TYPE_CHECKING:
     from retro.agent.model import Reflected, RetrospectiveModel
@@ -28,11 +31,18 @@ class Answer:
 
     reflected: Reflected
     usage: Usage
+    ids: tuple[str, ...] = ()
+    """With which outcomes of the candidates are reported, in their order; empty if they were not recorded."""
+
+    @property
+    def id(self) -> str | None:
+        """The id of the text, if it was recorded."""
+        return self.ids[self.reflected.candidates.index(self._best)] if self.ids else None
 
     @property
     def finish_reason(self) -> str:
         """Why the text ended: ``stop`` or ``length``."""
-        return best(self.reflected.candidates).finish_reason
+        return self._best.finish_reason
 
     @property
     def usage_json(self) -> dict[str, int]:
@@ -44,6 +54,10 @@ class Answer:
             "total_tokens": usage.total,
         }
 
+    @property
+    def _best(self) -> Reflection:
+        return best(self.reflected.candidates)
+
 
 class Service:
     """A model behind a server's limits.
@@ -54,10 +68,17 @@ class Service:
         limits: See :class:`~retro.serving.limits.Limits`.
         candidates: Reflections that are drawn if a request does not say how many.
         max_tokens: The length of the longest reflection that the model writes.
+        recorder: Stores what is reflected on and reported; :meth:`close` closes it. None: no outcomes can be reported.
     """
 
     def __init__(
-        self, model: RetrospectiveModel, name: str, limits: Limits, candidates: int = 8, max_tokens: int = 128
+        self,
+        model: RetrospectiveModel,
+        name: str,
+        limits: Limits,
+        candidates: int = 8,
+        max_tokens: int = 128,
+        recorder: Recorder | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -67,6 +88,8 @@ class Service:
         self._chooses = model.has_reward_model
         self._candidates = candidates
         self._thread = ModelThread(model)
+        self._recorder = recorder
+        self._reports = Admission(limits)
 
     @property
     def ready(self) -> bool:
@@ -75,9 +98,11 @@ class Service:
 
     def close(self) -> None:
         self._thread.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     async def reflect(
-        self, trajectory: Trajectory | Mapping[str, Any] | Sequence[Any], n: int | None, seed: int
+        self, trajectory: Trajectory | Mapping[str, Any] | Sequence[Any], n: int | None, seed: int, record: bool = True
     ) -> Answer:
         """The best of ``n`` reflections.
 
@@ -85,20 +110,29 @@ class Service:
             trajectory: A trajectory, its JSON, or a list of messages (:mod:`retro.buffer.messages`).
             n: None means the server's default.
             seed: See :meth:`retro.agent.model.RetrospectiveModel.reflect`.
+            record: Whether to store them with the attempt, if it failed and there is a recorder.
 
         Raises:
-            RequestError: 422 for a trajectory or an ``n`` that cannot be answered, 429 if too many requests wait, 504
-                after ``limits.seconds``.
+            RequestError: 422 for a trajectory or an ``n`` that cannot be answered, 429 if too many requests wait, 503
+                if the buffer cannot be written, 504 after ``limits.seconds``.
         """
         count = self._count(n)
         try:
-            episode, memory = read_trajectory(
-                trajectory if isinstance(trajectory, Trajectory) else without_messages(trajectory)
-            )
+            document = trajectory if isinstance(trajectory, Trajectory) else without_messages(trajectory)
+            episode, memory = read_trajectory(document)
+            recorder = self._recorder if record and episode.failed else None
+            if recorder is not None and not 0 <= episode.return_ <= 1:
+                raise TrajectoryError("not a trajectory that can be recorded: its return must be in [0, 1]")
             if self._thread.abandoned > self.limits.waiting:  # they have left their slots, and not the memory
                 raise self.admission.refusal()
             async with asyncio.timeout(self.limits.seconds), self.admission.slot():
-                reflected = await self._thread.reflect(episode, count, memory, seed)
+                read, reflected = await self._thread.reflect(episode, count, memory, seed)
+                answer = Answer(reflected, spent(reflected.candidates))
+                if recorder is None:
+                    return answer
+                split = read.task.split if _names_split(document) else None
+                ids = await recorder.keep(read, split, len(memory or ()), reflected.candidates)
+                return replace(answer, ids=tuple(ids))
         except (MessagesError, TrajectoryError) as error:
             raise RequestError(422, "invalid_trajectory", f"{error}.") from None
         except PromptTooLongError as error:
@@ -108,10 +142,30 @@ class Service:
                 422, "unknown_prompts", "The prompts of this model cannot put this trajectory into words."
             ) from None
         except TimeoutError:
-            raise RequestError(
-                504, "timeout", f"The reflection took longer than {self.limits.seconds:g} s, the limit of this server."
-            ) from None
-        return Answer(reflected, spent(reflected.candidates))
+            raise self._timeout("reflection") from None
+
+    async def report(self, body: OutcomeBody) -> Episode:
+        """Record the outcome of a reflection; return the retry as it is in the buffer.
+
+        Raises:
+            RequestError: 404 without a recorder or for an unknown reflection, 409 if another outcome was reported, 422
+                for a trajectory that cannot be read; 429, 503 and 504 as in :meth:`reflect`.
+        """
+        if self._recorder is None:
+            message = "This server records no outcomes: it was started without --buffer."
+            raise RequestError(404, "no_buffer", message)
+        try:
+            outcome = _outcome(body)
+            async with asyncio.timeout(self.limits.seconds), self._reports.slot():
+                return await self._recorder.report(outcome)
+        except (MessagesError, TrajectoryError) as error:
+            raise RequestError(422, "invalid_trajectory", f"{error}.") from None
+        except TimeoutError:
+            raise self._timeout("report") from None
+
+    def _timeout(self, what: str) -> RequestError:
+        message = f"The {what} took longer than {self.limits.seconds:g} s, the limit of this server."
+        return RequestError(504, "timeout", message)
 
     def _count(self, n: int | None) -> int:
         if n is None:
@@ -125,3 +179,20 @@ class Service:
                 422, "no_reward_model", "This model has no reward model to choose between candidates: n must be 1."
             )
         return n
+
+
+def _names_split(document: Trajectory | Mapping[str, Any]) -> bool:
+    """Whether a document that could be read says which split its task belongs to."""
+    return isinstance(document, Mapping) and (bool(document.get("split")) or isinstance(document.get("task"), Mapping))
+
+
+def _outcome(body: OutcomeBody) -> Outcome:
+    return_ = float(bool(body.success)) if body.return_ is None else body.return_
+    success = not exceeds(1, return_) if body.success is None else body.success
+    trajectory = Trajectory("")
+    if body.trajectory is not None:
+        document = without_messages(body.trajectory)
+        if strange := document.keys() - {"opening", "steps", "trajectory"}:
+            raise TrajectoryError(f"trajectory: {', '.join(sorted(map(str, strange)))}: only what was seen and done")
+        trajectory = read_trajectory(document)[0].trajectory
+    return Outcome(body.reflection_id, return_, success, trajectory)

@@ -31,7 +31,7 @@ from retro.config import ConfigError, RunConfig, load_config
 from retro.evaluation.stage import STAGE as EVALUATE
 from retro.lease import LeaseHeldError, LeaseLostError
 from retro.training.collect import STAGE as COLLECT
-from retro.types import Episode, Split, Task, Usage
+from retro.types import Episode, Reflection, Split, Task, Usage
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'retro[postgres]'")
 
@@ -84,6 +84,9 @@ def test_the_content_and_its_order_are_those_of_sqlite(url: str, make: Make) -> 
         assert (buffer.count(), buffer.environments()) == (len(episodes), ["household"])
         assert buffer.digest() == lite.digest()
         assert buffer.get("large") == episodes[-1]
+        unused = [Reflection("look", "served", index, score=1 / 3) for index in range(2)]
+        assert (ids := buffer.add_reflections(episodes[0], unused)) == lite.add_reflections(episodes[0], unused)
+        assert buffer.reflection(ids[1]) == lite.reflection(ids[1]) == (episodes[0].id, unused[1])
 
 
 def test_what_postgresql_cannot_store_is_refused_by_name(url: str, make: Make) -> None:
@@ -92,6 +95,8 @@ def test_what_postgresql_cannot_store_is_refused_by_name(url: str, make: Make) -
         with pytest.raises(EpisodeRefusedError, match=r"episode 'zero': cannot be stored: .*NUL"):
             add(make("zero", parent=make("root"), text="a\0b"))
         add(make("next"))
+    with ReplayBuffer(url) as buffer, pytest.raises(EpisodeRefusedError, match=r"'root': cannot be stored: .*NUL"):
+        buffer.add_reflections(make("root"), [Reflection("look", "served"), Reflection("a\0b", "served")])
     with ReplayBuffer(url, create=False) as buffer:
         assert buffer.count() == 2
 

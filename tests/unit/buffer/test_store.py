@@ -50,6 +50,21 @@ def test_an_episode_comes_back_equal(buffer: ReplayBuffer, make: Make) -> None:
     assert buffer.get("no such") is None
 
 
+def test_a_reflection_waits_for_its_retry_outside_the_tree(buffer: ReplayBuffer, make: Make) -> None:
+    root = make("root", 0.3)
+    retry = make("retry", 0.6, parent=root, text="open it", index=1)
+    assert retry.reflection is not None
+    ids = buffer.add_reflections(root, [replace(retry.reflection, index=0), retry.reflection])
+    assert ids == buffer.add_reflections(root, [replace(retry.reflection, index=0), retry.reflection])
+    assert buffer.reflection(ids[1]) == ("root", retry.reflection)
+    assert buffer.reflection("no such") is None
+    assert buffer.groups() == [] and list(buffer.episodes()) == [root]
+    buffer.add(retry)
+    assert [group.retries for group in buffer.groups()] == [(retry,)]
+    assert buffer.reflection(ids[1]) == ("root", retry.reflection)
+    assert (buffer.task("household", "task-1"), buffer.task("household", "no such")) == (root.task, None)
+
+
 def test_adding_twice_changes_nothing_and_another_one_with_the_id_is_refused(buffer: ReplayBuffer, make: Make) -> None:
     buffer.add(make("root", 0.3))
     digest = buffer.digest()

@@ -12,10 +12,12 @@ import httpx
 import pytest
 
 from retro import RetrospectiveModel
+from retro.buffer import ReplayBuffer
 from retro.models.rounds import Rounds
 from retro.prompts import load_prompts
 from retro.serving.app import make_app
 from retro.serving.limits import Limits
+from retro.serving.recorder import Recorder
 from retro.serving.server import bind, make_server
 from retro.serving.service import Service
 from retro.types import Reflection, ReflectionRequest, Usage
@@ -37,11 +39,20 @@ def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ret
 
 
 @pytest.fixture(scope="session")
-def client(model: RetrospectiveModel) -> Iterator[httpx.Client]:
-    """Of one server for all tests, with the tiny model."""
-    limits = Limits(body_bytes=100_000, candidates=4)
-    with running(Service(model, "tiny-0", limits, candidates=3, max_tokens=8), KEY) as client:
+def client(model: RetrospectiveModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of one server for all tests, with the tiny model and a buffer."""
+    with (
+        ReplayBuffer(f"sqlite:///{tmp_path_factory.mktemp('recorded')}/buffer.sqlite") as buffer,
+        running(recording(model, buffer), KEY) as client,
+    ):
         yield client
+
+
+def recording(model: RetrospectiveModel, buffer: ReplayBuffer) -> Service:
+    """A service that records in ``buffer``."""
+    limits = Limits(body_bytes=100_000, candidates=4)
+    recorder = Recorder(buffer, model.prompts.of("").name, "tiny-0")
+    return Service(model, "tiny-0", limits, candidates=3, max_tokens=8, recorder=recorder)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from retro.serving.logs import JsonLines
 from tests.unit.serving.conftest import KEY, about, until
 
 PATH = "/v1/reflections"
+OUTCOMES = "/v1/outcomes"
+ID = f"{'a' * 32}-{'a' * 12}"
 SECRET = "content-that-must-not-be-logged"
 JSON = {"Content-Type": "application/json"}
 MANY = b"[" * 50_000
@@ -70,12 +72,17 @@ def test_messages_are_answered_as_their_trajectory(client):
         (b'{"trajectory": {"opening": "", "steps": [{"action": 1, "observation": ""}]}}', 422, "steps.0.action"),
         (json.dumps(about("x", n=5)).encode(), 422, "at most 4 candidates"),
         (json.dumps(about("look " * 1_000)).encode(), 422, "takes"),
+        (json.dumps({"trajectory": {**about("x")["trajectory"], "return": 2}}).encode(), 422, "must be in [0, 1]"),
         (b'{"trajectory": "' + b"a" * 10_000_000 + b'"}', 413, "longer than 100,000 bytes"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_a_bad_body_gets_one_clear_sentence(client, content, status, says):
-    answer = client.post(PATH, content=content, headers=JSON)
+    assert_refused(client.post(PATH, content=content, headers=JSON), status, says)
+
+
+def assert_refused(answer, status, says):
+    """With one clear sentence."""
     assert answer.status_code == status
     error = answer.json()["error"]
     assert says in error["message"]
@@ -83,20 +90,50 @@ def test_a_bad_body_gets_one_clear_sentence(client, content, status, says):
     assert "Traceback" not in answer.text and "\n" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "not JSON"),
+        (b'{"reflection_id": ' + MANY, 400, "nested deeper"),
+        ({}, 422, "reflection_id: "),
+        ({"reflection_id": ID}, 422, "give return, success or both"),
+        ({"reflection_id": ID.upper(), "return": 1}, 422, "reflection_id: "),
+        ({"reflection_id": ID + "\n", "return": 1}, 422, "reflection_id: "),
+        ({"reflection_id": ID, "return": 1.1}, 422, "return: "),
+        ({"reflection_id": ID, "return": True}, 422, "return: "),
+        ({"reflection_id": ID, "success": "yes"}, 422, "success: "),
+        ({"reflection_id": ID, "success": True, "rating": 1}, 422, "rating: unknown key"),
+        ({"reflection_id": ID, "success": True, "trajectory": {"opening": ""}}, 422, "at least one"),
+        ({"reflection_id": ID, "success": True, "trajectory": []}, 422, "the task is missing"),
+        ({"reflection_id": ID, "return": 1, "trajectory": {"opening": "", "return": 0}}, 422, "trajectory: return: "),
+        ({"reflection_id": ID, "return": 1}, 404, "did not write a reflection with this id"),
+        ({"reflection_id": ID, "return": 1, "trajectory": "a" * 100_000}, 413, "longer than 100,000 bytes"),
+    ],
+)
+def test_a_bad_outcome_gets_one_clear_sentence(client, body, status, says):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert_refused(client.post(OUTCOMES, content=content, headers=JSON), status, says)
+
+
 def test_a_body_of_unknown_length_is_cut_off_too(client):
     assert client.post(PATH, content=iter([b"[" * 50_000] * 4), headers=JSON).status_code == 413
 
 
-def test_damaged_bodies_never_break_the_server(client):
-    whole, draws = json.dumps(about("You are in a room.", n=1)).encode(), random.Random(0)
+@pytest.mark.parametrize("path", [PATH, OUTCOMES])
+def test_damaged_bodies_never_break_the_server(client, path):
+    document = about("You are in a room.", n=1)
+    if path == OUTCOMES:
+        id = client.post(PATH, json=document).json()["reflection_id"]
+        document = {"reflection_id": id, "return": 0.5, "success": False, "trajectory": document["trajectory"]}
+    whole, draws = json.dumps(document).encode(), random.Random(0)
     seen = set()
-    for _ in range(60):
+    for _ in range(40):
         body = bytearray(whole)
         for _ in range(draws.randint(1, 3)):
             place = draws.randrange(len(body))
             body[place : place + draws.randint(0, 3)] = draws.choice([b"", b'"', b"{", b"\xc3", b"0", b"null", b"\x00"])
-        seen.add(client.post(PATH, content=bytes(body), headers=JSON).status_code)
-    assert seen <= {200, 400, 422} and {400, 422} <= seen
+        seen.add(client.post(path, content=bytes(body), headers=JSON).status_code)
+    assert seen <= {200, 400, 422, *((404, 409) if path == OUTCOMES else ())} and {400, 422} <= seen
 
 
 @pytest.mark.parametrize(
@@ -131,12 +168,15 @@ def test_the_log_has_neither_content_nor_keys(client, caplog):
     def logged():
         return [json.loads(JsonLines().format(record)) for record in list(caplog.records)]
 
-    until(lambda: sum(line["event"] == "request" for line in logged()) == 3)  # each is logged after it was answered
+    client.post(OUTCOMES, json={"reflection_id": answer.json()["reflection_id"], "return": 0, "trajectory": [SECRET]})
+
+    until(lambda: sum(line["event"] == "request" for line in logged()) == 4)  # each is logged after it was answered
     lines = logged()
     assert SECRET not in str(lines) and KEY not in str(lines)
-    first, second, third = [line for line in lines if line["event"] == "request"]
+    first, second, third, fourth = [line for line in lines if line["event"] == "request"]
     assert first["id"] == answer.headers["x-request-id"] == answer.json()["id"]
     assert (first["method"], first["route"], first["status"]) == ("POST", PATH, 200)
     assert first["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
     assert (second["status"], second["code"]) == (400, "unreadable_body")
     assert (third["status"], third["route"]) == (401, "unknown")
+    assert (fourth["route"], fourth["code"]) == (OUTCOMES, "invalid_trajectory")
