@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # docker build -t retro .
-# docker build --build-arg EXTRAS=quantization,trackers,scienceworld -t retro .   # with an optional environment
+# docker build --build-arg EXTRAS=quantization,trackers,train,scienceworld -t retro .   # with an optional environment
 # docker run --rm --gpus all -v "$PWD/runs:/home/retro/work/runs" retro run configs/quickstart.yaml
 #
 # torch's wheel brings the CUDA libraries; the base image only has to name the driver that they need.
@@ -24,7 +24,9 @@ ENV PATH=/home/retro/venv/bin:$PATH
 # The dependencies first: they change seldom, and their layer is the large one.
 COPY --chown=retro pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=retro retro/__init__.py retro/__init__.py
-ARG EXTRAS=quantization,trackers
+COPY --chown=retro configs/quickstart.yaml configs/quickstart.yaml
+COPY --chown=retro data/quickstart data/quickstart
+ARG EXTRAS=quantization,trackers,train
 RUN pip install -c constraints.txt ".[$EXTRAS]" && pip uninstall --yes retro
 
 COPY --chown=retro . .

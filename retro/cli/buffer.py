@@ -97,8 +97,8 @@ def import_episodes(
     """
     from retro.buffer import ReplayBuffer
     from retro.buffer.jsonl import import_jsonl
-    from retro.buffer.reflexion_logs import import_reflexion_logs
     from retro.buffer.splits import SplitRule
+    from retro.config.extras import require
 
     splits = SplitRule(validation=validation, test=test)
     url = buffer_url(buffer)
@@ -111,8 +111,12 @@ def import_episodes(
             raise typer.BadParameter(
                 f"only for openai-messages and otel-traces, not for {format}", param_hint=f"--{name}"
             )
+    if format is Format.REFLEXION_LOGS:
+        require("the import of reflexion-logs", "train", ("pyarrow",))
     with ReplayBuffer(url) as store:
         if format is Format.REFLEXION_LOGS:
+            from retro.buffer.reflexion_logs import import_reflexion_logs
+
             reports = [import_reflexion_logs(store, paths, splits, window)]  # the files of one log complete one another
         else:
             reports = [import_jsonl(store, path, on_error, splits, window) for path in paths]

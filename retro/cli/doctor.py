@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata, util
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from retro.artifacts import versions
 from retro.cli.logs import quieten
+from retro.cli.quickstart import quickstart_files
 
 EXTRAS = {
     "psycopg": "buffer.url: postgresql+psycopg://…",
@@ -19,9 +19,9 @@ EXTRAS = {
     "wandb": "trackers: [wandb]",
     "tensorboard": "trackers: [tensorboard]",
     "fastapi": "retro serve",
+    "trl": "the stages of a run: retro[train]",
 }
 """Optional package → the config or the command that needs it."""
-QUICKSTART = ("data/quickstart/actor", "data/quickstart/retrospective", "configs/quickstart.yaml")
 
 
 def examine() -> None:
@@ -38,9 +38,10 @@ def examine() -> None:
     console.print(table)
     console.print(_machine_table())
     console.print("environments, and what they need: retro env list")
-    for path in QUICKSTART:
-        if not Path(path).exists():
-            console.print(f"{path}: not here; run the quickstart in the folder of a clone", style="yellow")
+    config, models = quickstart_files()
+    for path in (config, models / "actor", models / "retrospective"):
+        if not path.exists():
+            console.print(f"{path}: missing, so retro quickstart cannot run; install retro anew", style="yellow")
 
 
 def _machine_table() -> Table:

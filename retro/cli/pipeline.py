@@ -16,6 +16,7 @@ from retro.cli.leasing import leased
 from retro.cli.logs import quieten
 from retro.cli.plan import plan_run, plan_table
 from retro.config import ConfigError, RunConfig
+from retro.config.extras import require
 from retro.layout import ADAPTER, RunFolder
 from retro.stage import NothingToLearnError, Stage, run_stage
 
@@ -81,6 +82,7 @@ def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:
 
 def report_run(run_dir: Path) -> None:
     """``retro report``: rebuild tables, plot and page from the results of the evaluation."""
+    require("retro report", "train", ("matplotlib",))
     from retro.evaluation.report import rebuild_report
 
     if not RunFolder(run_dir).config.is_file():

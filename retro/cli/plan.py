@@ -18,10 +18,12 @@ def plan_run(config: RunConfig, stages: Sequence[Stage]) -> dict[str, Plan]:
     """The plan of each stage by its name, in order; a stage that reads one which is not up to date runs after it.
 
     Raises:
-        ConfigError: if one of the stages trains, but the model's dtype does not; if prompts and answers together exceed
-            the base's context (which is not known yet for the name of a hub); if the runner's package is missing.
+        ConfigError: if a package of a stage or of the runner is missing; if a stage trains, but the model's dtype does
+            not; if prompts and answers together exceed the base's context (not known yet for the name of a hub).
         ReplayBufferError: if ``buffer.url`` is malformed, or its driver is missing. It is not opened.
     """
+    for stage in stages:
+        stage.require_packages()
     database_url(config.buffer_url)
     resolve(config.runner.point, config.runner.chosen)
     prompt_tokens(config.model, local_context(config.model))

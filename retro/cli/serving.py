@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 from retro.agent.records import EXPORT, ExportRecord
@@ -12,6 +11,7 @@ from retro.cli.buffer import buffer_url
 from retro.cli.logs import quieten
 from retro.cli.reflecting import export_folder
 from retro.config import ConfigError, ModelSection
+from retro.config.extras import require
 
 PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
@@ -41,8 +41,7 @@ def serve_export(
         ConfigError: if the extra is not installed, an option is wrong, or the address needs a key that is not set.
         ReplayBufferError: if the buffer cannot be opened.
     """
-    if missing := [package for package in PACKAGES if util.find_spec(package) is None]:
-        raise ConfigError(f"retro serve needs {', '.join(missing)}: pip install 'retro[serve]'")
+    require("retro serve", "serve", PACKAGES)
     if options.n > options.max_n:
         raise ConfigError(f"-n {options.n} is more than --max-n {options.max_n}")
     quieten()

@@ -31,6 +31,7 @@ from pydantic import SerializeAsAny, ValidationError, create_model
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from retro.config.base import ConfigError, Section
+from retro.config.extras import require
 from retro.config.points import POINTS
 
 
@@ -40,9 +41,8 @@ def resolve(point: str, kind: str) -> Any:
     Raises:
         ConfigError: for an unknown name, a package that is not installed, or a class that does not belong to the point.
     """
-    builtin = POINTS[point].kinds.get(kind)
-    if builtin is not None and builtin.missing:
-        raise ConfigError(f"{point} {kind!r} needs {', '.join(builtin.missing)}: pip install 'retro[{builtin.extra}]'")
+    if builtin := POINTS[point].kinds.get(kind):
+        require(f"{point} {kind!r}", builtin.extra, builtin.packages)
     return _load(point, kind)
 
 

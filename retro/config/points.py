@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
+
+from retro.config.extras import missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Kind:
     @property
     def missing(self) -> list[str]:
         """The packages that it needs but that are not installed."""
-        return [package for package in self.packages if importlib.util.find_spec(package) is None]
+        return missing(self.packages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +57,23 @@ POINTS: dict[str, Point] = {
             "hotpotqa": Kind(
                 "retro.envs.hotpotqa:HotpotQATasks",
                 "questions over two Wikipedia pages: Search, Lookup, Finish",
+                extra="hotpotqa",
+                packages=("bm25s", "pyarrow", "Stemmer"),
                 data="hotpot_train_v1.1.json and hotpot_dev_distractor_v1.json from hotpotqa.github.io",
             ),
             "alfworld": Kind(
                 "retro.envs.alfworld:AlfworldTasks",
                 "household tasks on the TextWorld engine",
                 extra="alfworld",
-                packages=("alfworld", "textworld"),
+                packages=("alfworld", "pyarrow", "textworld"),
                 data="the folder json_2.1.1, by the package's command alfworld-download",
                 speed=("workers", "games_per_worker"),
             ),
             "webshop": Kind(
                 "retro.envs.webshop:WebshopTasks",
                 "a shop of real products: find and buy what an instruction asks for",
+                extra="webshop",
+                packages=("pyarrow", "Stemmer"),
                 data="items_shuffle.json, items_ins_v2.json and items_human_ins.json of princeton-nlp/WebShop",
                 speed=("prepared",),
             ),
@@ -113,18 +118,26 @@ POINTS: dict[str, Point] = {
             "trajectories": Kind(
                 "retro.memory.trajectories:NearestTrajectories",
                 "a bank: the solved trajectory of the most similar other task, verbatim",
+                extra="memory",
+                packages=("sklearn",),
             ),
             "retrieval": Kind(
                 "retro.memory.retrieval:UtilityRetrieval",
                 "a bank: reflections of similar other tasks, by similarity and by what came of them",
+                extra="memory",
+                packages=("sklearn",),
             ),
             "procedures": Kind(
                 "retro.memory.procedures:ProcedureBank",
                 "a bank: steps that led to rewards, by their expected utility (MACLA)",
+                extra="memory",
+                packages=("sklearn",),
             ),
             "playbook": Kind(
                 "retro.memory.playbook:Playbook",
                 "a bank: sentences of reflections, by how often they helped and did harm (ACE)",
+                extra="memory",
+                packages=("sklearn",),
             ),
         },
     ),
@@ -197,10 +210,17 @@ POINTS: dict[str, Point] = {
         _BUILT,
         {
             "ppo": Kind("retro.training.algorithms.ppo:Ppo", "proximal policy optimisation, our own"),
-            "grpo": Kind("retro.training.algorithms.grpo:Grpo", "group relative policy optimisation, by TRL's trainer"),
+            "grpo": Kind(
+                "retro.training.algorithms.grpo:Grpo",
+                "group relative policy optimisation, by TRL's trainer",
+                extra="train",
+                packages=("datasets", "trl"),
+            ),
             "dpo": Kind(
                 "retro.training.algorithms.dpo:Dpo",
                 "direct preference optimisation on the buffer's ratings, by TRL's trainer",
+                extra="train",
+                packages=("datasets", "trl"),
             ),
         },
     ),

@@ -15,15 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from retro.artifacts import write_atomically
-from retro.evaluation.figures import (
-    checkpoint_series,
-    learning_curves,
-    reliability_diagram,
-    save_png,
-    success_by_step,
-    success_by_trial,
-    to_svg,
-)
 from retro.evaluation.records import Record, chains, latest, read_records
 from retro.evaluation.results import SCOPE, Comparison, Results
 from retro.evaluation.table import best_learned_arm
@@ -78,6 +69,8 @@ def rebuild_report(run_dir: Path, evaluation: Path | None = None) -> Path:
     Raises:
         NothingMeasuredError: if the run has not been evaluated.
     """
+    from retro.evaluation.figures import save_png, success_by_trial  # here: planning a run imports this module
+
     paths = Paths(run_dir, evaluation or RunFolder(run_dir).evaluation)
     results = read_results(paths.results)
     records = latest(read_records(paths.episodes)) if paths.episodes.is_file() else []
@@ -110,6 +103,9 @@ def read_results(path: Path) -> Results:
 
 def render(paths: Paths, results: Results, records: list[Record]) -> str:
     """The page's HTML. The texts of models and environments are escaped; scripts receive them as JSON data."""
+    from retro.evaluation import figures
+    from retro.evaluation.figures import to_svg
+
     environment = Environment(
         loader=PackageLoader("retro.evaluation", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -120,11 +116,12 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
     environment.filters["share"] = lambda value: f"{100 * value:.1f}"
     environment.filters["p_value"] = lambda value: f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
     environment.filters["options"] = _options
-    checkpoints = checkpoint_series(results["arms"])
+    checkpoints = figures.checkpoint_series(results["arms"])
     run = RunFolder(paths.run)
     metrics = _stage_metrics(run.metrics)
     reward = _json_object(facts_file(run.reward))
     bins = reward.get("test", {}).get("reliability", [])
+    by_step = sum(map(len, checkpoints)) > 1
     return environment.get_template("report.html.j2").render(
         name=paths.run.resolve().name,
         results=results,
@@ -132,12 +129,12 @@ def render(paths: Paths, results: Results, records: list[Record]) -> str:
         several=any(arm["seeds"] > 1 for arm in results["arms"].values()),
         best=best_learned_arm(results),
         comparisons=_by_pair(results["comparisons"]),
-        curves=_image(to_svg(success_by_trial(results))),
-        step_curves=_image(to_svg(success_by_step(results, checkpoints))) if sum(map(len, checkpoints)) > 1 else None,
-        learning={stage: _image(to_svg(learning_curves(series))) for stage, series in metrics.items()},
+        curves=_image(to_svg(figures.success_by_trial(results))),
+        step_curves=_image(to_svg(figures.success_by_step(results, checkpoints))) if by_step else None,
+        learning={stage: _image(to_svg(figures.learning_curves(series))) for stage, series in metrics.items()},
         best_checkpoint=_json_object(run.policy / BEST / "state.json"),
         reward=_flat_numbers(reward),
-        calibration=_image(to_svg(reliability_diagram(bins))) if bins else None,
+        calibration=_image(to_svg(figures.reliability_diagram(bins))) if bins else None,
         browser=_script_json(browser_data(results, records)),
         stylesheet=_own_file("report.css"),
         script=_own_file("report.js"),

@@ -272,4 +272,5 @@ STAGE = Stage(
     not_deciding=("environment.prompts", "model.base", "model.revision", "model.lora"),
     inputs=evaluation_inputs,
     run=evaluate_arms,
+    packages=("matplotlib",),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retro.artifacts import digest_path, git_revision, versions, write_atomically, write_json
 from retro.config import RunConfig
+from retro.config.extras import require
 from retro.config.view import Leaf, declared, view_of
 from retro.envs import deciding_options
 from retro.layout import RunFolder
@@ -53,10 +54,16 @@ class Stage:
     and keys that are only checked."""
     trains: bool = False
     """It trains the model, whose dtype must allow that."""
+    packages: tuple[str, ...] = ()
+    """The import names of the packages that it needs of the extra ``train``."""
     applies: Callable[[RunConfig], bool] = lambda config: True
     """Whether a run of this config has the stage."""
     optional: Callable[[RunConfig], bool] = lambda config: False
     """Whether a run goes on without this stage if it raises :class:`NothingToLearnError`."""
+
+    def require_packages(self) -> None:
+        """Raises ConfigError if one of ``packages`` is not installed."""
+        require(f"the stage {self.name}", "train", self.packages)
 
     def view(self, config: RunConfig) -> RunConfig:
         """``config`` as the stage may read it."""
@@ -83,6 +90,7 @@ def run_stage(stage: Stage, config: RunConfig) -> Path:
     The manifest says ``running`` while the stage runs and ``complete`` after it. An exception leaves it at ``running``,
     so that the same command resumes.
     """
+    stage.require_packages()
     view, folder, leaves = stage.view(config), config.run_dir / stage.folder, stage.deciding(config)
     inputs = stage.inputs(view)
     processes = _processes(config)

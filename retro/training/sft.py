@@ -214,4 +214,5 @@ STAGE = Stage(
     inputs=lambda config: training_inputs(config, "sft", own_loop=False),
     run=train_adapter,
     trains=True,
+    packages=("datasets", "trl"),
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from retro.cli.errors import is_for_the_user, one_line_errors
 from retro.cli.estimate import memory_lines, most_episodes, parameters_by_name, read_checkpoint
 from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import plan_run, plan_table
+from retro.cli.quickstart import quickstart_config
 from retro.cli.stages import STAGES, ordered_stages, stage_range
 from retro.config import ConfigError, EvaluateSection, RunConfig, parse_config
 from retro.envs.base import EnvironmentFailedError
@@ -31,7 +34,16 @@ from retro.wire.failures import QuotaError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *(["run"], *([stage] for stage in STAGES), ["report"], ["compare"], ["reflect"], ["serve"], ["doctor"]),
+    *(
+        ["run"],
+        ["quickstart"],
+        *([stage] for stage in STAGES),
+        ["report"],
+        ["compare"],
+        ["reflect"],
+        ["serve"],
+        ["doctor"],
+    ),
     *(
         ["buffer", "import"],
         ["buffer", "stats"],
@@ -293,6 +305,48 @@ def test_the_dry_run_prints_config_plan_and_estimates(retro: Retro, tmp_path: Pa
     assert "MiB of weights" in out
     assert "still missing" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quickstart_needs_no_clone(retro: Retro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = retro("quickstart", "--dry-run", "ppo.steps=7", "--until", "ppo")
+    assert code == 0, err
+    assert "steps: 7" in out
+    assert f"model: {ROOT / 'data' / 'quickstart' / 'actor'}" in out
+    assert f"base: {ROOT / 'data' / 'quickstart' / 'retrospective'}" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wheel_holds_the_quickstart_inside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import retro as package
+
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in wheel["force-include"].items():
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / source, tmp_path / target, **({"dirs_exist_ok": True} if copy is shutil.copytree else {}))
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "retro" / "__init__.py"))
+    config = quickstart_config(["name=mine"])
+    assert config.name == "mine"
+    for place in (config.actor.model, config.model.base):
+        assert Path(place).is_relative_to(tmp_path)
+        assert (Path(place) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "needs"),
+    [
+        (("run", "configs/quickstart.yaml"), "trl", "the stage sft needs trl"),
+        (("evaluate", "configs/quickstart.yaml"), "matplotlib", "the stage evaluate needs matplotlib"),
+    ],
+)
+def test_a_stage_names_the_extra_that_it_needs(
+    retro: Retro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, str], package: str, needs: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = retro(command[0], str(ROOT / command[1]), f"runs={tmp_path}")
+    assert (code, err) == (2, f"retro: {needs}: pip install 'retro[train]'\n")
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_the_dry_run_tells_what_the_environment_lacks(retro: Retro, tmp_path: Path, tiny_model_dir: Path) -> None:

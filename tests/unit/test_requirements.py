@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,23 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+TRAIN = {"bm25s", "datasets", "matplotlib", "pyarrow", "sklearn", "Stemmer", "trl"}
+"""What an agent with an export does not need, so that ``pip install retro`` leaves it out."""
+
+
+def test_what_the_runtime_does_without_is_imported_where_it_is_used() -> None:
+    """Of these files, the runtime imports none."""
+    at_the_top = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "retro").rglob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.partition(".")[0] in TRAIN
+    }
+    assert at_the_top == {"retro/buffer/reflexion_logs.py", "retro/evaluation/figures.py"}
 
 
 def direct_requirements() -> list[Requirement]:
