@@ -30,16 +30,24 @@ class ServerFailedError(RuntimeError):
 
 @contextmanager
 def server_process(
-    module: str, arguments: Sequence[str], log: Path, health: str, seconds: float = PATIENCE_SECONDS
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    health: str,
+    seconds: float = PATIENCE_SECONDS,
+    python: str | Path = sys.executable,
 ) -> Iterator[str]:
     """Run ``python -m module --port N arguments…``; yield ``http://127.0.0.1:N`` once GET ``health`` answers 200.
+
+    Args:
+        python: an interpreter, or what stands in for one (``tests.pipeline.forks``).
 
     Raises:
         ServerFailedError: if it ends or stays silent for ``seconds``; with the end of ``log``.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", module, "--port", str(port), *arguments]
+    command = [python, "-m", module, "--port", str(port), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""``transformers serve`` (the extra ``transformers[serving]``) with one local model, in a process of its own.
+"""``transformers serve`` (the extra ``transformers[serving]``) with one local model, in a fork that is its own process.
 
 What is to know of it (transformers 5.23): a request must name the model as the command did, by its path; GET
 ``/v1/models`` lists the hub's cache, not that model; the answer's text includes the stop string; ``temperature`` alone
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.pipeline import forks
 from tests.servers.processes import live_with_stdin, server_process
 
 WANTED = ("fastapi", "uvicorn")
@@ -56,7 +57,8 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
         ServerFailedError: if it does not come up; with its log.
     """
     arguments = [str(model), "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32", "--log-level", "error"]
-    with server_process("tests.servers.transformers_serve", arguments, log, "/health") as url:
+    module = "tests.servers.transformers_serve"
+    with server_process(module, arguments, log, "/health", python=forks.stand_in()) as url:
         yield url
 
 
