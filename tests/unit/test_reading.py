@@ -186,7 +186,7 @@ def test_a_line_that_is_too_long_is_refused_alone(tmp_path: Path) -> None:
 def test_an_array_is_read_whatever_the_chunks(
     tmp_path_factory: pytest.TempPathFactory, entries: list[object], chunk: int
 ) -> None:
-    path = tmp_path_factory.mktemp("array") / "array.json"
+    path = tmp_path_factory.getbasetemp() / "array.json"
     path.write_bytes(json.dumps(entries, ensure_ascii=False).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "_CHUNK_CHARS", chunk)

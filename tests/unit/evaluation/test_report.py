@@ -14,6 +14,7 @@ from made_up_evaluation import HOSTILE, RATES, described, made_up, write_run
 from rich.console import Console
 
 from retro.artifacts import write_json
+from retro.evaluation import report
 from retro.evaluation.figures import arm_styles, checkpoint_series, success_by_trial
 from retro.evaluation.report import (
     BROWSED_TASKS,
@@ -41,6 +42,17 @@ class Elements(HTMLParser):
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are composed, but not drawn, which takes most of a page's time."""
+    monkeypatch.setattr(report, "to_svg", lambda figure: b"<svg/>")
+    monkeypatch.setattr(report, "save_png", lambda figure, path: path.touch())
+
+
+words_alone = pytest.mark.usefixtures("undrawn")
+"""Of a test that looks at no figure."""
 
 
 def parse(page: str) -> Elements:
@@ -74,6 +86,7 @@ def test_the_page_is_self_contained_and_whole(run_dir: Path) -> None:
     assert (run_dir / "evaluation" / "success_by_trial.png").read_bytes().startswith(b"\x89PNG")
 
 
+@words_alone
 def test_what_a_model_writes_never_becomes_markup(run_dir: Path) -> None:
     page = rebuild_report(run_dir).read_text(encoding="utf-8")
     elements = parse(page)
@@ -85,6 +98,7 @@ def test_what_a_model_writes_never_becomes_markup(run_dir: Path) -> None:
     assert all(e["recalled"] == [["reflection-0", e["reflection"]["text"]]] for e in episodes)
 
 
+@words_alone
 def test_hostile_names_are_escaped(run_dir: Path) -> None:
     path = run_dir / "evaluation" / "results.json"
     results = json.loads(path.read_text())
@@ -102,12 +116,14 @@ def test_the_report_needs_results_alone(run_dir: Path) -> None:
     assert "How the stages learnt" not in page and "<h2>Arms</h2>" in page
 
 
+@words_alone
 def test_a_torn_metrics_line_is_left_out(run_dir: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "sft", "st')
     assert "How the stages learnt" in rebuild_report(run_dir).read_text()
 
 
+@words_alone
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -160,6 +176,7 @@ def test_checkpoints_of_one_run_make_a_curve_over_steps(run_dir: Path) -> None:
     assert "Over training steps" in rebuild_report(run_dir).read_text()
 
 
+@words_alone
 def test_the_page_says_what_the_arms_are_made_of(run_dir: Path) -> None:
     table = rebuild_report(run_dir).read_text().partition("What the arms are made of")[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
@@ -191,6 +208,7 @@ def test_the_table_has_every_arm_and_attempt(run_dir: Path) -> None:
     assert all(arm in text for arm in results["arms"]) and "attempt 4" in text
 
 
+@words_alone
 def test_a_bank_stands_beside_the_arms_that_played_with_it(run_dir: Path) -> None:
     paths = Paths(run_dir, run_dir / "evaluation")
     results = read_results(paths.results)
@@ -216,6 +234,7 @@ def _printed(results: Results) -> str:
     return " ".join(console.export_text().split())
 
 
+@words_alone
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_and_p_values_say_what_they_are_about(tmp_path: Path, seeds: int) -> None:
     run = write_run(tmp_path / "pooled", ["retry-sampled", "reflexion", "sft", "ppo-env"], 30, seeds)
