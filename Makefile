@@ -1,6 +1,7 @@
 # make quickstart   .venv, install, the whole pipeline on the embedded default
 # make test         .venv, install, all tests, lint, types
 # make coverage     .venv, install, all tests under coverage, which takes nearly twice as long; fails below 85 %
+# make site         .venv, install, the documentation as pages: site/index.html
 # make test-lowest  .venv-lowest, install the oldest versions that pyproject.toml allows, all tests
 #
 # PYTHON       the Python 3.11 that makes the environment
@@ -24,7 +25,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install quickstart test coverage test-lowest lint format types unit docs clean
+.PHONY: help install quickstart test coverage test-lowest lint format types unit docs site clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/^$$/p;/^PYTHON/,/^$$/p'
@@ -71,6 +72,10 @@ format: install
 docs: install
 	$(BIN)/python scripts/write_config_docs.py
 	$(BIN)/python -m scripts.write_bases_docs
+
+site: install
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage coverage.xml

@@ -14,10 +14,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 COMMAND = re.compile(r"(?:retro run|--config) (configs/[\w./-]+\.yaml)((?: +[\w.]+=\S+)*)")
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link can name in a page: its headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        path = page.parent / target if target else page
+        assert path.exists(), f"{page.name}: {target}"
+        assert not heading or heading in anchors(path), f"{page.name}: {target}#{heading}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
