@@ -27,6 +27,8 @@ class RunFolder:
         """What an actor behind an API has cost: JSON lines that add up."""
         self.metrics = path / "metrics.jsonl"
         """A JSON line for each logged step, of all stages."""
+        self.progress = path / "progress.html"
+        """The page about a run that has not been evaluated yet."""
         self.replaced = path / "replaced"
         """The former folders of stages that ran anew."""
         self.trackers = path / "trackers"

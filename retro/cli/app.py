@@ -134,7 +134,8 @@ _stage_command("evaluate", "Play the test tasks with every arm; report.")
 def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")]) -> None:
     """Rebuild tables, plot and report of a run.
 
-    They are drawn from what was measured; nothing is played again.
+    They are drawn from what was measured; nothing is played again. A run that has not been evaluated yet gets a page
+    about its stages so far, also while it goes on.
 
     \b
     Example:

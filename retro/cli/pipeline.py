@@ -81,13 +81,19 @@ def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:
 
 
 def report_run(run_dir: Path) -> None:
-    """``retro report``: rebuild tables, plot and page from the results of the evaluation."""
+    """``retro report``: rebuild tables, plot and page from the results of the evaluation; of a run that has none yet,
+    write the page about its stages."""
     require("retro report", "train", ("matplotlib",))
-    from retro.evaluation.report import rebuild_report
+    from retro.evaluation.pages import write_progress
+    from retro.evaluation.report import Paths, rebuild_report
 
-    if not RunFolder(run_dir).config.is_file():
+    run = RunFolder(run_dir)
+    if not run.config.is_file():
         raise ConfigError(f"{run_dir}: not a run folder (no config.yaml); runs are made by retro run")
     quieten()
+    if not Paths(run_dir, run.evaluation).results.is_file():
+        print(f"not evaluated yet; what there is so far: {write_progress(run_dir)}")
+        return
     rebuild_report(run_dir)
     last_screen(run_dir, str(RunFolder(run_dir).config), Console())
 

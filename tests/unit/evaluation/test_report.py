@@ -14,13 +14,13 @@ from made_up_evaluation import HOSTILE, RATES, described, made_up, write_run
 from rich.console import Console
 
 from retro.artifacts import write_json
-from retro.evaluation import report
+from retro.evaluation import figures
 from retro.evaluation.figures import arm_styles, checkpoint_series, success_by_trial
+from retro.evaluation.pages import stage_metrics, write_progress
 from retro.evaluation.report import (
     BROWSED_TASKS,
     NothingMeasuredError,
     Paths,
-    _stage_metrics,
     browser_data,
     read_results,
     rebuild_report,
@@ -47,8 +47,8 @@ class Elements(HTMLParser):
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are composed, but not drawn, which takes most of a page's time."""
-    monkeypatch.setattr(report, "to_svg", lambda figure: b"<svg/>")
-    monkeypatch.setattr(report, "save_png", lambda figure, path: path.touch())
+    monkeypatch.setattr(figures, "to_svg", lambda figure: b"<svg/>")
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: path.touch())
 
 
 words_alone = pytest.mark.usefixtures("undrawn")
@@ -117,6 +117,26 @@ def test_the_report_needs_results_alone(run_dir: Path) -> None:
 
 
 @words_alone
+def test_an_unfinished_run_has_a_page_about_its_stages(run_dir: Path) -> None:
+    for name, status in (("collect", "complete"), ("ppo", "running")):
+        manifest = {"stage": name, "status": status, "seconds": 61.4, "processes": 1}
+        (run_dir / name).mkdir(exist_ok=True)
+        write_json(run_dir / name / "stage.json", manifest)
+    write_json(run_dir / "collect" / "collect.json", {"episodes": 48, "splits": {"train": {"retries": 40}}})
+    page = write_progress(run_dir).read_text(encoding="utf-8")
+    for said in (
+        "<td>collect</td>",
+        "interrupted; the same command",
+        "splits · train · retries",
+        "Reliability diagram",
+    ):
+        assert said in page
+    assert "How the stages learnt" in page and not parse(page).handlers
+    (run_dir / "lease.json").touch()
+    assert "<td>running</td>" in write_progress(run_dir).read_text(encoding="utf-8")
+
+
+@words_alone
 def test_a_torn_metrics_line_is_left_out(run_dir: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "sft", "st')
@@ -147,7 +167,7 @@ def test_an_intervals_ends_have_no_curve_of_their_own(tmp_path: Path) -> None:
     keys = ("validation_return", "validation_return_low", "validation_return_high", "best_step", "best_return_low")
     lines = [{"stage": "ppo", "step": step, **dict.fromkeys(keys, 0.1 * step)} for step in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert list(_stage_metrics(path)["ppo"]) == ["validation_return"]
+    assert list(stage_metrics(path)["ppo"]) == ["validation_return"]
 
 
 def test_every_stage_but_the_evaluation_has_learning_curves(tmp_path: Path) -> None:
@@ -157,7 +177,7 @@ def test_every_stage_but_the_evaluation_has_learning_curves(tmp_path: Path) -> N
         {"stage": stage, "step": step, "seconds": step, "loss": 1 / (1 + step)} for stage in stages for step in (0, 1)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert _stage_metrics(path) == {key: {"loss": [(0, 1.0), (1, 0.5)]} for key in ("sft", "mine")}
+    assert stage_metrics(path) == {key: {"loss": [(0, 1.0), (1, 0.5)]} for key in ("sft", "mine")}
 
 
 def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path: Path) -> None:
