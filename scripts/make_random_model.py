@@ -36,13 +36,13 @@ def build_tokenizer(vocabulary: int = 2048) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, context: int, seed: int) -> LlamaForCausalLM:
-    """Two layers of width 48, weights drawn from ``seed``."""
+def build_model(tokenizer: PreTrainedTokenizerFast, context: int, seed: int, layers: int = 2) -> LlamaForCausalLM:
+    """Layers of width 48, weights drawn from ``seed``."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=48,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=context,

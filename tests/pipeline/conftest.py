@@ -52,7 +52,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with random weights, a tokenizer for any text and a context for long prompts."""
     folder = tmp_path_factory.mktemp("random-model")
     tokenizer = build_tokenizer()
-    build_model(tokenizer, context=16_384, seed=0).save_pretrained(folder)
+    build_model(tokenizer, context=16_384, seed=0, layers=1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
