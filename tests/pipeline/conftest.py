@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 
+from benchmarks.smollm2 import SHARES
+from retro.buffer.splits import SplitRule
 from retro.envs import make_taskset
 from retro.types import Split
 from scripts.make_random_model import build_model, build_tokenizer
@@ -95,3 +100,22 @@ def whole_run(tiny_config: Path, trials: Path, tmp_path_factory: pytest.TempPath
     assert done.returncode == 0, done.stdout + done.stderr
     (run.folder.parent / "screen.txt").write_text(done.stdout, encoding="utf-8")
     return run
+
+
+@pytest.fixture
+def short_logs(shared_data: Path, tmp_path: Path) -> Path:
+    """The first reflections on a few HotPotQA questions of each split, helpful ones and others, with short trials."""
+    rows = pyarrow.parquet.read_table(shared_data / "logs" / "reflexion_tuples.parquet").to_pylist()
+    firsts = [row for row in rows if row["env"] == "hotpotqa" and row["strategy"] == "reflexion" and row["trial"] == 1]
+    firsts.sort(key=lambda row: len(row["trajectory"]) + len(row["context"] or "") + len(row["reflection"]))
+    chosen: dict[tuple[Split, bool], dict[str, dict[str, Any]]] = {}
+    for row in firsts:
+        helped = row["F1_next"] - row["F1"] > 0.25
+        of_kind = chosen.setdefault((SplitRule(**SHARES).split("hotpotqa", row["task_id"]), helped), {})
+        if len(of_kind) < 2:
+            of_kind.setdefault(row["task_id"], row)
+    assert {(Split.TRAIN, True), (Split.TRAIN, False), (Split.TEST, True), (Split.TEST, False)} <= chosen.keys()
+    path = tmp_path / "short.parquet"
+    few = [row for of_kind in chosen.values() for row in of_kind.values()]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(few), path)
+    return path

@@ -1,4 +1,4 @@
-"""The paper's HotPotQA config on the real logs, with a small random model through overrides: the path, not a result."""
+"""The paper's HotPotQA config on a few of the real logs, with a small random model: the path, not a result."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.smollm2 import SHARES
 from scripts.small_models.household.tokenizer import build_tokenizer
 from tests.pipeline.running import ROOT, read_metrics, retro
 
@@ -38,18 +39,17 @@ def long_context_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("config", ["hotpotqa-longchat.yaml"])
 def test_sft_reward_ppo_and_export_run_from_the_logged_trials(
-    config: str, shared_data: Path, long_context_model: Path, tmp_path: Path
+    config: str, short_logs: Path, long_context_model: Path, tmp_path: Path
 ) -> None:
-    logs = shared_data / "logs" / "reflexion_tuples.parquet"
     run = tmp_path / "hotpotqa"
-    shares = ("--validation", "0.05", "--test", "0.2")
-    retro("buffer", "import", "reflexion-logs", str(logs), "--buffer", str(run), *shares)
+    shares = ("--validation", str(SHARES["validation"]), "--test", str(SHARES["test"]))
+    retro("buffer", "import", "reflexion-logs", str(short_logs), "--buffer", str(run), *shares)
     retro(
         *("run", str(ROOT / "configs" / config), "--from", "sft", "--until", "export"),
         *(f"runs={tmp_path}", "name=hotpotqa", f"model.base={long_context_model}", "model.quantization=none"),
         *("model.dtype=float32", "model.max_prompt_tokens=2000", "model.max_new_tokens=16"),
-        *("model.gradient_checkpointing=false", "sft.max_steps=2", "sft.batch_size=4", "reward.max_steps=2"),
-        *("reward.batch_size=8", "reward.eval_every=2", "ppo.steps=2", "ppo.contexts=2", "ppo.epochs=2"),
+        *("model.gradient_checkpointing=false", "sft.max_steps=2", "sft.batch_size=1", "reward.max_steps=2"),
+        *("reward.batch_size=2", "reward.eval_every=2", "ppo.steps=2", "ppo.contexts=2", "ppo.epochs=2"),
     )
     assert (run / "export" / "adapter" / "adapter_model.safetensors").is_file()
     reward = json.loads((run / "reward" / "reward.json").read_text(encoding="utf-8"))

@@ -7,19 +7,14 @@ import json
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.smollm2 import SHARES, main, tables
 from retro.artifacts import write_json
-from retro.buffer.splits import SplitRule
 from retro.config import ConfigError
 from retro.training.reward_metrics import ScoredGroup, reward_report
-from retro.types import Split
 from scripts.make_smollm2 import FILE, PACKAGE, find_gguf
 from tests.pipeline.running import ROOT, read_metrics, retro, started
 
@@ -35,25 +30,6 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = started("scripts/make_smollm2.py", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
-
-
-@pytest.fixture
-def short_logs(shared_data: Path, tmp_path: Path) -> Path:
-    """The first reflections on a few HotPotQA questions of each split, helpful ones and others, with short trials."""
-    rows = pyarrow.parquet.read_table(shared_data / "logs" / "reflexion_tuples.parquet").to_pylist()
-    firsts = [row for row in rows if row["env"] == "hotpotqa" and row["strategy"] == "reflexion" and row["trial"] == 1]
-    firsts.sort(key=lambda row: len(row["trajectory"]) + len(row["context"] or "") + len(row["reflection"]))
-    chosen: dict[tuple[Split, bool], dict[str, dict[str, Any]]] = {}
-    for row in firsts:
-        helped = row["F1_next"] - row["F1"] > 0.25
-        of_kind = chosen.setdefault((SplitRule(**SHARES).split("hotpotqa", row["task_id"]), helped), {})
-        if len(of_kind) < 2:
-            of_kind.setdefault(row["task_id"], row)
-    assert {(Split.TRAIN, True), (Split.TRAIN, False), (Split.TEST, True), (Split.TEST, False)} <= chosen.keys()
-    path = tmp_path / "short.parquet"
-    few = [row for of_kind in chosen.values() for row in of_kind.values()]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(few), path)
-    return path
 
 
 @pytest.mark.slow
