@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from retro.config import ConfigError, LoraSection, ModelSection
@@ -21,6 +23,8 @@ from retro.models.backbone import hidden_states
 from retro.models.generation import Engine
 from retro.models.sharding import launched_pieces
 from retro.types import Sampling
+from tests.pipeline import forks
+from tests.pipeline.running import environment
 
 CPU = torch.device("cpu")
 PROCESSES = 2
@@ -123,9 +127,15 @@ def in_pieces(rank: int, base: SharedBase, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pieces(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left, which are slow to start."""
+    """What two processes left: forks, but not of this process, whose threads and state a fork would share."""
     folder = tmp_path_factory.mktemp("pieces")
-    multiprocessing.spawn(process, (tiny_model_dir, folder), nprocs=PROCESSES)
+    python, places = str(forks.stand_in()), [str(tiny_model_dir), str(folder)]
+    both = [
+        subprocess.Popen([python, __file__, str(rank), *places], env=environment(), stderr=subprocess.PIPE, text=True)
+        for rank in range(PROCESSES)
+    ]
+    said = [one.communicate()[1] for one in both]
+    assert [one.returncode for one in both] == [0] * PROCESSES, "\n".join(said)
     return folder
 
 
@@ -237,3 +247,7 @@ def test_what_the_shipped_layouts_ask_for(launch: pytest.MonkeyPatch, layout: st
         launch.setenv(name, value)
     own_loop = pieces != "deepspeed"
     assert launched_pieces("sft", ModelSection(base="base"), own_loop) == pieces
+
+
+if __name__ == "__main__":
+    process(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
