@@ -91,7 +91,7 @@ def test_the_pages_commands_run_as_written(tmp_path: Path, tools: Path) -> None:
         screens = [run(block, tmp_path, tools) for block in after]
 
     results = json.loads((tmp_path / "runs/notices-rehearsal/evaluation/results.json").read_text(encoding="utf-8"))
-    assert results["tasks"] == 6
+    assert results["tasks"] == 4
     assert all(arm["tokens_per_task"] > 0 for arm in results["arms"].values())
     assert re.search(r"attempt 1: return 0\.\d\d", screens[0])
     assert "retro run" not in screens[1] and "episodes" in screens[1]  # the dry run
