@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.scheduling import FilesByFixture
 
     return FilesByFixture(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later search for garbage, of which a trainer makes several."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
