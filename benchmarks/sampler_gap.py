@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def main() -> None:
         raise ConfigError(f"{RunFolder(config.run_dir).policy}: two checkpoints are needed; run the ppo stage first")
     (older_step, older), (step, trained_adapter) = found[-3:-1] if len(found) > 2 else found
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        chosen = contexts(buffer, [Split.TRAIN], config.buffer.environments)[:CONTEXTS]
+        chosen = list(islice(contexts(buffer, [Split.TRAIN], config.buffer.environments), CONTEXTS))
     print(f"{len(chosen)} contexts × {GROUP} responses, policy of step {step}: mean gap, nats a token")
     trained = load(config, trained_adapter)
     for dtype, quantization in PRECISIONS:

@@ -5,7 +5,7 @@ Several writers may add at once. An insert that conflicts changes nothing; what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, select
@@ -37,7 +37,7 @@ _INSERTS = {
 }
 
 
-def insert_episode(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
+def insert_episode(connection: Connection, episode: Episode, task_cache: MutableMapping[tuple[str, str], Task]) -> bool:
     """Add an episode; False if it is there already. ``task_cache`` caches the tasks' rows.
 
     Raises:
@@ -75,7 +75,7 @@ def task_named(connection: Connection, environment: str, id: str) -> Task | None
     return None if row is None else Task(row["environment"], row["id"], Split(row["split"]), row["kind"])
 
 
-def _insert(connection: Connection, episode: Episode, task_cache: dict[tuple[str, str], Task]) -> bool:
+def _insert(connection: Connection, episode: Episode, task_cache: MutableMapping[tuple[str, str], Task]) -> bool:
     tree = to_json(episode)
     digest = content_digest(tree)
     if task_cache.get((episode.task.environment, episode.task.id)) != episode.task:

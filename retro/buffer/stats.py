@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from rich.table import Table
+from sqlalchemy import ColumnElement, Integer, and_, case, cast, func, not_, or_, select
 
-from retro.buffer.store import Group, ReplayBuffer
-from retro.buffer.views import has_trajectory
-from retro.ties import sign
-from retro.types import Episode, Split
+from retro.buffer.schema import episodes, tasks
+from retro.buffer.store import ReplayBuffer
+from retro.ties import EQUAL
+from retro.types import Split, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,72 @@ class EnvironmentStats:
     """Changes of the return in retries without a reflection: the noise floor."""
 
 
+def _count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+    """How many rows meet all conditions."""
+    return func.coalesce(func.sum(case((and_(*conditions), 1), else_=0)), 0)
+
+
+_failed, _retry = episodes.alias("failed"), episodes.alias("retry")
+_reflected = _retry.c.reflection.is_not(None)
+_has_trajectory = or_(
+    _failed.c.trajectory["opening"].as_string() != "",
+    func.json_array_length(_failed.c.trajectory["steps"]) > 0,
+)
+_of_return = _retry.c["return"] - _failed.c["return"]
+_of_success = cast(_retry.c.success, Integer) - cast(_failed.c.success, Integer)
+_CHANGES = {
+    "by_return": (_of_return, (_reflected, _has_trajectory)),
+    "by_success": (_of_success, (_reflected, _has_trajectory)),
+    "controls_by_return": (_of_return, (not_(_reflected),)),
+}
+"""The counts of changes, each with the difference and the retries that it counts. Equality is that of
+:mod:`retro.ties`."""
+
+_EPISODES = select(
+    episodes.c.environment, func.count().label("episodes"), _count(episodes.c.success).label("successes")
+).group_by(episodes.c.environment)
+_TASKS = select(tasks.c.environment, tasks.c.split, func.count().label("tasks")).group_by(
+    tasks.c.environment, tasks.c.split
+)
+_RETRIES = (
+    select(
+        _failed.c.environment,
+        func.count(_failed.c.id.distinct()).label("groups"),
+        _count(_reflected, _has_trajectory).label("tuples"),
+        _count(_reflected, not_(_has_trajectory)).label("outcomes_only"),
+        _count(not_(_reflected)).label("controls"),
+        *(
+            _count(condition, *counted).label(f"{name}_{direction}")
+            for name, (change, counted) in _CHANGES.items()
+            for direction, condition in (
+                ("up", change >= EQUAL),
+                ("equal", func.abs(change) < EQUAL),
+                ("down", change <= -EQUAL),
+            )
+        ),
+    )
+    .join(_retry, _retry.c.parent == _failed.c.id)
+    .where(_retry.c.stop.not_in([StopReason.ACTOR_ERROR.value, StopReason.ENVIRONMENT_ERROR.value]))
+    .group_by(_failed.c.environment)
+)
+
+
 def buffer_stats(buffer: ReplayBuffer) -> list[EnvironmentStats]:
-    """One entry an environment, in the order of their names."""
-    found = []
-    for name, of_environment in groupby(buffer.episodes(), key=lambda episode: episode.task.environment):
-        played = list(of_environment)
-        stats = EnvironmentStats(name, episodes=len(played), successes=sum(episode.success for episode in played))
-        stats.tasks = Counter(task.split for task in {episode.task for episode in played})
-        _count(stats, buffer.groups([name]))
-        found.append(stats)
-    return found
+    """One entry an environment, in the order of their names. The database counts; no episode is read."""
+    found = {
+        row["environment"]: EnvironmentStats(row["environment"], episodes=row["episodes"], successes=row["successes"])
+        for row in buffer.query(_EPISODES)
+    }
+    for row in buffer.query(_TASKS):
+        if row["environment"] in found:
+            found[row["environment"]].tasks[Split(row["split"])] = row["tasks"]
+    for row in buffer.query(_RETRIES):
+        stats = found[row["environment"]]
+        stats.groups, stats.tuples, stats.outcomes_only = row["groups"], row["tuples"], row["outcomes_only"]
+        stats.controls = row["controls"]
+        for name in _CHANGES:
+            setattr(stats, name, Change(*(row[f"{name}_{direction}"] for direction in ("up", "equal", "down"))))
+    return [found[name] for name in sorted(found)]
 
 
 def stats_table(stats: Sequence[EnvironmentStats]) -> Table:
@@ -85,25 +141,3 @@ def stats_table(stats: Sequence[EnvironmentStats]) -> Table:
     for name, cells in rows:
         table.add_row(name, *cells)
     return table
-
-
-def _count(stats: EnvironmentStats, groups: Iterable[Group]) -> None:
-    reflected: list[tuple[Episode, Episode]] = []
-    controls: list[tuple[Episode, Episode]] = []
-    for group in groups:
-        stats.groups += 1
-        pairs = [(group.parent, retry) for retry in group.retries]
-        if has_trajectory(group.parent):
-            reflected += pairs
-        else:
-            stats.outcomes_only += len(pairs)
-        controls += [(group.parent, control) for control in group.controls]
-    stats.tuples, stats.controls = len(reflected), len(controls)
-    stats.by_return = _change(after.return_ - before.return_ for before, after in reflected)
-    stats.by_success = _change(float(after.success - before.success) for before, after in reflected)
-    stats.controls_by_return = _change(after.return_ - before.return_ for before, after in controls)
-
-
-def _change(differences: Iterable[float]) -> Change:
-    signs = Counter(sign(value) for value in differences)
-    return Change(signs[1], signs[0], signs[-1])

@@ -7,13 +7,15 @@ others read. In PostgreSQL several processes add episodes at once, and a restart
 from __future__ import annotations
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import func, insert, inspect, select
+from sqlalchemy import RowMapping, Select, func, insert, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from retro.buffer.engine import ADDING, WRITING, ReplayBufferError, open_engine, reconnecting, use_wal
@@ -32,6 +34,9 @@ from retro.buffer.schema import (
     unreadable,
 )
 from retro.types import Episode, Reflection, Split, Task
+
+FETCHED = 100
+"""Rows that are fetched at once. An episode of a long game has some 100 kB, and more when it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +97,9 @@ class ReplayBuffer:
             EpisodeRefusedError: see :meth:`add`.
             ReplayBufferError: if the database cannot be written.
         """
-        cache = dict(self._task_cache)
-        with self._engine.execution_options(**ADDING).begin() as connection:
+        with self._cached() as cache, self._engine.execution_options(**ADDING).begin() as connection:
             insert_episode(connection, parent, cache)
-            ids = insert_reflections(connection, parent.id, written)
-        self._task_cache = cache
-        return ids
+            return insert_reflections(connection, parent.id, written)
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[[Episode], bool]]:
@@ -133,26 +135,24 @@ class ReplayBuffer:
         """All episodes, ordered by environment, task, trial and id: parents come before their children."""
         return self._select([environment] if environment else [], [split] if split else [])
 
-    def groups(self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()) -> list[Group]:
+    def groups(self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()) -> Iterator[Group]:
         """Every failed episode that was retried, ordered by environment, task, trial and id; empty filters: all.
 
-        Retries that an error ended belong to no group: they were not played to their end.
+        Retries that an error ended belong to no group: they were not played to their end. The episodes of one task at a
+        time are in memory.
         """
-        parents: dict[str, Episode] = {}
-        children: dict[str, list[Episode]] = {}
-        for episode in self._select(environments, splits):
-            parents[episode.id] = episode
-            if episode.parent is not None and not episode.broken:
-                children.setdefault(episode.parent, []).append(episode)
-        return [
-            Group(
-                parent=parent,
-                retries=tuple(sorted((e for e in children[id] if e.reflection), key=_retry_order)),
-                controls=tuple(sorted((e for e in children[id] if not e.reflection), key=lambda e: e.id)),
-            )
-            for id, parent in parents.items()
-            if id in children
-        ]
+        for of_task in self._tasks(environments, splits):
+            children: dict[str, list[Episode]] = {}
+            for episode in of_task:
+                if episode.parent is not None and not episode.broken:
+                    children.setdefault(episode.parent, []).append(episode)
+            for parent in of_task:
+                if (tried := children.get(parent.id)) is not None:
+                    yield Group(
+                        parent=parent,
+                        retries=tuple(sorted((e for e in tried if e.reflection), key=_retry_order)),
+                        controls=tuple(sorted((e for e in tried if not e.reflection), key=lambda e: e.id)),
+                    )
 
     def failures(
         self, environments: Sequence[str] = (), splits: Sequence[Split | str] = ()
@@ -160,14 +160,19 @@ class ReplayBuffer:
         """Every failed episode, retried or not, with the reflections that led to it, its own included, oldest first.
 
         A root after trial 0 continues trials that are not in the buffer (imported logs): the entries that its actor
-        was shown stand for the reflections on those.
+        was shown stand for the reflections on those. The episodes of one task at a time are in memory.
         """
-        paths: dict[str, tuple[Reflection, ...]] = {}
-        for episode in self._select(environments, splits):
-            above = _earlier(episode) if episode.parent is None else paths[episode.parent]
-            paths[episode.id] = above if episode.reflection is None else (*above, episode.reflection)
-            if episode.failed:
-                yield episode, paths[episode.id]
+        for of_task in self._tasks(environments, splits):
+            paths: dict[str, tuple[Reflection, ...]] = {}
+            for episode in of_task:
+                paths[episode.id] = _path(episode, () if episode.parent is None else paths[episode.parent])
+                if episode.failed:
+                    yield episode, paths[episode.id]
+
+    def path(self, episode: Episode) -> tuple[Reflection, ...]:
+        """The reflections that led to an episode of the buffer, as in :meth:`failures`."""
+        above = None if episode.parent is None else self.get(episode.parent)
+        return _path(episode, () if above is None else self.path(above))
 
     @reconnecting
     def count(self) -> int:
@@ -184,13 +189,23 @@ class ReplayBuffer:
     @reconnecting
     def digest(self, environments: Sequence[str] = ()) -> str:
         """32 hexadecimal digits that name the whole content; the order in which it was added does not matter."""
-        query = select(episodes.c.id, episodes.c.digest).order_by(episodes.c.id)
+        # By bytes, in both databases: also the order of Python.
+        line = (episodes.c.id + " " + episodes.c.digest).label("line")
+        query = select(line).order_by(line)
         if environments:
             query = query.where(episodes.c.environment.in_(list(environments)))
+        hashed, separator = hashlib.blake2b(digest_size=16), b""
         with self._engine.connect() as connection:
-            # Sorted here too: databases differ in how they collate text.
-            lines = sorted(f"{id} {digest}" for id, digest in connection.execute(query))
-        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+            for text in connection.execution_options(yield_per=FETCHED).execute(query).scalars():
+                hashed.update(separator + text.encode())
+                separator = b"\n"
+        return hashed.hexdigest()
+
+    @reconnecting
+    def query(self, statement: Select[Any]) -> Sequence[RowMapping]:
+        """All rows of a statement over the tables of :mod:`retro.buffer.schema`: for statistics."""
+        with self._engine.connect() as connection:
+            return connection.execute(statement).mappings().all()
 
     def __str__(self) -> str:
         return self._engine.url.render_as_string()  # without the password
@@ -208,10 +223,21 @@ class ReplayBuffer:
 
     @contextmanager
     def _transaction(self, options: dict[str, str]) -> Iterator[Callable[[Episode], bool]]:
-        cache = dict(self._task_cache)
-        with self._engine.execution_options(**options).begin() as connection:
+        with self._cached() as cache, self._engine.execution_options(**options).begin() as connection:
             yield lambda episode: insert_episode(connection, episode, cache)
-        self._task_cache = cache
+
+    @contextmanager
+    def _cached(self) -> Iterator[ChainMap[tuple[str, str], Task]]:
+        """The cache of tasks; what is added in the ``with`` block is forgotten if an error rolls it back."""
+        new: dict[tuple[str, str], Task] = {}
+        yield ChainMap(new, self._task_cache)
+        self._task_cache.update(new)
+
+    def _tasks(self, environments: Sequence[str], splits: Sequence[Split | str]) -> Iterator[list[Episode]]:
+        """The episodes of each task, ordered by trial and id."""
+        ordered = self._select(environments, splits)
+        for _, of_task in groupby(ordered, key=lambda episode: (episode.task.environment, episode.task.id)):
+            yield list(of_task)
 
     def _select(self, environments: Sequence[str], splits: Sequence[Split | str]) -> Iterator[Episode]:
         query = select_episodes()
@@ -220,7 +246,7 @@ class ReplayBuffer:
         if splits:
             query = query.where(tasks.c.split.in_([Split(split).value for split in splits]))
         with self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=1000).execute(query).mappings():
+            for row in connection.execution_options(yield_per=FETCHED).execute(query).mappings():
                 yield to_episode(row)
 
     def _prepare(self, create: bool) -> None:
@@ -250,6 +276,12 @@ class ReplayBuffer:
                 connection.execute(insert(schema_info).values(version=SCHEMA_VERSION))
                 return SCHEMA_VERSION
         return version
+
+
+def _path(episode: Episode, above: tuple[Reflection, ...]) -> tuple[Reflection, ...]:
+    """The path of an episode; ``above`` is that of its parent, if it has one."""
+    before = _earlier(episode) if episode.parent is None else above
+    return before if episode.reflection is None else (*before, episode.reflection)
 
 
 def _earlier(root: Episode) -> tuple[Reflection, ...]:

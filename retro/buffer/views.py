@@ -1,14 +1,17 @@
 """What each stage reads from the buffer: rated reflections to imitate or to judge by, and contexts to reflect on.
 
 All are split by task, filtered by environment, and deterministic in content and order. They leave out episodes without
-a trajectory, since there is nothing to reflect on (some logs have only outcomes).
+a trajectory, since there is nothing to reflect on (some logs have only outcomes). They read the buffer while they are
+iterated, one task at a time: a buffer may be larger than the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import Group, ReplayBuffer
 from retro.config import Rating
 from retro.ratings import delta_return, group_normalised, over_control
@@ -57,15 +60,14 @@ def has_trajectory(episode: Episode) -> bool:
 
 def rated_reflections(
     buffer: ReplayBuffer, scheme: Rating, splits: Splits = (), environments: Sequence[str] = ()
-) -> list[RatedReflection]:
+) -> Iterator[RatedReflection]:
     """Every reflection on a trajectory that was retried."""
-    return [
-        RatedReflection(Context(group.parent), retry.reflection, rating)
-        for group in buffer.groups(environments, splits)
-        if has_trajectory(group.parent)
-        for retry, rating in zip(group.retries, rate(group, scheme), strict=True)
-        if retry.reflection is not None
-    ]
+    for group in buffer.groups(environments, splits):
+        if has_trajectory(group.parent):
+            context = Context(group.parent)
+            for retry, rating in zip(group.retries, rate(group, scheme), strict=True):
+                if retry.reflection is not None:
+                    yield RatedReflection(context, retry.reflection, rating)
 
 
 def sft_examples(
@@ -74,17 +76,58 @@ def sft_examples(
     threshold: float,
     splits: Splits = (Split.TRAIN,),
     environments: Sequence[str] = (),
-) -> list[RatedReflection]:
+) -> Iterator[RatedReflection]:
     """The reflections rated above ``threshold``: what supervised fine-tuning imitates."""
-    rated = rated_reflections(buffer, scheme, splits, environments)
-    return [item for item in rated if exceeds(item.rating, threshold)]
+    for item in rated_reflections(buffer, scheme, splits, environments):
+        if exceeds(item.rating, threshold):
+            yield item
 
 
 def contexts(
     buffer: ReplayBuffer,
     splits: Splits = (Split.TRAIN,),
     environments: Sequence[str] = (),
-) -> list[Context]:
+) -> Iterator[Context]:
     """Every failed episode with a trajectory, retried or not."""
-    failures = buffer.failures(environments, splits)
-    return [Context(episode, path) for episode, path in failures if has_trajectory(episode)]
+    for episode, path in buffer.failures(environments, splits):
+        if has_trajectory(episode):
+            yield Context(episode, path)
+
+
+class StoredContexts(Sequence[Context]):
+    """Contexts of a buffer, of which only the ids are in memory: each is read when it is asked for.
+
+    Args:
+        buffer: Holds the episodes; it stays open as long as contexts are read.
+        chosen: The contexts, in their order.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, chosen: Iterable[Context]) -> None:
+        self._buffer = buffer
+        self._ids: list[str] = []
+        environments = set()
+        for context in chosen:
+            self._ids.append(context.episode.id)
+            environments.add(context.episode.task.environment)
+        self.environments = frozenset(environments)
+        """Of their episodes."""
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Context: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Context]: ...
+
+    def __getitem__(self, index: int | slice) -> Context | list[Context]:
+        if isinstance(index, slice):
+            return [self._read(id) for id in self._ids[index]]
+        return self._read(self._ids[index])
+
+    def _read(self, id: str) -> Context:
+        episode = self._buffer.get(id)
+        if episode is None:
+            raise ReplayBufferError(f"replay buffer {self._buffer}: episode {id!r} was deleted while it was needed")
+        return Context(episode, self._buffer.path(episode))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ async def collect(
     journal: Journal | None = None,
     progress: CollectionProgress | None = None,
     skip: Skip = warn,
+    keep: Callable[[Episode], Episode] = lambda episode: episode,
 ) -> list[list[Episode]]:
     """Run :func:`~retro.rollout.trials.run_trials` on every task, as many at a time as the runner plays attempts.
 
@@ -34,6 +35,7 @@ async def collect(
         runner, plan, reflector, journal, skip: As in ``run_trials``.
         tasks: Each task once.
         progress: Shows every episode and task; it is entered and left here.
+        keep: What is returned of an episode. When a task is finished, the rest of its episodes is forgotten.
 
     Returns:
         The episodes of each task, in the order of ``tasks``.
@@ -51,7 +53,7 @@ async def collect(
             episodes = await run_trials(runner, task, plan, reflector, watched, skip)
         if progress:
             progress.task(episodes, recalled=not watched.added)
-        return episodes
+        return [keep(episode) for episode in episodes]
 
     with progress or nullcontext():
         return await all_of(one(task) for task in tasks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,15 @@ from retro.stage import Stage, Work
 from retro.training.curator import curator_inputs, curator_of
 from retro.training.episode_key import episode_key
 from retro.training.examples import prompts_digest
-from retro.training.rounds import ActorFailedError, Round, Trees, check_rounds, collect_in_rounds, collect_within
+from retro.training.rounds import (
+    ActorFailedError,
+    Round,
+    Trees,
+    check_rounds,
+    collect_in_rounds,
+    collect_within,
+    outcome,
+)
 from retro.types import Episode, Split, StopReason, Task
 
 logger = logging.getLogger(__name__)
@@ -101,12 +109,17 @@ def collect_into_buffer(config: RunConfig, work: Work) -> None:
         policy = Policy.on(base, role, prompts, config.model, source, generator)
         plan = Plan.of((config.seed, "collect", episode_key(config, work.inputs)), section, config.actor)
 
+        keep: Callable[[Episode], Episode] = (lambda episode: episode) if learning else outcome
+
+        def skip(skipped: Unreflected) -> None:
+            unreflected.append(replace(skipped, episode=outcome(skipped.episode)))
+
         def play(wave: Sequence[Task], bank: Path | None, label: str) -> Trees:
             named = plan if bank is None else replace(plan, key=(*plan.key, BankFacts.read(bank).digest))
             progress = CollectionProgress(len(wave), label)
             runner: Runner = build(config.runner, spec=PlayerSpec.of(config, bank), parts=parts)
             with closing(runner):
-                return asyncio.run(collect(runner, wave, named, policy, buffer, progress, unreflected.append))
+                return asyncio.run(collect(runner, wave, named, policy, buffer, progress, skip, keep))
 
         rounds: list[Round] = []
         if section.round_tasks is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from retro.models.sharding import launched_pieces
 from retro.prompts import PromptLibrary, PromptTooLongError
 from retro.retrospective.encoding import Encoder
 from retro.stage import NothingToLearnError
+from retro.ties import exceeds
 from retro.types import Split
 
 logger = logging.getLogger(__name__)
@@ -39,48 +41,62 @@ def encoder_of_run(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Enc
     return Encoder(PromptLibrary.from_section(config.environment), tokenizer, section)
 
 
-def without_too_long(items: Sequence[T], encoder: Encoder, what: str) -> list[T]:
-    """The contexts (or the reflections on them) whose prompt fits; a warning counts the others and names the first.
+def without_too_long(items: Iterable[T], encoder: Encoder, what: str) -> Iterator[T]:
+    """The contexts (or the reflections on them) whose prompt fits, one at a time; after the last one, a warning counts
+    the others and names the first.
 
     Args:
         what: what the items are, for the warning.
     """
-    kept: list[T] = []
-    reasons: list[str] = []
-    for item in items:
+    number = left_out = 0
+    first = reason = ""
+    latest: Context | None = None
+    for number, item in enumerate(items, 1):  # noqa: B007
         context = item.context if isinstance(item, RatedReflection) else item
-        try:
-            encoder.prompt(context.episode)
-        except PromptTooLongError as error:
-            reasons.append(f"episode {context.episode.id}: {error}")
+        if context is not latest:  # the reflections on a context come one after another
+            latest, reason = context, _too_long(context, encoder)
+        if reason:
+            left_out, first = left_out + 1, first or reason
         else:
-            kept.append(item)
-    if reasons:
-        logger.warning("%d of %d %s are left out: %s", len(reasons), len(items), what, reasons[0])
-    return kept
+            yield item
+    if left_out:
+        logger.warning("%d of %d %s are left out: %s", left_out, number, what, first)
 
 
-def imitated(config: RunConfig, encoder: Encoder) -> list[RatedReflection]:
-    """The reflections on train tasks that the stage ``sft`` imitates.
+def _too_long(context: Context, encoder: Encoder) -> str:
+    """Why the prompt of a context does not fit; empty if it does."""
+    try:
+        encoder.prompt(context.episode)
+    except PromptTooLongError as error:
+        return f"episode {context.episode.id}: {error}"
+    return ""
+
+
+def imitated(config: RunConfig, encoder: Encoder) -> Iterator[RatedReflection]:
+    """The reflections on train tasks that the stage ``sft`` imitates, one at a time.
 
     Raises:
-        NothingToLearnError: if none is rated above the threshold, or the prompt of none fits.
+        NothingToLearnError: after the last one, if none is rated above the threshold, or the prompt of none fits.
     """
-    section, environments = config.sft, config.buffer.environments
+    section, read = config.sft, ((Split.TRAIN,), config.buffer.environments)
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        train = sft_examples(buffer, section.rating, section.threshold, (Split.TRAIN,), environments)
-        if not train:
-            rated = rated_reflections(buffer, section.rating, (Split.TRAIN,), environments)
-            best = f"the best is {max(item.rating for item in rated):.3f}" if rated else "there is none to rate"
-            raise NothingToLearnError(
-                f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
-                f"{section.rating} (of {len(rated)} in {buffer}, {best}): collect more tasks or larger "
-                "groups, or lower sft.threshold"
-            )
-    fitting = without_too_long(train, encoder, "reflections on train tasks")
-    if not fitting:
-        raise NothingToLearnError(f"sft: no prompt of {len(train)} reflections fits model.max_prompt_tokens: raise it")
-    return fitting
+        fitting = 0
+        above = sft_examples(buffer, section.rating, section.threshold, *read)
+        for item in without_too_long(above, encoder, "reflections on train tasks"):
+            fitting += 1
+            yield item
+        if fitting:
+            return
+        ratings = [item.rating for item in rated_reflections(buffer, section.rating, *read)]
+        best = max(ratings, default=-math.inf)
+        if exceeds(best, section.threshold):
+            raise NothingToLearnError("sft: no prompt of a reflection fits model.max_prompt_tokens: raise it")
+        raise NothingToLearnError(
+            f"no reflection on a training task is rated above sft.threshold = {section.threshold} by "
+            f"{section.rating} (of {len(ratings)} in {buffer}, "
+            f"{f'the best is {best:.3f}' if ratings else 'there is none to rate'}): collect more tasks or larger "
+            "groups, or lower sft.threshold"
+        )
 
 
 def training_inputs(config: RunConfig, stage: str, own_loop: bool = True) -> dict[str, str]:

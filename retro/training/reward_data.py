@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import fmean
 
 from retro.buffer.store import ReplayBuffer
@@ -25,8 +27,9 @@ class RewardGroup:
     task: str
     """``environment/id``; splits and intervals are by task."""
     environment: str
-    prompt: list[int]
-    responses: list[list[int]]
+    prompt: Sequence[int]
+    """Tokens, as those of the responses: in arrays, since a list of so many integers takes nine times as much."""
+    responses: Sequence[Sequence[int]]
     ratings: tuple[float, ...]
     used: tuple[bool, ...]
     """For ``bce`` training only: False if down-sampling left the reflection out."""
@@ -44,19 +47,20 @@ def read_groups(
     Equal texts of one group become one reflection with the mean of their ratings, since they get one score.
     """
     rated = rated_reflections(buffer, section.rating, (split,), environments)
-    by_parent: dict[str, dict[str, list[RatedReflection]]] = {}  # failed episode → text → its reflections
-    for item in without_too_long(rated, encoder, f"reflections on {split} tasks"):
-        by_parent.setdefault(item.context.episode.id, {}).setdefault(item.reflection.text, []).append(item)
+    fitting = without_too_long(rated, encoder, f"reflections on {split} tasks")
     groups = []
-    for by_text in by_parent.values():
+    for _, of_parent in groupby(fitting, key=lambda item: item.context.episode.id):
+        by_text: dict[str, list[RatedReflection]] = {}
+        for item in of_parent:
+            by_text.setdefault(item.reflection.text, []).append(item)
         firsts = [same[0] for same in by_text.values()]
         episode = firsts[0].context.episode
         groups.append(
             RewardGroup(
                 task=f"{episode.task.environment}/{episode.task.id}",
                 environment=episode.task.environment,
-                prompt=encoder.prompt(episode),
-                responses=[encoder.response(item.reflection) for item in firsts],
+                prompt=array("i", encoder.prompt(episode)),
+                responses=[array("i", encoder.response(item.reflection)) for item in firsts],
                 ratings=tuple(fmean(item.rating for item in same) for same in by_text.values()),
                 used=(True,) * len(by_text),
             )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from retro.config import ConfigError, MemorySection, RunConfig
 from retro.memory.bank import BankFacts, fold_bank, fold_order, learns
 from retro.memory.base import Ask
-from retro.types import Episode, Split, Task
+from retro.types import Episode, Recalled, Split, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,18 @@ class ActorFailedError(ValueError):
     """The actor (or the environment) failed in too many tasks. The same command continues the collection."""
 
 
+def outcome(episode: Episode) -> Episode:
+    """An episode without its texts: what the summary of a collection needs of it. The buffer has the rest."""
+    reflection = episode.reflection and replace(episode.reflection, text="")
+    return replace(episode, trajectory=Trajectory(""), reflection=reflection, recalled=Recalled())
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """Tasks that were played with the same bank."""
 
     trees: Trees
+    """Without their texts, once the memory has learnt from them."""
     bank: BankFacts | None
     """None in the first round."""
 
@@ -113,6 +120,7 @@ def collect_in_rounds(
         refuse_a_broken_round(number, played)
         learnt = folder / str(number)
         fold_bank(memory, sorted(played, key=fold_order), learnt, bank, ask)
+        rounds[-1] = replace(rounds[-1], trees=[list(map(outcome, tree)) for tree in trees])
         bank = learnt
     assert bank is not None, "there was a round"
     if others:

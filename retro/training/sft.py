@@ -109,13 +109,11 @@ def train_adapter(config: RunConfig, work: Work) -> None:
 
 def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], list[Example]]:
     """The examples of training tasks, and those of validation tasks."""
-    train, section = imitated(config, encoder), config.sft
+    train, section = [encode(encoder, item) for item in imitated(config, encoder)], config.sft
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        validation = sft_examples(
-            buffer, section.rating, section.threshold, (Split.VALIDATION,), config.buffer.environments
-        )
-    validation = without_too_long(validation, encoder, "reflections on validation tasks")
-    return [encode(encoder, item) for item in train], [encode(encoder, item) for item in validation]
+        good = sft_examples(buffer, section.rating, section.threshold, (Split.VALIDATION,), config.buffer.environments)
+        fitting = without_too_long(good, encoder, "reflections on validation tasks")
+        return train, [encode(encoder, item) for item in fitting]
 
 
 def encode(encoder: Encoder, item: RatedReflection) -> Example:

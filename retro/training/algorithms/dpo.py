@@ -120,7 +120,7 @@ def read_pairs(config: RunConfig, encoder: Encoder, split: Split) -> list[Pair]:
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
         groups = read_groups(buffer, config.reward, encoder, split, config.buffer.environments)
     return [
-        Pair(group.prompt, group.responses[better], group.responses[worse])
+        Pair(list(group.prompt), list(group.responses[better]), list(group.responses[worse]))
         for group in groups
         for better, worse in unequal_pairs(group.ratings, pair_threshold(config))
     ]

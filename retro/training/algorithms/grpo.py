@@ -142,13 +142,13 @@ class TrlRollouts:
         from retro.training.policy.run import contexts_of_step
 
         self._run, count, seed = run, len(run.train), run.config.seed
-        self._contexts = {
-            f"{step} {slot}": run.train[index]
+        self._indices = {
+            f"{step} {slot}": index
             for step in range(1, run.section.steps + 1)
             for slot, index in enumerate(contexts_of_step(count, run.section, seed, step))
         }
-        """In the order of training."""
-        self.longest = max(len(run.models.prompt(context)) for context in self._contexts.values())
+        """The contexts in the order of training."""
+        self.longest = max(len(run.models.prompt(run.train[index])) for index in set(self._indices.values()))
         self.longest += run.config.model.max_new_tokens
         self.metrics: Mapping[str, Any] = {}
         """Those of the latest step, with PPO's names."""
@@ -157,7 +157,7 @@ class TrlRollouts:
 
     @property
     def prompts(self) -> list[str]:
-        return list(self._contexts)
+        return list(self._indices)
 
     @property
     def _responses(self) -> list[Response]:
@@ -169,7 +169,8 @@ class TrlRollouts:
 
         run, own = self._run, prompts[:: self._run.section.group]
         self._step = int(own[0].split()[0])
-        self._groups = run.rollouts.sample({int(name.split()[1]): self._contexts[name] for name in own}, self._step)
+        contexts = {int(name.split()[1]): run.train[self._indices[name]] for name in own}
+        self._groups = run.rollouts.sample(contexts, self._step)
         # TRL draws the order of the microbatches next; like all draws, it is seeded by the step
         torch.manual_seed(derive_seed(run.config.seed, "ppo", self._step, "order", run.rank))
         return {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,16 +21,19 @@ class Imitation:
 
     Args:
         models: whose policy learns.
-        examples: the set, equal on all processes.
+        examples: the set, equal on all processes. Their tokens are kept.
         rank, processes: this process has every ``processes``-th reflection of a batch, from ``rank`` on.
     """
 
     def __init__(
-        self, models: PolicyModels, examples: Sequence[RatedReflection], rank: int = 0, processes: int = 1
+        self, models: PolicyModels, examples: Iterable[RatedReflection], rank: int = 0, processes: int = 1
     ) -> None:
-        self._models, self._examples = models, examples
-        self._rank, self._processes = rank, processes
-        self._responses = [models.encoder.response(example.reflection) for example in examples]
+        self._models, self._rank, self._processes = models, rank, processes
+        self._prompts: list[array[int]] = []
+        self._responses: list[array[int]] = []
+        for example in examples:
+            self._prompts.append(array("i", models.encoder.prompt(example.context.episode)))
+            self._responses.append(array("i", models.encoder.response(example.reflection)))
 
     def backward(self, weight: float, size: int, seed: int) -> Tensor:
         """Add the gradient of ``weight`` times the cross-entropy of a batch to the policy's.
@@ -44,11 +48,11 @@ class Imitation:
         Returns:
             This process's share of the cross-entropy, nats a token, shape ().
         """
-        chosen = random.Random(seed).sample(range(len(self._examples)), min(size, len(self._examples)))
+        chosen = random.Random(seed).sample(range(len(self._prompts)), min(size, len(self._prompts)))
         tokens = sum(len(self._responses[index]) for index in chosen)
         own = chosen[self._rank :: self._processes]
-        responses = [self._responses[index] for index in own]
-        prompts = [self._models.prompt(self._examples[index].context) for index in own]
+        responses = [self._responses[index].tolist() for index in own]
+        prompts = [self._prompts[index].tolist() for index in own]
         total = torch.zeros((), device=self._models.base.device)
         policy = self._models.differentiable(Packs(prompts, [[response] for response in responses]))
         for rows, outputs in policy(range(len(own))):

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
-from retro.buffer.views import Context
+from retro.buffer.views import Context, StoredContexts
 from retro.config import PolicySection, RunConfig, build
 from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.models.adapters import SharedBase
@@ -68,7 +68,7 @@ class PolicyRun:
     one.
 
     Args:
-        train: the failed episodes to learn from.
+        train: the failed episodes to learn from, of an open buffer.
         held_out: the failed episodes of validation tasks, from which the guard chooses some.
     """
 
@@ -78,7 +78,7 @@ class PolicyRun:
     rollouts: Rollouts
     state: PolicyState
 
-    def __init__(self, config: RunConfig, work: Work, train: Sequence[Context], held_out: Sequence[Context]) -> None:
+    def __init__(self, config: RunConfig, work: Work, train: StoredContexts, held_out: StoredContexts) -> None:
         self.config, self.section, self.work, self.train = config, config.ppo, work, train
         self.process = PartialState()
         self.rank, self.processes = self.process.process_index, self.process.num_processes
@@ -127,8 +127,9 @@ class PolicyRun:
         gathered = self.section.needs
         plays = bool(gathered & {"retries", "controls"})
         if plays or self._guarded:  # what it lacks is said before the models are loaded
-            played = [*self._guarded, *(self.train if plays else ())]
-            environments = {context.episode.task.environment for context in played}
+            environments = {context.episode.task.environment for context in self._guarded}
+            if plays:
+                environments |= self.train.environments
             self._retries = Retries(config, environments, self.device, self._loop)
         self.models = PolicyModels.load(
             config,

@@ -10,7 +10,7 @@ from contextlib import closing
 
 from retro.artifacts import digest_model, digest_parts, digest_path
 from retro.buffer.store import ReplayBuffer
-from retro.buffer.views import contexts
+from retro.buffer.views import StoredContexts, contexts
 from retro.config import CheckpointSection, ConfigError, RunConfig, build, resolve
 from retro.layout import BEST, CHECKPOINT, RunFolder
 from retro.memory.bank import bank_inputs
@@ -75,18 +75,23 @@ def train_policy(config: RunConfig, work: Work) -> None:
     """
     from retro.training.policy.run import PolicyRun  # here: planning a run imports this module
 
-    with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        train = contexts(buffer, [Split.TRAIN], config.buffer.environments)
-        held_out = contexts(buffer, [Split.VALIDATION], config.buffer.environments)
     encoder = encoder_of_run(load_tokenizer(config.model), config)
-    train = without_too_long(train, encoder, "failed episodes of train tasks")
-    held_out = without_too_long(held_out, encoder, "failed episodes of validation tasks")
-    if not train:
-        raise ConfigError(
-            f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
+    with ReplayBuffer(config.buffer_url, create=False) as buffer:
+        train, held_out = (
+            StoredContexts(
+                buffer,
+                without_too_long(
+                    contexts(buffer, [split], config.buffer.environments), encoder, f"failed episodes of {split} tasks"
+                ),
+            )
+            for split in (Split.TRAIN, Split.VALIDATION)
         )
-    with closing(PolicyRun(config, work, train, held_out)) as run:
-        build(config.ppo).train(run)
+        if not train:
+            raise ConfigError(
+                f"ppo: {buffer} has no failed episode of a train task to reflect on within model.max_prompt_tokens"
+            )
+        with closing(PolicyRun(config, work, train, held_out)) as run:
+            build(config.ppo).train(run)
     work.output("best", work.folder / BEST)
     work.output("last", work.folder / f"{CHECKPOINT}{config.ppo.steps}")
 

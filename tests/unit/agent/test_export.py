@@ -68,7 +68,7 @@ def test_the_export_loads_in_plain_peft_and_says_what_it_was_trained_on(trained:
 
 def test_scores_are_equal_before_and_after(trained: RunConfig) -> None:
     with ReplayBuffer(trained.buffer_url) as buffer:
-        group = buffer.groups(splits=[Split.TRAIN])[0]
+        group = next(buffer.groups(splits=[Split.TRAIN]))
     reflections = [retry.reflection for retry in group.retries if retry.reflection]
     folder = run_stage(EXPORT, trained)
     exported = load_export(folder, None, "cpu", None)

@@ -179,7 +179,7 @@ def test_the_published_logs_show_what_is_known_of_them(buffer: ReplayBuffer, sha
         console.print(stats_table(list(stats.values())))
     for shown in ("1,115", "134/886/95", "56/1,059/0"):
         assert shown in capture.get()
-    assert len(sft_examples(buffer, "delta_return", 0.0, list(Split))) == 134
+    assert len(list(sft_examples(buffer, "delta_return", 0.0, list(Split)))) == 134
     assert {context.episode.task.environment for context in contexts(buffer, list(Split))} == {"hotpotqa"}
 
 

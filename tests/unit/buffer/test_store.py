@@ -58,7 +58,7 @@ def test_a_reflection_waits_for_its_retry_outside_the_tree(buffer: ReplayBuffer,
     assert ids == buffer.add_reflections(root, [replace(retry.reflection, index=0), retry.reflection])
     assert buffer.reflection(ids[1]) == ("root", retry.reflection)
     assert buffer.reflection("no such") is None
-    assert buffer.groups() == [] and list(buffer.episodes()) == [root]
+    assert list(buffer.groups()) == [] and list(buffer.episodes()) == [root]
     buffer.add(retry)
     assert [group.retries for group in buffer.groups()] == [(retry,)]
     assert buffer.reflection(ids[1]) == ("root", retry.reflection)
@@ -161,7 +161,7 @@ def test_retries_that_the_actor_broke_off_are_in_no_group(buffer: ReplayBuffer, 
     root = make("root", 0.3)
     buffer.add(root)
     buffer.add(make("broken", 0.0, parent=root, text="go", stop=StopReason.ACTOR_ERROR))
-    assert buffer.groups() == []
+    assert list(buffer.groups()) == []
 
 
 def test_filters_by_environment_and_split(buffer: ReplayBuffer, make: Make) -> None:
@@ -170,7 +170,7 @@ def test_filters_by_environment_and_split(buffer: ReplayBuffer, make: Make) -> N
             root = make(f"{environment}-{split}", task=Task(environment, f"task-{split}", split))
             buffer.add(root)
             buffer.add(make(f"{root.id}-retry", parent=root, text="go"))
-    assert len(buffer.groups()) == 6
+    assert len(list(buffer.groups())) == 6
     (group,) = buffer.groups(["hotpotqa"], [Split.TEST])
     assert group.parent.id == "hotpotqa-test"
     assert {episode.id for episode in buffer.episodes("household", "train")} == {
@@ -326,7 +326,7 @@ def test_a_row_that_an_older_release_wrote_or_that_is_damaged_is_named(
         connection.execute(f"update episodes set {column} = ? where id = 'bad'", [value])
     with ReplayBuffer(f"sqlite:///{path}", create=False) as store:
         assert store.get("good") == root
-        for read in (lambda: store.get("bad"), lambda: list(store.episodes()), store.groups):
+        for read in (lambda: store.get("bad"), lambda: list(store.episodes()), lambda: list(store.groups())):
             with pytest.raises(ReplayBufferError, match=rf"^episode 'bad': its row .*{problem}.*; delete it") as raised:
                 read()
             assert "\n" not in str(raised.value)

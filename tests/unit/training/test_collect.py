@@ -60,7 +60,7 @@ def test_an_actor_that_samples_also_plays_controls(make_config: MakeConfig) -> N
 
 def _groups(config: RunConfig):  # type: ignore[no-untyped-def]
     with ReplayBuffer(config.buffer_url, create=False) as buffer:
-        return buffer.groups()
+        return list(buffer.groups())
 
 
 class Killed(Exception):
@@ -95,7 +95,11 @@ def test_a_killed_collection_resumes_to_the_same_buffer_and_plays_nothing_twice(
         return episode
 
     monkeypatch.setattr(LocalRunner, "play", counted)
+    seen: list[list[Episode]] = []
+    monkeypatch.setattr("retro.training.collect.refuse_a_failing_actor", seen.extend)
     run_stage(COLLECT, broken)
+    assert not any(e.trajectory.steps or (e.reflection and e.reflection.text) for tree in seen for e in tree)
+    assert sorted(e.id for tree in seen for e in tree) == sorted(e.id for e in episodes(unbroken))
     assert episodes(broken) == episodes(unbroken)
     assert sorted([*added, *plays]) == sorted(episode.id for episode in episodes(unbroken))
 

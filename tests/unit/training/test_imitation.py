@@ -43,7 +43,7 @@ def test_the_gradient_is_that_of_the_cross_entropy_however_it_is_shared(tiny_mod
     """Against a plain forward pass with labels, the mean over a batch's tokens; by one process, and by two."""
     config = ready(tiny_model_dir, tmp_path)
     models = PolicyModels.load(config, torch.device("cpu"), config.run_dir / "sft" / "adapter", needs=())
-    examples = imitated(config, models.encoder)
+    examples = list(imitated(config, models.encoder))
 
     def learnt(seed: int, rank: int = 0, processes: int = 1, size: int = 5) -> tuple[dict[str, torch.Tensor], float]:
         parameters = models.trained_parameters

@@ -35,12 +35,12 @@ def test_contexts_whose_prompt_does_not_fit_are_left_out_and_counted(
     encoder = encoder_of_run(load_tokenizer(config.model), config)
     short = Context(episode(0.3), ())
     long = Context(replace(episode(0.3), id="long", trajectory=Trajectory("look . " * 100)), ())
-    assert without_too_long([long, short, long], encoder, "episodes") == [short]
+    assert list(without_too_long([long, short, long], encoder, "episodes")) == [short]
     assert "2 of 3 episodes are left out: episode long: " in caplog.text
     assert "raise model.max_prompt_tokens (now 60" in caplog.text
-    assert without_too_long([long], encoder, "episodes") == []
+    assert list(without_too_long([long], encoder, "episodes")) == []
     rated = [RatedReflection(context, Reflection("look", "base"), 1.0) for context in (short, long)]
-    assert without_too_long(rated, encoder, "reflections") == rated[:1]
+    assert list(without_too_long(rated, encoder, "reflections")) == rated[:1]
 
 
 def episode(return_: float, stop: StopReason = StopReason.HORIZON) -> Episode:
