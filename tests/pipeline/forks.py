@@ -189,6 +189,7 @@ def _execute(arguments: Sequence[str], folder: str) -> None:
     """As the interpreter does; how this process ends is left to the interpreter, too."""
     import runpy
 
+    sys.executable = os.environ.get("PYTHON_EXEC", sys.executable)  # accelerate starts a single process by this name
     told = [argument for argument in arguments if argument != "-u"]
     if told[0] == "-m":
         sys.argv, sys.path[0] = told[1:], folder

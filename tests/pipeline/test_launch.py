@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.pipeline import forks
-from tests.pipeline.running import Run, environment, started
+from tests.pipeline.running import Run, environment
 
 Launch = Callable[[list[str]], subprocess.CompletedProcess[str]]
 
@@ -38,8 +38,8 @@ def in_forks(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def in_interpreters(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """The launch as a user's shell starts it."""
-    return started(*arguments)
+    """The launch in a fork, whose processes are interpreters, each with its own seed of hashes."""
+    return forks.run(arguments, environment())
 
 
 def launch(layout: str | None, stage: str, run: Run, script: str | None = None, run_it: Launch = in_forks) -> str:
