@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from retro.config import RunConfig
+from retro.config import RunConfig, parse_config
 from retro.models.adapters import SharedBase
 from retro.models.heads import ScalarHead, save_head
 from tests.builders import run_config
@@ -54,6 +54,22 @@ def fresh_run(prepared: Path, model: Path, runs: Path, name: str = "run", **ppo:
     """A copy of the folder that :func:`prepare` made, ready for the stage; keyword arguments are keys of ``ppo``."""
     shutil.copytree(prepared, runs / name)
     return policy_config(model, runs, name, **ppo)
+
+
+def sampled_by_vllm(config: RunConfig, url: str) -> RunConfig:
+    """The same run, whose reflections the vLLM server at ``url`` samples."""
+    model = {**config.model.model_dump(), "generator": {"kind": "vllm", "base_url": url, "concurrency": 8}}
+    return parse_config({**config.model_dump(), "model": model}, "test")
+
+
+def interrupt(config: RunConfig, checkpoint: int) -> None:
+    """Leave the finished stage as a kill after ``checkpoint`` and before the next one would."""
+    folder = config.run_dir / "ppo"
+    for path in folder.glob("checkpoint-*"):
+        if int(path.name.partition("-")[2]) > checkpoint:
+            shutil.rmtree(path)
+    manifest = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps(manifest | {"status": "running", "outputs": {}}))
 
 
 def write_models(config: RunConfig) -> None:

@@ -76,7 +76,7 @@ def _refuse_passwords(config: RunConfig) -> None:
     """Refuse passwords before the config is written to the run folder, the trackers and the terminal."""
     buffer, in_key = config.buffer.url or "", "set the environment variable OPENAI_API_KEY"
     curator = getattr(getattr(config.memory, "options", config.memory), "curator", None)
-    servers = {"actor": config.actor, "memory.curator": curator}
+    servers = {"actor": config.actor, "memory.curator": curator, "model.generator": config.model.generator}
     urls = {f"{name}.base_url": getattr(section, "base_url", None) or "" for name, section in servers.items()}
     for key, url, refused, remedy in (
         *((key, url, "//" in url.rpartition("@")[0], in_key) for key, url in urls.items()),

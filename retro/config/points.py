@@ -145,7 +145,12 @@ POINTS: dict[str, Point] = {
         "what samples the retrospective model's tokens",
         "a generator",
         _BUILT,
-        {"engine": Kind("retro.retrospective.generator:EngineGenerator", "our engine, on the base that is trained")},
+        {
+            "engine": Kind("retro.retrospective.generator:EngineGenerator", "our engine, on the base that is trained"),
+            "vllm": Kind(
+                "retro.retrospective.vllm:VllmGenerator", "a vLLM server, which gets every new adapter while it runs"
+            ),
+        },
     ),
     "sampler": Point(
         "how one reflection is chosen among those that the model could write",

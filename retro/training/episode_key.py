@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from retro.config import RunConfig, deciding
+from retro.config import RunConfig, Section, deciding
 from retro.envs import deciding_options
 from retro.memory.bank import identity
 
@@ -64,7 +64,8 @@ def episode_key(config: RunConfig, inputs: Mapping[str, str]) -> str:
         **{f"actor.{key}": value for key, value in (ACTOR_NAMING | deciding(config.actor)).items()},
     }
     for key in (*NAMING, *ALSO_NAMING):
-        value = to_jsonable_python(attrgetter(key)(config))
+        found = attrgetter(key)(config)
+        value = deciding(found) if isinstance(found, Section) else to_jsonable_python(found)
         if key in NAMING or value != ALSO_NAMING[key]:
             parts[key] = value
     return hashlib.sha256(json.dumps([parts, dict(inputs)], sort_keys=True).encode()).hexdigest()[:16]

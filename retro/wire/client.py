@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from retro.reading import UnreadableError, parse_json
 from retro.types import Prompt, Sampling, Usage
@@ -25,6 +26,9 @@ CONNECT_SECONDS = 10.0
 _POOL_CONNECTIONS = 32
 """Connections of one SDK client. More would be slow: each request looks at every connection of its pool."""
 _SHOWN_MODELS = 20
+_NOTHING = Usage()
+
+T = TypeVar("T")
 
 
 class Limiter(Protocol):
@@ -125,26 +129,55 @@ class Client:
         """
         body = self.form.body(prompt, sampling, count)
         estimate = self.form.estimate(prompt, sampling, count)
+        read = partial(read_answer, endpoint=self.form.endpoint, count=count, prompt_tokens=estimate.prompt_tokens)
+        key = (sampling.session, sampling.seed)
+        answer = await self.exchange(self.form.path, body, read, key, retries, estimate)
+        if isinstance(answer, Failure):
+            if answer.problem is Problem.MODEL:
+                answer = replace(answer, text=await self._without_model(answer))
+            raise self._words.error(answer)
+        choices = tuple(choice.within(sampling.stop, sampling.max_tokens) for choice in answer.choices)
+        return replace(answer, choices=choices)
+
+    async def exchange(
+        self,
+        path: str,
+        body: dict[str, Any],
+        read: Callable[[bytes], T],
+        key: tuple[str | int, ...],
+        retries: int | None = None,
+        estimate: Usage = _NOTHING,
+        final: Callable[[Failure], bool] = lambda failure: False,
+    ) -> T | Failure:
+        """What ``read`` makes of the answer to a POST; the last failure, if no retry helped.
+
+        Args:
+            path: Of the request, behind the URL of the section.
+            read: Reads an answer. The request is repeated after a ``MalformedAnswerError``.
+            key: Seeds the pauses between retries.
+            retries: Instead of ``max_retries``.
+            estimate: The most that the request can cost.
+            final: Which failures a retry does not help, besides those for which this is always so.
+
+        Raises:
+            QuotaError: if the server asks every caller to wait for more than two minutes.
+        """
         most = self._max_retries if retries is None else retries
         attempt = 0
-        while isinstance(outcome := await self._once(body, estimate, count), Failure):
+        while isinstance(outcome := await self._once(path, body, read, estimate), Failure):
             wait = outcome.wait_seconds
             if wait is not None and wait > LONGEST_WAIT_SECONDS:
                 raise self._words.wait_error(outcome, wait)
             if wait is not None and outcome.for_all:
                 self._limiter.hold(wait)
-            if outcome.problem is Problem.MODEL:
-                outcome = replace(outcome, text=await self._without_model(outcome))
-            if not outcome.again or attempt == most:
-                raise self._words.error(outcome)
-            key = (sampling.session, sampling.seed)
+            if not outcome.again or final(outcome) or attempt == most:
+                return outcome
             await asyncio.sleep(backoff_seconds(attempt, *key) if wait is None else spread_seconds(wait, attempt, *key))
             attempt += 1
-        choices = tuple(choice.within(sampling.stop, sampling.max_tokens) for choice in outcome.choices)
-        return replace(outcome, choices=choices)
+        return outcome
 
-    async def models(self) -> list[str] | Failure:
-        """The names of the models that the server lists. This costs no tokens; some servers do not answer it."""
+    async def models(self) -> list[dict[str, Any]] | Failure:
+        """The models that the server lists, by ``id``. This costs no tokens; some servers do not answer it."""
         from openai import APIError, HttpxBinaryResponseContent
 
         connection = await self._connected()
@@ -161,7 +194,7 @@ class Client:
         data = body.get("data") if isinstance(body, dict) else None
         if not isinstance(data, list):
             return Failure(Problem.MALFORMED, "an answer that is not a list of models")
-        return [item["id"] for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
+        return [item for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
     async def aclose(self) -> None:
         """Close the connections now; otherwise the end of the event loop closes them."""
@@ -169,7 +202,7 @@ class Client:
         if connection is not None and connection.loop is asyncio.get_running_loop():
             await connection.opened.aclose()
 
-    async def _once(self, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+    async def _once(self, path: str, body: dict[str, Any], read: Callable[[bytes], T], estimate: Usage) -> T | Failure:
         """Send one request as soon as the concurrency, the budget and the rate limits allow."""
         connection = await self._connected()
         async with connection.slots:
@@ -177,15 +210,17 @@ class Client:
             try:
                 if self._spending is not None:
                     await self._spending.reserve(estimate)
-                return await self._paid(client, body, estimate, count)
+                return await self._paid(client, path, body, read, estimate)
             finally:
                 connection.free.append(client)
 
-    async def _paid(self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+    async def _paid(
+        self, client: AsyncOpenAI, path: str, body: dict[str, Any], read: Callable[[bytes], T], estimate: Usage
+    ) -> T | Failure:
         used = Usage()
         try:
             await self._limiter.admit(estimate.total)
-            outcome = await self._sent(client, body, estimate, count)
+            outcome = await self._sent(client, path, body, read)
             if isinstance(outcome, Answer):
                 used = outcome.usage
                 self._limiter.correct(estimate.total, used.total)
@@ -194,16 +229,18 @@ class Client:
             if self._spending is not None:
                 self._spending.settle(estimate, used)
 
-    async def _sent(self, client: AsyncOpenAI, body: dict[str, Any], estimate: Usage, count: int) -> Answer | Failure:
+    async def _sent(
+        self, client: AsyncOpenAI, path: str, body: dict[str, Any], read: Callable[[bytes], T]
+    ) -> T | Failure:
         """Send the request now. No exception of the SDK's is raised on, since those hold the key."""
         from openai import APIError, HttpxBinaryResponseContent
 
         try:
-            response = await client.post(self.form.path, cast_to=HttpxBinaryResponseContent, body=body)
+            response = await client.post(path, cast_to=HttpxBinaryResponseContent, body=body)
         except APIError as error:
             return failure_of(error)
         try:
-            answer = read_answer(response.content, self.form.endpoint, count, estimate.prompt_tokens)
+            answer = read(response.content)
         except MalformedAnswerError as error:
             return malformed(error, self._words, self._answered)
         self._answered = True
@@ -214,7 +251,7 @@ class Client:
         models = await self.models()
         if isinstance(models, Failure):
             return f"{failure.text}, and no list of models: does the URL ({self._words.url}) end in /v1?"
-        names = ", ".join(shown(name) for name in models[:_SHOWN_MODELS]) or "none"
+        names = ", ".join(shown(model["id"]) for model in models[:_SHOWN_MODELS]) or "none"
         more = f" and {len(models) - _SHOWN_MODELS:,} more" if len(models) > _SHOWN_MODELS else ""
         return f"has no model {self.form.model!r}; it has: {names}{more}"
 
@@ -228,20 +265,24 @@ class Client:
             self._connection = _Connection(loop, opened, clients, free, asyncio.Semaphore(len(free)))
         return self._connection
 
+    @cached_property
+    def _certificates(self) -> Any:
+        """They take long to read, and belong to no event loop."""
+        return http_library().create_ssl_context()
+
     async def _open(self) -> AsyncGenerator[list[AsyncOpenAI]]:
         from openai import AsyncOpenAI, Timeout
 
         library, seconds = http_library(), self._timeout_seconds
         limits = library.Limits(max_connections=_POOL_CONNECTIONS, max_keepalive_connections=_POOL_CONNECTIONS)
         timeout = Timeout(None, connect=min(CONNECT_SECONDS, seconds))
-        certificates = library.create_ssl_context()
         clients = [
             AsyncOpenAI(
                 api_key=self._key,
                 base_url=self.form.base_url,
                 max_retries=0,
                 http_client=open_client(
-                    seconds, self._words.timeout, verify=certificates, limits=limits, timeout=timeout
+                    seconds, self._words.timeout, verify=self._certificates, limits=limits, timeout=timeout
                 ),
             )
             for _ in range(math.ceil(self._concurrency / _POOL_CONNECTIONS))

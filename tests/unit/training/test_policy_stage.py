@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,8 @@ from retro.training.policy.groups import Group
 from retro.training.policy.rollouts import Rollouts
 from retro.training.policy.stage import STAGE as POLICY
 from tests.architectures import make
-from tests.policy_stage import fresh_run, metrics, policy_config, prepare, rollouts
+from tests.policy_stage import fresh_run, interrupt, metrics, policy_config, prepare, rollouts, sampled_by_vllm
+from tests.servers.vllm import vllm_server
 
 MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5}]
 SIGMOID_MIX = [{"kind": "environment", "weight": 0.5}, {"kind": "model", "weight": 0.5, "score": "sigmoid"}]
@@ -86,9 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: P
     broken = fresh(prepared, tiny_model_dir, tmp_path, "broken", reward=MIX, lag=lag)
     run_stage(POLICY, broken)
     folder = broken.run_dir / "ppo"
-    shutil.rmtree(folder / "checkpoint-4")  # as a kill between steps 3 and 4 would leave it
-    manifest = json.loads((folder / "stage.json").read_text())
-    (folder / "stage.json").write_text(json.dumps(manifest | {"status": "running", "outputs": {}}))
+    interrupt(broken, 2)
     with (broken.run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "ppo", "st')
     run_stage(POLICY, broken)
@@ -99,6 +99,28 @@ def test_a_killed_run_goes_on_to_the_same_bits(prepared: Path, tiny_model_dir: P
         assert all(torch.equal(left[key], right[key]) for key in left)
     for name in ("samples.jsonl", "rollouts/step-4.jsonl"):
         assert (folder / name).read_text() == (whole.run_dir / "ppo" / name).read_text()
+
+
+def test_a_vllm_server_samples_also_when_the_run_is_resumed(
+    prepared: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    config = fresh(prepared, tiny_model_dir, tmp_path, steps=2, checkpoint_every=1)
+    with vllm_server(SharedBase.load(config.model, "cpu")) as server:
+        config = sampled_by_vllm(config, server.url)
+        run_stage(POLICY, config)
+        whole, posted = metrics(config), list(server.posted)
+        assert [re.sub("-[0-9a-f]{12}$", "", line) for line in posted] == [
+            "+policy-step-0",
+            "+policy-step-1",
+            "+policy-step-2",
+            "-policy-step-0",
+        ]
+        assert all(line["sampler_gap_max"] < 1e-4 for line in whole if "policy_loss" in line)
+        server.restart()
+        interrupt(config, 1)
+        run_stage(POLICY, config)
+        assert server.posted[len(posted) :] == posted[1:3]  # the adapter of the checkpoint first
+    assert metrics(config) == whole
 
 
 def test_an_interrupted_run_of_an_earlier_version_starts_anew_and_says_so(
