@@ -12,7 +12,7 @@ ENV DEBIAN_FRONTEND=noninteractive PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DIS
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends software-properties-common \
     && add-apt-repository --yes ppa:deadsnakes/ppa \
-    && apt-get install --yes --no-install-recommends python3.11 python3.11-venv git \
+    && apt-get install --yes --no-install-recommends python3.11 python3.11-venv git wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 retro
 
