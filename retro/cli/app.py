@@ -220,6 +220,14 @@ def reflect(
     )
 
 
+CountOption = Annotated[int, typer.Option("-n", min=1, help="Reflections drawn if a request does not say how many.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up.")]
+RecordOption = Annotated[
+    str | None,
+    typer.Option("--buffer", help="Record failed attempts, reflections and outcomes there: a run folder or a URL."),
+]
+
+
 @app.command()
 def serve(
     adapter: AdapterArgument,
@@ -228,15 +236,13 @@ def serve(
     name: Annotated[
         str | None, typer.Option(help="What clients call the model; by default the name in retro.json.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Reflections drawn if a request does not say how many.")] = 8,
+    n: CountOption = 8,
     max_n: Annotated[int, typer.Option(min=1, help="The most that a request may ask for.")] = 32,
     max_body: Annotated[int, typer.Option(min=1024, help="The longest body, in bytes.")] = 2**20,
     active: Annotated[int, typer.Option(min=1, help="Requests that the model works on at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more gets status 429.")] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets status 504.")] = 300.0,
-    buffer: Annotated[
-        str | None, typer.Option(help="Record failed attempts, reflections and outcomes there: a run folder or a URL.")
-    ] = None,
+    timeout: TimeoutOption = 300.0,
+    buffer: RecordOption = None,
     base: BaseOption = None,
     prompts: PromptsOption = None,
     trust_remote_code: TrustOption = False,
@@ -251,10 +257,36 @@ def serve(
       retro serve runs/quickstart/export
       retro serve runs/quickstart/export --buffer runs/served
     """
-    from retro.cli.serving import ServeOptions, serve_export
+    from retro.cli.serving import ServiceOptions, serve_export
 
-    options = ServeOptions(host, port, name, n, max_n, max_body, active, waiting, timeout, buffer)
-    serve_export(adapter, options, base, prompts, trust_remote_code)
+    options = ServiceOptions(
+        *(n, timeout, buffer, base, prompts, trust_remote_code, name, max_n, max_body, active, waiting)
+    )
+    serve_export(adapter, host, port, options)
+
+
+@app.command()
+def mcp(
+    adapter: AdapterArgument,
+    n: CountOption = 8,
+    timeout: TimeoutOption = 300.0,
+    buffer: RecordOption = None,
+    base: BaseOption = None,
+    prompts: PromptsOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Give an agent the tools reflect and report_outcome (Model Context Protocol).
+
+    The agent's program starts this command and speaks with it through standard input and output. To serve several
+    agents use retro serve, which has the same tools at /mcp. Needs retro[serve].
+
+    \b
+    Example:
+      retro mcp runs/quickstart/export --buffer runs/served
+    """
+    from retro.cli.serving import ServiceOptions, serve_on_stdio
+
+    serve_on_stdio(adapter, ServiceOptions(n, timeout, buffer, base, prompts, trust_remote_code))
 
 
 @app.command("list")

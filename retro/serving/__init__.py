@@ -1,1 +1,1 @@
-"""``retro serve``: a trained retrospective model behind HTTP, for agents in other processes and languages."""
+"""``retro serve`` and ``retro mcp``: a trained retrospective model for agents in other processes and languages."""

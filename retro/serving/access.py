@@ -68,6 +68,8 @@ class Access:
         if self._key is None:
             if not is_local(_hostname(headers.get("host", ""))):
                 raise RequestError(403, "foreign_host", "This server answers only requests to localhost.")
+            if "origin" in headers and not is_local(_hostname(headers["origin"].partition("//")[2])):
+                raise RequestError(403, "foreign_origin", "This server does not answer web pages of other sites.")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         matches = hmac.compare_digest(given.strip().encode(), self._key)

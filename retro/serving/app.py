@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from retro.config.extras import missing
 from retro.serving.access import Access
 from retro.serving.bodies import OutcomeBody, ReflectionBody, read_body
 from retro.serving.chat import ChatBody, answer_chat, completion_json, events, models_json
 from retro.serving.failures import RequestError
 from retro.serving.gate import Gate, RequestRecord, refusal
 from retro.serving.metrics import Metrics
-from retro.serving.service import Answer, Service
-from retro.types import Episode, Reflection
+from retro.serving.service import Answer, Service, outcome_json
+from retro.types import Reflection
+
+if TYPE_CHECKING:
+    from retro.serving.mcp_http import McpEndpoint
 
 
 def make_app(service: Service, key: str | None) -> ASGIApp:
@@ -30,7 +35,9 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
         key: The API key that requests must carry; None if none is needed.
     """
     metrics = Metrics(service.admission)
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    tools = _mcp(service)
+    lifespan = None if tools is None else lambda app: tools.run()
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(RequestError, _failed)
     app.add_exception_handler(HTTPException, _failed)
@@ -71,8 +78,19 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
     async def figures() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    if tools is not None:
+        app.router.routes.append(Route("/mcp", tools, methods=["POST"]))
     paths = [route.path for route in app.routes if hasattr(route, "path")]
     return Gate(app, Access(key), paths, metrics.finished)
+
+
+def _mcp(service: Service) -> McpEndpoint | None:
+    """The endpoint for the Model Context Protocol; None without its SDK, whose version 1 has no ``mcp_types``."""
+    if missing(["mcp_types"]):
+        return None
+    from retro.serving.mcp_http import McpEndpoint
+
+    return McpEndpoint(service)
 
 
 def reflection_json(answer: Answer) -> dict[str, Any]:
@@ -86,11 +104,6 @@ def reflection_json(answer: Answer) -> dict[str, Any]:
         "candidates": [_candidate_json(*pair) for pair in zip(ids, reflected.candidates, strict=True)],
         "usage": answer.usage_json,
     }
-
-
-def outcome_json(retry: Episode) -> dict[str, Any]:
-    """What was recorded."""
-    return {"episode_id": retry.id, "return": retry.return_, "success": retry.success}
 
 
 async def answered(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -51,20 +51,31 @@ class OutcomeBody(BaseModel):
 
 
 async def read_body(request: Request, form: type[Body], limit: int) -> Body:
-    """The body as ``form``.
+    """The body as ``form``. Raises RequestError: see :func:`read_json` and :func:`as_form`."""
+    return as_form((await read_json(request, limit))[1], form)
+
+
+def as_form(tree: Any, form: type[Body]) -> Body:
+    """``tree`` as ``form``. Raises RequestError, 422, if it does not have the form."""
+    try:
+        return form.model_validate(tree)
+    except ValidationError as error:
+        raise RequestError(422, "invalid_body", f"The body does not fit: {problems(error)}.") from None
+
+
+async def read_json(request: Request, limit: int) -> tuple[bytes, Any]:
+    """The body, and the JSON value that it is.
 
     Raises:
         RequestError: 415 if it is not declared as JSON, 413 if it is longer than ``limit`` bytes, 408 if it does not
-            arrive, 400 if it is not JSON, 422 if it does not have the form.
+            arrive, 400 if it is not JSON.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a web page of another site can send other types without being asked
         raise RequestError(415, "not_json", "Send JSON, with the header Content-Type: application/json.")
     content = await _content(request, limit)
     try:
-        return form.model_validate(parse_json(content, "the body", limit))
-    except ValidationError as error:
-        raise RequestError(422, "invalid_body", f"The body does not fit: {problems(error)}.") from None
+        return content, parse_json(content, "the body", limit)
     except UnreadableError as error:
         raise RequestError(400, "unreadable_body", f"The body cannot be read: {error}.") from None
 

@@ -40,6 +40,7 @@ def log_as_json() -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("retro").setLevel(logging.INFO)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its messages quote requests
     logging.captureWarnings(True)
 
 

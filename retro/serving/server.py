@@ -43,7 +43,7 @@ def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
             app,
             http="h11",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -96,6 +96,11 @@ class Service:
         """Whether the model's thread runs."""
         return self._thread.alive
 
+    @property
+    def records(self) -> bool:
+        """Whether outcomes can be reported."""
+        return self._recorder is not None
+
     def close(self) -> None:
         self._thread.close()
         if self._recorder is not None:
@@ -179,6 +184,11 @@ class Service:
                 422, "no_reward_model", "This model has no reward model to choose between candidates: n must be 1."
             )
         return n
+
+
+def outcome_json(retry: Episode) -> dict[str, Any]:
+    """What a report is answered with."""
+    return {"episode_id": retry.id, "return": retry.return_, "success": retry.success}
 
 
 def _names_split(document: Trajectory | Mapping[str, Any]) -> bool:

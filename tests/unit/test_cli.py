@@ -42,6 +42,7 @@ COMMANDS = (
         ["compare"],
         ["reflect"],
         ["serve"],
+        ["mcp"],
         ["doctor"],
     ),
     *(

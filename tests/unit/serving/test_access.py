@@ -53,6 +53,14 @@ def test_without_a_key_a_request_must_name_this_machine(host):
     assert caught.value.status == 403
     for own in ("localhost:8080", "127.0.0.1", "[::1]:8080"):
         Access(None).check({"host": own})
+        Access(None).check({"host": own, "origin": "http://localhost:3000"})
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost.evil.example", "null", ""])
+def test_without_a_key_web_pages_of_other_sites_are_refused(origin):
+    with pytest.raises(RequestError) as caught:
+        Access(None).check({"host": "localhost", "origin": origin})
+    assert (caught.value.status, caught.value.code) == (403, "foreign_origin")
 
 
 def test_a_port_that_is_taken_is_told():
