@@ -97,6 +97,13 @@ POINTS: dict[str, Point] = {
                 extra="gymnasium",
                 packages=("gymnasium",),
             ),
+            "openenv": Kind(
+                "retro.envs.openenv:OpenEnvTasks",
+                "any OpenEnv server whose actions can be written as texts",
+                extra="openenv",
+                packages=("openenv",),
+                speed=("timeout",),
+            ),
             "mixture": Kind("retro.envs.mixture:MixtureTasks", "the tasks of several environments, in turn"),
         },
     ),

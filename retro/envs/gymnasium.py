@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from pydantic import Field, FiniteFloat, SkipValidation
 
 from retro.config import PositiveInt
-from retro.envs.base import EnvironmentFailedError, ReplayedEnvironment, StepResult, TaskSet, UnknownTaskError
+from retro.envs.base import EnvironmentFailedError, StepResult
 from retro.envs.options import checked
-from retro.types import Split, Task
+from retro.envs.seeds import Rules, SeededPlay, SeededTasks, echo
+from retro.types import Task
 
-_SPLIT_SIZE = 1_000_000
-_FIRST_SEED = {Split.TRAIN: 0, Split.VALIDATION: _SPLIT_SIZE, Split.TEST: 2 * _SPLIT_SIZE}
-_GRID = 2**30
-"""Returns are rounded to multiples of 1 / this, so that their differences, the rewards, add up exactly."""
-_MOST_ECHOED = 100
 _MOST_LISTED = 600
 
 
-class GymnasiumTasks(TaskSet):
+class GymnasiumTasks(SeededTasks):
     """A million seeds in each split; each is a task called ``seed-N``.
 
     Args:
@@ -58,14 +53,16 @@ class GymnasiumTasks(TaskSet):
         blocking: bool = False,
     ) -> None:
         self._id = id
+        self.kind = id.rpartition(":")[2]
         self._kwargs = dict(kwargs or {})
         self.blocking = blocking
         engine = self._engine()
         try:
             self._actions = _actions(engine.action_space, actions)
-            self._rules = _rules(
-                return_range, success_at, engine.spec.max_episode_steps if horizon is None else horizon
-            )
+            limit = engine.spec.max_episode_steps if horizon is None else horizon
+            if limit is None:
+                raise ValueError("gymnasium: horizon: the environment is registered without a step limit: give one")
+            self._rules = Rules.of(self.name, return_range, success_at, limit)
             opening = engine.reset(seed=0)[0]
         finally:
             engine.close()
@@ -75,17 +72,8 @@ class GymnasiumTasks(TaskSet):
                 "gymnasium.ObservationWrapper that describes it"
             )
 
-    def tasks(self, split: Split, count: int, offset: int = 0) -> list[Task]:
-        if offset + count > _SPLIT_SIZE:
-            raise ValueError(f"gymnasium: split {split} has {_SPLIT_SIZE:,} seeds, {offset + count:,} were asked for")
-        first, kind = _FIRST_SEED[split] + offset, self._id.rpartition(":")[2]
-        return [Task(self.name, f"seed-{seed}", split, kind) for seed in range(first, first + count)]
-
     def make(self, task: Task) -> GymnasiumPlay:
-        word, _, number = task.id.partition("-")
-        if word != "seed" or not number.isdecimal() or int(number) >= len(Split) * _SPLIT_SIZE:
-            raise UnknownTaskError(f"gymnasium: no task {task.id!r}; ids are seed-0 to seed-{3 * _SPLIT_SIZE - 1}")
-        return GymnasiumPlay(self._engine(), int(number), self._actions, self._rules)
+        return GymnasiumPlay(self._engine(), self.seed_of(task), self._actions, self._rules)
 
     def _engine(self) -> Any:
         import gymnasium
@@ -97,52 +85,33 @@ class GymnasiumTasks(TaskSet):
             raise ValueError(f"gymnasium: {self._id!r} cannot be made: {error}") from error
 
 
-class GymnasiumPlay(ReplayedEnvironment):
+class GymnasiumPlay(SeededPlay):
     """One play."""
 
     def __init__(self, engine: Any, seed: int, actions: Actions, rules: Rules) -> None:
+        super().__init__(seed, rules)
         self._engine = engine
-        self._seed = seed
         self._actions = actions
-        self._rules = rules
-        self.played = []
-
-    @property
-    def horizon(self) -> int:
-        return self._rules.horizon
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start over. The task is the seed that the environment gets, so ``seed`` changes nothing."""
         opening, _ = self._engine.reset(seed=self._seed, options=dict(options) if options else None)
-        self.played = []
-        self._sum = self._return = 0.0
-        self._terminated = self._truncated = self._success = False
+        self.begin()
         return _text(opening), {"success": False}
 
     def step(self, action: str) -> StepResult:
-        if self._terminated or self._truncated:
-            return "the play is over", 0.0, self._terminated, self._truncated, {"success": self._success}
+        if self.over is not None:
+            return self.over
         self.played.append(action)
         try:
             meant = self._actions.meant_by(action.strip())
         except KeyError:
-            observation, info = f"{_echo(action)} is no action; allowed: {self._actions.allowed}", {}
-        else:
-            observation, reward, self._terminated, self._truncated, info = self._engine.step(meant)
-            if not math.isfinite(reward):
-                raise EnvironmentFailedError(f"gymnasium: the action {_echo(action)} was rewarded with {reward}")
-            self._sum += float(reward)
-        return _text(observation), self._count(info), self._terminated, self._truncated, {"success": self._success}
-
-    def _count(self, info: Mapping[str, Any]) -> float:
-        """Update return, ends and success; return the step's reward."""
-        rules, before = self._rules, self._return
-        self._return = rules.return_of(self._sum)
-        over = bool(self._terminated or self._truncated) or len(self.played) >= rules.horizon
-        self._success = bool(info.get("success", over and self._return >= rules.success_at))
-        self._terminated = bool(self._terminated) or self._success  # some environments report success and continue
-        self._truncated = over and not self._terminated
-        return self._return - before
+            return self.count(f"{echo(action)} is no action; allowed: {self._actions.allowed}")
+        observation, reward, terminated, truncated, info = self._engine.step(meant)
+        if not math.isfinite(reward):
+            raise EnvironmentFailedError(f"gymnasium: the action {echo(action)} was rewarded with {reward}")
+        success = bool(info["success"]) if "success" in info else None
+        return self.count(_text(observation), float(reward), bool(terminated), bool(truncated), success)
 
     def close(self) -> None:
         self._engine.close()
@@ -224,39 +193,10 @@ def _action(space: Any, name: str, value: Any) -> Any:
     return action
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """When a play ends, and its return."""
-
-    low: float
-    high: float
-    success_at: float
-    horizon: int
-
-    def return_of(self, total: float) -> float:
-        """The sum of an environment's rewards as a return in [0, 1]."""
-        share = min(max((total - self.low) / (self.high - self.low), 0.0), 1.0)
-        return round(share * _GRID) / _GRID
-
-
-def _rules(return_range: Sequence[float], success_at: float, horizon: int | None) -> Rules:
-    low, high = return_range
-    if low >= high:
-        raise ValueError(f"gymnasium: return_range: {low:g} must be below {high:g}")
-    if horizon is None:
-        raise ValueError("gymnasium: horizon: the environment is registered without a step limit: give one")
-    return Rules(low, high, success_at, horizon)
-
-
 def _text(observation: object) -> str:
     if not isinstance(observation, str):
         raise EnvironmentFailedError(f"gymnasium: an observation was {type(observation).__name__}, not a text")
     return observation or "nothing"
-
-
-def _echo(action: str) -> str:
-    text = repr(action)
-    return text if len(text) <= _MOST_ECHOED else f"{text[:_MOST_ECHOED]}…"
 
 
 def _shortened(text: str) -> str:

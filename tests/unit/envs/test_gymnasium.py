@@ -18,7 +18,8 @@ from gymnasium import spaces
 from retro.config import ConfigError
 from retro.envs import make_taskset
 from retro.envs.base import EnvironmentFailedError, UnknownTaskError
-from retro.envs.gymnasium import GymnasiumPlay, GymnasiumTasks, Rules
+from retro.envs.gymnasium import GymnasiumPlay, GymnasiumTasks
+from retro.envs.seeds import Rules
 from retro.envs.testing import check_environment
 from retro.types import Split, Task
 
