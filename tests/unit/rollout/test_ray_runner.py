@@ -128,7 +128,7 @@ def test_an_address_that_is_not_of_a_cluster_is_refused(
 
 
 def test_without_ray_the_extra_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retro.config.points.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     config = RunConfig.model_validate({"runner": "ray"})
     with pytest.raises(ConfigError, match=r"runner 'ray' needs ray: pip install 'retro\[ray\]'"):
         plan_run(config, [STAGE])
