@@ -30,7 +30,7 @@ ARG EXTRAS=quantization,trackers,train
 RUN pip install -c constraints.txt ".[$EXTRAS]" && pip uninstall --yes retro
 
 COPY --chown=retro . .
-RUN pip install -c constraints.txt --no-deps -e . && mkdir -p runs
+RUN pip install -c constraints.txt --no-deps -e . && mkdir -p runs /home/retro/.cache/huggingface
 
 ENTRYPOINT ["retro"]
 CMD ["--help"]

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any, Protocol
 
 from retro.reading import UnreadableError, parse_json
@@ -73,7 +74,8 @@ def kept(lease: Lease, seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Show signs of life while the block runs, and release the lease after it.
 
     Raises:
-        LeaseLostError: if the lease is lost meanwhile: the block is interrupted, as by Ctrl-C.
+        LeaseLostError: if the lease is lost meanwhile: the block is interrupted, as by Ctrl-C, or fails at its end if
+            this process ignores that signal.
     """
     ended = Event()
     lost: list[LeaseLostError] = []
@@ -91,7 +93,10 @@ def kept(lease: Lease, seconds: float = BEAT_SECONDS) -> Iterator[None]:
     thread = Thread(target=beat, name="lease", daemon=True)
     thread.start()
     try:
-        yield
+        with _interruptible():
+            yield
+        if lost:
+            raise lost[0]
     except KeyboardInterrupt:
         if lost:
             raise lost[0] from None
@@ -100,6 +105,20 @@ def kept(lease: Lease, seconds: float = BEAT_SECONDS) -> Iterator[None]:
         ended.set()
         thread.join(timeout=seconds)
         lease.release()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a lost lease interrupt the main thread also where a shell started the command with SIGINT ignored (``&`` in a
+    script)."""
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FileLease:
@@ -210,6 +229,21 @@ class FileLease:
 
     def _refused(self, holder: Holder | None, more: str = "") -> LeaseHeldError:
         return refused(self._what, holder, "name=…", more)
+
+
+def at_work(path: Path) -> bool:
+    """Whether a process has the lease of this file, as far as this machine can tell. Nothing is written."""
+    try:
+        with path.open("rb") as file:
+            age = time.time() - os.fstat(file.fileno()).st_mtime
+            content = parse_json(file.read(_LONGEST))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, UnreadableError):
+        return False
+    here = isinstance(content, dict) and content.get("machine") == _machine()
+    return not here and age < EXPIRES_SECONDS
 
 
 def refused(what: str, holder: Holder | None, other: str, more: str = "") -> LeaseHeldError:

@@ -67,9 +67,10 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _outside(docs: Path, page: str, target: str) -> Path | None:
-    """What a link leads to, relative to the repository, if it is not within ``docs``."""
+    """The folder or text file of the repository that a link leads to, if it is not within ``docs``."""
     path = (docs / page).parent.joinpath(target).resolve()
-    return None if path.is_relative_to(docs) or not path.exists() else path.relative_to(ROOT)
+    text = path.is_dir() or path.suffix in _LANGUAGES
+    return path.relative_to(ROOT) if text and path.is_relative_to(ROOT) and not path.is_relative_to(docs) else None
 
 
 def _page_of(path: Path) -> str:

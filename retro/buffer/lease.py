@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (0.1, 0.4, 1.0)
 """Seconds between tries: the server needs a moment to notice that a process was killed."""
+_PATIENCE = 4
+"""Signs of life at which a lost session of this process may still have the lease: so long can the server keep it."""
 _SETTINGS = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 """The server ends the session of a machine that vanished after 20 + 3 · 10 s. Its default is two hours."""
 _NAME = "retro, "
@@ -53,6 +55,7 @@ class NamespaceLease:
         self._what = f"run {name!r} in the replay buffer {self._engine.url.render_as_string()}"
         self._key = f"retro run {name} in {make_url(url).query['schema']}"
         self._connection: Connection | None = None
+        self._refusals = 0
         try:
             connection = self._connected()
             for pause in (*_PAUSES, None):
@@ -79,8 +82,16 @@ class NamespaceLease:
             self._disconnect()
         try:
             connection = self._connected()
-            if not connection.exec_driver_sql(_TRY, (self._key,)).scalar():
-                raise LeaseLostError(f"{self._what}: taken over by {self._holder(connection)}: this process stops")
+            if connection.exec_driver_sql(_TRY, (self._key,)).scalar():
+                self._refusals = 0
+                return
+            holder = self._holder(connection)
+            self._disconnect()
+            self._refusals += 1
+            lost_session = holder is None or _process().startswith(holder.process)
+            if not lost_session or self._refusals > _PATIENCE:
+                raise LeaseLostError(f"{self._what}: taken over by {holder}: this process stops")
+            logger.warning("%s: the server still keeps the lost session of this process", self._what)
         except ReplayBufferError as error:
             self._disconnect()
             logger.warning("%s: the lease is taken again when the server is back: %s", self._what, error)
@@ -92,8 +103,8 @@ class NamespaceLease:
 
     def _connected(self) -> Connection:
         self._connection = connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        process = f"{_NAME}process {os.getpid()} on {platform.node()}"
-        for setting, value in {**_SETTINGS, "application_name": process[:_LONGEST_NAME]}.items():
+        name = (_NAME + _process())[:_LONGEST_NAME]
+        for setting, value in {**_SETTINGS, "application_name": name}.items():
             connection.exec_driver_sql("SELECT set_config(%s, %s, false)", (setting, value))
         return connection
 
@@ -113,3 +124,7 @@ class NamespaceLease:
             None if since is None else float(since),
             None if silent is None else float(silent),
         )
+
+
+def _process() -> str:
+    return f"process {os.getpid()} on {platform.node()}"

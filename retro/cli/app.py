@@ -286,7 +286,8 @@ def mcp(
     """
     from retro.cli.serving import ServiceOptions, serve_on_stdio
 
-    serve_on_stdio(adapter, ServiceOptions(n, timeout, buffer, base, prompts, trust_remote_code))
+    options = ServiceOptions(n, timeout, buffer, base, prompts, trust_remote_code, max_n=max(n, 32))
+    serve_on_stdio(adapter, options)
 
 
 @app.command("list")

@@ -31,4 +31,6 @@ def quickstart_config(overrides: Sequence[str]) -> RunConfig:
     config, models = quickstart_files()
     places = {"actor.model": models / "actor", "model.base": models / "retrospective"}
     # a path may hold what YAML would read as something else
-    return load_config(config, [*(f"{key}={json.dumps(str(place))}" for key, place in places.items()), *overrides])
+    return load_config(
+        config, [*(f"{key}={json.dumps(str(place), ensure_ascii=False)}" for key, place in places.items()), *overrides]
+    )

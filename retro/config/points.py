@@ -73,7 +73,7 @@ POINTS: dict[str, Point] = {
                 "retro.envs.webshop:WebshopTasks",
                 "a shop of real products: find and buy what an instruction asks for",
                 extra="webshop",
-                packages=("pyarrow", "Stemmer"),
+                packages=("bm25s", "pyarrow", "Stemmer"),
                 data="items_shuffle.json, items_ins_v2.json and items_human_ins.json of princeton-nlp/WebShop",
                 speed=("prepared",),
             ),

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from retro.artifacts import write_atomically
 from retro.layout import BEST, RunFolder
+from retro.lease import at_work
 from retro.reading import UnreadableError, parse_json, read_json, read_lines
 from retro.retrospective.reward_files import facts_file
 from retro.stage.manifest import MANIFEST, read_manifest
@@ -69,7 +70,7 @@ def write_progress(run_dir: Path) -> Path:
     page = template("progress.html.j2").render(
         name=run_dir.resolve().name,
         written=time.strftime("%Y-%m-%d %H:%M"),
-        at_work=run.lease.exists(),
+        at_work=at_work(run.lease),
         stages=stages,
         collected=_flat_numbers(_json_object(run_dir / "collect" / "collect.json")),
         **stage_parts(run),

@@ -34,7 +34,7 @@ def asks(step: Step) -> bool:
 
 
 def waits(steps: Sequence[Step], most: int) -> bool:
-    """Whether the last step asks for advice, and the episode has not asked more often than ``most`` times."""
+    """Whether the last of an attempt's own steps asks for advice, and not more than ``most`` of them do."""
     return asks(steps[-1]) and sum(map(asks, steps)) <= most
 
 

@@ -95,7 +95,7 @@ class Player:
                     if terminated or truncated:
                         ending = StopReason.FAILURE if terminated else StopReason.HORIZON
                         stop = StopReason.SUCCESS if answer["success"] else ending
-                    elif waits(steps, attempt.advice):
+                    elif waits(steps[len(attempt.kept) :], attempt.advice):
                         stop = StopReason.ASKED
         except PromptTooLongError as error:
             stop, info["error"] = StopReason.CONTEXT, encodable(str(error))

@@ -87,7 +87,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
-        except (EpisodeRefusedError, UnstorableError) as error:
+        except (EpisodeRefusedError, UnstorableError, OverflowError) as error:
             raise RequestError(422, "unstorable", f"It cannot be recorded: {error}.") from None
         except ReplayBufferError as error:
             logger.exception("replay buffer failed")

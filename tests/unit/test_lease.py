@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -101,6 +102,14 @@ def test_a_holder_that_lost_its_lease_stops_and_leaves_the_other_alone(tmp_path:
             while True:  # the beat interrupts it
                 time.sleep(0.01)
     assert (tmp_path / "lease.json").exists()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script of a shell leaves it to what it puts behind `&`
+    try:
+        with pytest.raises(LeaseLostError), kept(FileLease(tmp_path / "ignored.json", "it", clock), seconds=0.001):
+            (tmp_path / "ignored.json").unlink()
+            while True:
+                time.sleep(0.01)
+    finally:
+        assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
     with pytest.raises(KeyboardInterrupt), kept(FileLease(tmp_path / "other.json", "it", clock)):
         raise KeyboardInterrupt
 

@@ -27,6 +27,7 @@ from retro.evaluation.report import (
 )
 from retro.evaluation.results import SCOPE, Results
 from retro.evaluation.table import best_learned_arm, results_table
+from retro.lease import FileLease
 
 
 class Elements(HTMLParser):
@@ -132,8 +133,12 @@ def test_an_unfinished_run_has_a_page_about_its_stages(run_dir: Path) -> None:
     ):
         assert said in page
     assert "How the stages learnt" in page and not parse(page).handlers
-    (run_dir / "lease.json").touch()
+    lease = FileLease(run_dir / "lease.json", "run")
     assert "<td>running</td>" in write_progress(run_dir).read_text(encoding="utf-8")
+    killed = (run_dir / "lease.json").read_bytes()
+    lease.release()
+    (run_dir / "lease.json").write_bytes(killed)
+    assert "<td>running</td>" not in write_progress(run_dir).read_text(encoding="utf-8")
 
 
 @words_alone
