@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("role", help=f"{', '.join(household.ROLES)}; {', '.join(alfworld.ROLES)}")
     parser.add_argument("--steps", type=int, help="by default as the shipped models")
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--init", type=Path, help="a trained model of this role to go on from, with a new schedule")
     parser.add_argument("--work", type=Path, default=Path("runs/build"), help="where the training state is kept")
     parser.add_argument("--out", type=Path, help="by default where the shipped models are")
     parser.add_argument("--threads", type=int, default=1)
@@ -47,6 +49,9 @@ def main() -> None:
     steps = arguments.steps or role.steps
     folder = arguments.work / arguments.world
     tokenizer, model, samples = world.build(arguments.role, steps, folder, arguments.games)
+    if arguments.init:
+        trained = AutoModelForCausalLM.from_pretrained(arguments.init, dtype=torch.float32)
+        model.load_state_dict(trained.state_dict())
     train(model, samples, folder / arguments.role, steps, arguments.lr, read_weight=role.read_weight)
     out = (arguments.out or world.FOLDER) / arguments.role
     model.to(torch.float16).save_pretrained(out)

@@ -36,9 +36,20 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Logs its address as soon as it accepts connections."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or () if self.started else ():
+            host, port = bound.getsockname()[:2]
+            name = f"[{host}]" if ":" in host else host
+            logger.info("serving", extra={"fields": {"url": f"http://{name}:{port}"}})
+
+
+def make_server(app: ASGIApp, limits: Limits) -> Server:
     """A server that answers what it has begun before it ends, and meanwhile refuses connections."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             http="h11",
@@ -58,8 +69,5 @@ def run_until_signal(app: ASGIApp, limits: Limits, bound: socket.socket) -> None
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again when it has ended
             signal.signal(number, lambda *_: None)
-    host, port = bound.getsockname()[:2]
-    name = f"[{host}]" if ":" in host else host
-    logger.info("serving", extra={"fields": {"url": f"http://{name}:{port}"}})
     make_server(app, limits).run(sockets=[bound])
     logger.info("stopped")

@@ -103,6 +103,6 @@ def test_every_kind_is_listed_with_what_it_needs(monkeypatch: pytest.MonkeyPatch
         assert all(f"  {kind}: {built_in.summary}" in lines for kind, built_in in point.kinds.items())
     place = lines.index(f"  alfworld: {alfworld.summary}")
     assert lines[place + 1 : place + 3] == [
-        "      not installed (alfworld, textworld): pip install 'retro[alfworld]'",
+        "      not installed (alfworld, pyarrow, textworld): pip install 'retro[alfworld]'",
         f"      data: {alfworld.data}",
     ]

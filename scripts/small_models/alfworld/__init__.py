@@ -36,6 +36,8 @@ ROLES = {
 }
 _CHARACTERS = {"actor": "a", "actor-b": "b", "retrospective": "a"}
 _PHRASINGS = {"actor": PHRASINGS["a"], "actor-b": PHRASINGS["b"], "retrospective": PHRASINGS["all"]}
+CUTS = (8, STEPS)
+"""Half of the plays are cut after so many steps: notes are obeyed at the beginning, and the rest is mostly search."""
 PLAYS_A_STEP = {"actor": 24, "actor-b": 24, "retrospective": 12}
 
 
@@ -59,7 +61,10 @@ def build(
         if role == "retrospective":
             return [retrospective_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in drawn]
         most = steps_at(step, steps)
-        return [actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng, most) for play in drawn]
+        return [
+            actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng, min(most, rng.choice(CUTS)))
+            for play in drawn
+        ]
 
     return tokenizer, build_model(tokenizer, ROLES[role].shape, seed), samples
 

@@ -121,7 +121,15 @@ def test_sigterm_answers_what_was_begun_and_refuses_the_rest():
     with subprocess.Popen(command, text=True, **pipes) as process, ThreadPoolExecutor(1) as pool:
         try:
             url = json.loads(process.stderr.readline())["url"]
-            begun = pool.submit(httpx.post, f"{url}{PATH}", json=about("0"), timeout=120, trust_env=False)
+
+            def asked() -> httpx.Response:
+                try:
+                    return httpx.post(f"{url}{PATH}", json=about("0"), timeout=120, trust_env=False)
+                except httpx.TransportError:
+                    process.kill()  # nothing below must wait for it
+                    raise
+
+            begun = pool.submit(asked)
             assert process.stdout.readline() == "begun\n"
             process.send_signal(signal.SIGTERM)
 
