@@ -131,7 +131,7 @@ def size(url: str) -> int:
 
 
 def measure(name: str, url: str, tasks: int, writers: int, steps: int) -> dict[str, Any]:
-    """One database; the writers and the reader are processes of their own, unless there are no writers."""
+    """One database. The writers and the reader are processes of their own; with 0 writers, this process does it all."""
     ReplayBuffer(url).close()
     shares = [range(number, tasks, max(writers, 1)) for number in range(max(writers, 1))]
     if writers:

@@ -15,6 +15,7 @@ from retro.config import PositiveInt
 from retro.envs.base import EnvironmentFailedError, StepResult
 from retro.envs.options import checked
 from retro.envs.seeds import Rules, SeededPlay, SeededTasks, echo
+from retro.reading import cut
 from retro.types import Task
 
 _MOST_LISTED = 600
@@ -106,7 +107,7 @@ class GymnasiumPlay(SeededPlay):
         try:
             meant = self._actions.meant_by(action.strip())
         except KeyError:
-            return self.count(f"{echo(action)} is no action; allowed: {self._actions.allowed}")
+            return self.count(f"{echo(action)} is not an action; allowed: {self._actions.allowed}")
         observation, reward, terminated, truncated, info = self._engine.step(meant)
         if not math.isfinite(reward):
             raise EnvironmentFailedError(f"gymnasium: the action {echo(action)} was rewarded with {reward}")
@@ -137,7 +138,7 @@ class TextActions(Actions):
 
     def __init__(self, space: Any) -> None:
         self._space = space
-        self.allowed = _shortened(f"{space.min_length} to {space.max_length} characters of {space.characters!r}")
+        self.allowed = cut(f"{space.min_length} to {space.max_length} characters of {space.characters!r}", _MOST_LISTED)
 
     def meant_by(self, text: str) -> str:
         if not self._space.contains(text):
@@ -150,7 +151,7 @@ class NamedActions(Actions):
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = {name.casefold(): action for name, action in named.items()}
-        self.allowed = _shortened(", ".join(named))
+        self.allowed = cut(", ".join(named), _MOST_LISTED)
 
     def meant_by(self, text: str) -> Any:
         return self._named[text.casefold()]
@@ -197,7 +198,3 @@ def _text(observation: object) -> str:
     if not isinstance(observation, str):
         raise EnvironmentFailedError(f"gymnasium: an observation was {type(observation).__name__}, not a text")
     return observation or "nothing"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_LISTED else f"{text[:_MOST_LISTED]}…"

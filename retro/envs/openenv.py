@@ -21,6 +21,7 @@ from retro.config import PositiveFloat, PositiveInt
 from retro.envs.base import EnvironmentFailedError, StepResult
 from retro.envs.options import checked
 from retro.envs.seeds import Rules, SeededPlay, SeededTasks, echo
+from retro.reading import cut
 from retro.types import Task
 
 _PAUSES = (0.1, 0.3, 0.9)
@@ -101,8 +102,7 @@ class OpenEnvTasks(SeededTasks):
     @property
     def allowed(self) -> str:
         """The named actions, for a message."""
-        listed = ", ".join(self._actions)
-        return listed if len(listed) <= _MOST_SHOWN else f"{listed[:_MOST_SHOWN]}…"
+        return cut(", ".join(self._actions), _MOST_SHOWN)
 
     def read(self, result: Any) -> str:
         """The text of a result's observation."""
@@ -156,7 +156,7 @@ class OpenEnvPlay(SeededPlay):
         self.played.append(action)
         meant = self._tasks.meant_by(action.strip())
         if meant is None:
-            return self.count(f"{echo(action)} is no action; allowed: {self._tasks.allowed}")
+            return self.count(f"{echo(action)} is not an action; allowed: {self._tasks.allowed}")
         try:
             result = self._session.step(meant)
             reward = float(result.reward or 0.0)
@@ -200,8 +200,7 @@ def _code(error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return cut(" ".join(str(error).split()) or type(error).__name__, _MOST_SHOWN)
 
 
 def _actions(named: Any) -> dict[str, Mapping[str, Any]]:

@@ -67,7 +67,7 @@ class Admission:
             self._seconds += _WEIGHT * (time.monotonic() - started - self._seconds)
 
     def refusal(self) -> RequestError:
-        """The error of a request for which there is no room."""
+        """The error of a request that comes when all slots and the queue are taken."""
         seconds = self._retry_seconds()
         message = f"The server has as many requests as it takes; send this one again in {seconds} s."
         return RequestError(429, "too_many_requests", message, {"Retry-After": str(seconds)})

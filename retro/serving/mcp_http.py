@@ -14,7 +14,7 @@ from retro.serving.tools import make_tools
 
 
 class McpEndpoint:
-    """An ASGI app that answers each message on its own: there are no sessions, and so nothing to steal or to keep.
+    """An ASGI app that answers each message on its own: a session could be stolen, and would have to be kept.
 
     Bodies are read within the limits of every other route before the SDK sees them. Access is checked by the gate.
     """

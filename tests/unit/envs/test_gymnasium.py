@@ -206,13 +206,13 @@ def test_an_action_that_is_none_counts_and_is_told_what_is_allowed() -> None:
     play = begun(tasks(horizon=2))
     observation, reward, terminated, truncated, _ = play.step("Fly!" * 50)
     assert observation.startswith("'Fly!Fly!")
-    assert observation.endswith("… is no action; allowed: 1 to 10 characters of ' abcdefghijklmnopqrstuvwxyz'")
+    assert observation.endswith("… is not an action; allowed: 1 to 10 characters of ' abcdefghijklmnopqrstuvwxyz'")
     assert len(observation) < 200
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert play.step("")[2:4] == (False, True)
     assert play.step("go left") == ("the play is over", 0.0, False, True, {"success": False})
     named = begun(tasks("Levers", actions=["go left", "go right"]))
-    assert named.step("go up")[0] == "'go up' is no action; allowed: go left, go right"
+    assert named.step("go up")[0] == "'go up' is not an action; allowed: go left, go right"
     assert named.step(" GO Left ")[0] == "you did 3"
 
 

@@ -98,7 +98,7 @@ def test_named_actions_and_those_that_the_server_refuses(url: str) -> None:
     world = make_taskset("openenv", {"url": url, "horizon": 3, "actions": actions})
     play = world.make(world.tasks(Split.TRAIN, 1)[0])
     play.reset()
-    assert play.step("dance")[0] == "'dance' is no action; allowed: go left, shout"
+    assert play.step("dance")[0] == "'dance' is not an action; allowed: go left, shout"
     assert "is not possible here: " in play.step("shout")[0]
     assert play.step("go left")[2]
     play.close()
