@@ -13,6 +13,7 @@ GiB, or if the databases differ in their content.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -35,7 +36,7 @@ from retro.buffer.stats import buffer_stats
 from retro.buffer.store import ReplayBuffer
 from retro.buffer.views import StoredContexts, contexts, rated_reflections, sft_examples
 from retro.cli.errors import one_line_errors
-from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage
+from retro.types import Episode, Recalled, Reflection, Split, Step, StopReason, Task, Trajectory, Usage, to_json
 
 GROUP = 4
 PER_TASK = GROUP + 2
@@ -103,7 +104,7 @@ READS: dict[str, Callable[[ReplayBuffer], object]] = {
     "an epoch of sft": lambda buffer: count(sft_examples(buffer, "delta_return", 0.0)),
     "all contexts of ppo": lambda buffer: len(StoredContexts(buffer, contexts(buffer))),
     "1,000 contexts at random": at_random,
-    "statistics": lambda buffer: [str(stats) for stats in buffer_stats(buffer)],
+    "statistics": lambda buffer: [json.dumps(to_json(stats), sort_keys=True) for stats in buffer_stats(buffer)],
     "digest": lambda buffer: buffer.digest(),
 }
 """Each with what must be equal in all databases."""
