@@ -20,6 +20,7 @@ from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
 from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
 from scripts.small_models.alfworld.samples import Renaming, actor_example, retrospective_example, smaller_room
+from scripts.small_models.alfworld.searches import made_up_search
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
 from scripts.small_models.alfworld.view import Goal, View, kind_of
 from tests.unit.envs.alfworld_rooms import CLEAN_MUG, COOL_MUG, HEAT_POTATO, PUT_PLATE, READ_BOOK, ROOMS, TWO_MUGS, Room
@@ -194,7 +195,7 @@ def test_what_a_failed_play_shows_is_true_and_wrong_notes_are_not(world: Alfworl
 def test_samples_learn_the_meant_actions_alone(world: AlfworldTasks) -> None:
     rng = random.Random(1)
     for attempt in chain(task_of(TWO_MUGS), world, "a", rng):
-        example = actor_example(attempt, TOKENIZER, PROMPTS, PHRASINGS["a"], rng, most_steps=49)
+        example = actor_example(attempt, TOKENIZER, PROMPTS, PHRASINGS["a"], rng)
         learnt = [token for token, flag in zip(example.prefix, example.learnt, strict=True) if flag]
         lines = TOKENIZER.decode(learnt).split("\n")[:-1]
         assert [line.split()[0] for line in lines] == [action.split()[0] for action in actions(attempt)]
@@ -238,6 +239,33 @@ def test_a_smaller_room_keeps_what_the_play_has_to_do_with(world: AlfworldTasks)
         assert list(places) == [place for place in View.of(attempt.opening).places if place in places]
         sizes.add(len(places))
     assert len(sizes) > 2
+
+
+@pytest.mark.parametrize("who", CHARACTERS)
+def test_a_search_that_is_made_up_does_what_its_notes_say_and_finds_nothing(who: str) -> None:
+    shelves = ", ".join(f"a shelf {number}" for number in range(1, 9))
+    like = Play(f"you see {shelves}, and a drawer 1.\nYour task is to: put a mug in drawer.", (), (), 0.0, False)
+    rng = random.Random(3)
+    seen: set[Says] = set()
+    for _ in range(60):
+        search = made_up_search(like, CHARACTERS[who], rng)
+        places = goes(search)
+        assert "mug" not in "".join(step.observation for step in search.steps)
+        assert set(places) <= set(View.of(like.opening).places)
+        assert len(set(places)) == len(places)
+        if len(search.notes) > 1 or len(search.notes[0]) > 1:
+            continue
+        [[advice]] = search.notes
+        seen.add(advice.says)
+        match advice.says:
+            case Says.WHERE:
+                assert places[0] == advice.names[0]
+            case Says.TRY:
+                assert tuple(places[: len(advice.names)]) == advice.names[: len(places)]
+            case Says.EMPTY:
+                free = 9 - len(advice.names)
+                assert not set(places[:free]) & set(advice.names)
+    assert {Says.WHERE, Says.TRY, Says.EMPTY} <= seen
 
 
 @needs_engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -11,9 +12,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from retro.envs.alfworld import AlfworldTasks
 from retro.prompts import load_prompts
 from retro.types import Split, derive_seed
+from scripts.small_models.alfworld.demonstrator import CHARACTERS
 from scripts.small_models.alfworld.language import PHRASINGS
 from scripts.small_models.alfworld.plays import VERSION, Play, read_plays, write_plays
 from scripts.small_models.alfworld.samples import actor_example, retrospective_example
+from scripts.small_models.alfworld.searches import made_up_search
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
 from scripts.small_models.train import Example, Role, Shape, build_model
 
@@ -38,7 +41,9 @@ _CHARACTERS = {"actor": "a", "actor-b": "b", "retrospective": "a"}
 _PHRASINGS = {"actor": PHRASINGS["a"], "actor-b": PHRASINGS["b"], "retrospective": PHRASINGS["all"]}
 CUTS = (8, STEPS)
 """Half of the plays are cut after so many steps: notes are obeyed at the beginning, and the rest is mostly search."""
-PLAYS_A_STEP = {"actor": 24, "actor-b": 24, "retrospective": 12}
+PLAYS_A_STEP = 12
+SEARCHES_A_STEP = 16
+"""Of an actor: searches that are made up, beside the plays."""
 
 
 def build(
@@ -57,14 +62,13 @@ def build(
 
     def samples(step: int) -> list[Example]:
         rng = random.Random(derive_seed("sample", seed, step))
-        drawn = rng.sample(plays, PLAYS_A_STEP[role])
+        drawn = rng.sample(plays, PLAYS_A_STEP)
         if role == "retrospective":
             return [retrospective_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in drawn]
         most = steps_at(step, steps)
-        return [
-            actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng, min(most, rng.choice(CUTS)))
-            for play in drawn
-        ]
+        cut = [replace(play, steps=play.steps[: min(most, rng.choice(CUTS))]) for play in drawn]
+        searches = [made_up_search(play, CHARACTERS[character], rng) for play in rng.sample(plays, SEARCHES_A_STEP)]
+        return [actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in [*cut, *searches]]
 
     return tokenizer, build_model(tokenizer, ROLES[role].shape, seed), samples
 

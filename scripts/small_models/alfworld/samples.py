@@ -126,13 +126,11 @@ def actor_example(
     prompts: PromptSet,
     phrasing: Phrasing,
     rng: random.Random,
-    most_steps: int,
 ) -> Example:
-    """Every action that the demonstrator meant is learnt, with the line's end; nothing else is. A longer play is cut
-    after ``most_steps``."""
+    """Every action that the demonstrator meant is learnt, with the line's end; nothing else is."""
     play = varied(play, rng)
     notes = [" ".join(_worded(advice, phrasing, rng) for advice in note) for note in play.notes]
-    return actor_ids(tokenizer, prompts.actor(play.opening, play.steps[:most_steps], notes), play.slips)
+    return actor_ids(tokenizer, prompts.actor(play.opening, play.steps, notes), play.slips)
 
 
 def retrospective_example(
