@@ -173,6 +173,12 @@ BaseOption = Annotated[str | None, typer.Option(help="Where the base model lies;
 PromptsOption = Annotated[
     str | None, typer.Option(help="The environment whose prompts are used; a plain adapter names none.")
 ]
+ServerOption = Annotated[
+    str | None, typer.Option(help="The URL of an OpenAI-compatible server that has the adapter loaded.")
+]
+ServerModelOption = Annotated[
+    str | None, typer.Option(help="What the server calls it; by default the name in retro.json.")
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the base run Python code of its own, with all your rights.")
 ]
@@ -188,12 +194,8 @@ def reflect(
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     base: BaseOption = None,
     prompts: PromptsOption = None,
-    server: Annotated[
-        str | None, typer.Option(help="The URL of an OpenAI-compatible server that has the adapter loaded.")
-    ] = None,
-    server_model: Annotated[
-        str | None, typer.Option(help="What the server calls it; by default the name in retro.json.")
-    ] = None,
+    server: ServerOption = None,
+    server_model: ServerModelOption = None,
     no_scores: Annotated[bool, typer.Option("--no-scores", help="Load no reward model; draw one reflection.")] = False,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print text, score and all candidates as JSON.")] = False,
@@ -245,6 +247,8 @@ def serve(
     buffer: RecordOption = None,
     base: BaseOption = None,
     prompts: PromptsOption = None,
+    server: ServerOption = None,
+    server_model: ServerModelOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer requests for reflections over HTTP.
@@ -256,12 +260,12 @@ def serve(
     Examples:
       retro serve runs/quickstart/export
       retro serve runs/quickstart/export --buffer runs/served
+      retro serve runs/hotpotqa/export --server http://localhost:8000/v1
     """
     from retro.cli.serving import ServiceOptions, serve_export
 
-    options = ServiceOptions(
-        *(n, timeout, buffer, base, prompts, trust_remote_code, name, max_n, max_body, active, waiting)
-    )
+    loaded = (base, prompts, trust_remote_code, server, server_model)
+    options = ServiceOptions(n, timeout, buffer, *loaded, name, max_n, max_body, active, waiting)
     serve_export(adapter, host, port, options)
 
 
@@ -273,6 +277,8 @@ def mcp(
     buffer: RecordOption = None,
     base: BaseOption = None,
     prompts: PromptsOption = None,
+    server: ServerOption = None,
+    server_model: ServerModelOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Give an agent the tools reflect and report_outcome (Model Context Protocol).
@@ -286,7 +292,8 @@ def mcp(
     """
     from retro.cli.serving import ServiceOptions, serve_on_stdio
 
-    options = ServiceOptions(n, timeout, buffer, base, prompts, trust_remote_code, max_n=max(n, 32))
+    loaded = (base, prompts, trust_remote_code, server, server_model)
+    options = ServiceOptions(n, timeout, buffer, *loaded, max_n=max(n, 32))
     serve_on_stdio(adapter, options)
 
 

@@ -35,6 +35,8 @@ class ServiceOptions:
     base: str | None
     prompts: str | None
     trust_remote_code: bool
+    server: str | None
+    server_model: str | None
     name: str | None = None
     max_n: int = 32
     max_body: int = 2**20
@@ -100,7 +102,12 @@ def _service(adapter: str, options: ServiceOptions) -> Iterator[Service]:
         from retro.agent.model import RetrospectiveModel
 
         model = RetrospectiveModel.load(
-            folder, base=options.base, prompts=options.prompts, trust_remote_code=options.trust_remote_code
+            folder,
+            base=options.base,
+            prompts=options.prompts,
+            server=options.server,
+            server_model=options.server_model,
+            trust_remote_code=options.trust_remote_code,
         )
         log_as_json()
         name, max_tokens = _described(folder)

@@ -28,9 +28,14 @@ TIMEOUT_SECONDS = 600.0
 """For one try at a request: a server on a laptop's CPU writes a group of reflections slowly."""
 MAX_RETRIES = 5
 _CONCURRENCY = 256
+_REFUSALS = (Problem.TOO_LONG, Problem.PARAMETER, Problem.REFUSED)
 
 
-class RefusedError(ConfigError):
+class ModelServerError(ConfigError):
+    """The server that has the model gives no reflection."""
+
+
+class RefusedError(ModelServerError):
     """The server refuses this request, with a reason."""
 
 
@@ -49,7 +54,7 @@ def served_client(section: RequestSection, start: str) -> Client:
     words = Words(
         f"server {section.base_url}",
         url="server",
-        errors=dict.fromkeys((Problem.TOO_LONG, Problem.PARAMETER, Problem.REFUSED), RefusedError),
+        errors={**dict.fromkeys(Problem, ModelServerError), **dict.fromkeys(_REFUSALS, RefusedError)},
         remedies={
             Problem.NOBODY: start,
             Problem.NO_ANSWER: start,
@@ -81,7 +86,7 @@ class ServedPolicy:
         """Ask for one token.
 
         Raises:
-            ConfigError: if the server does not answer, does not have the model, or cannot complete such prompts.
+            ModelServerError: if the server does not answer, does not have the model, or cannot complete such prompts.
         """
         await self._client.ask("Hello", Sampling(temperature=1.0, max_tokens=1), retries=1)
 
@@ -90,7 +95,7 @@ class ServedPolicy:
 
         Raises:
             PromptTooLongError: if the trajectory does not fit, even shortened.
-            ConfigError: if the server does not answer, or refuses.
+            ModelServerError: if the server does not answer, or refuses.
             QuotaError: if it asks every caller to wait for more than two minutes.
         """
         return await self._respond(self._encoder.text(request.episode), request.count, request.seed)

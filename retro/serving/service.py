@@ -13,6 +13,7 @@ from retro.buffer.messages import MessagesError, without_messages
 from retro.config import ConfigError
 from retro.prompts import PromptTooLongError
 from retro.retrospective.samplers.best_of import best, spent
+from retro.retrospective.served import ModelServerError
 from retro.serving.bodies import OutcomeBody
 from retro.serving.failures import RequestError
 from retro.serving.limits import Admission, Limits
@@ -20,6 +21,7 @@ from retro.serving.model_thread import ModelThread
 from retro.serving.recorder import Outcome, Recorder
 from retro.ties import exceeds
 from retro.types import Episode, Reflection, Trajectory, Usage
+from retro.wire.failures import QuotaError
 
 if TYPE_CHECKING:
     from retro.agent.model import Reflected, RetrospectiveModel
@@ -118,8 +120,9 @@ class Service:
             record: Whether to store them with the attempt, if it failed and there is a recorder.
 
         Raises:
-            RequestError: 422 for a trajectory or an ``n`` that cannot be answered, 429 if too many requests wait, 503
-                if the buffer cannot be written, 504 after ``limits.seconds``.
+            RequestError: 422 for a trajectory or an ``n`` that cannot be answered, 429 if too many requests wait, 502
+                if another server has the model and gives no reflection, 503 if the buffer cannot be written, 504 after
+                ``limits.seconds``.
         """
         count = self._count(n)
         try:
@@ -142,6 +145,9 @@ class Service:
             raise RequestError(422, "invalid_trajectory", f"{error}.") from None
         except PromptTooLongError as error:
             raise RequestError(422, "trajectory_too_long", f"{error}.") from None
+        except (ModelServerError, QuotaError):  # the message names an address, and may quote what was sent there
+            message = "The server that has the model gave no reflection; send this request again later."
+            raise RequestError(502, "model_server_failed", message) from None
         except ConfigError:  # its message names files of this machine
             raise RequestError(
                 422, "unknown_prompts", "The prompts of this model cannot put this trajectory into words."
