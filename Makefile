@@ -3,6 +3,7 @@
 # make coverage     .venv, install, all tests under coverage, which takes nearly twice as long; fails below 85 %
 # make site         .venv, install, the documentation as pages: site/index.html
 # make test-lowest  .venv-lowest, install the oldest versions that pyproject.toml allows, all tests
+# make test-examples  the examples for other libraries, each in an environment of its own in .venv-examples
 #
 # PYTHON       the Python 3.11 that makes the environment
 # TORCH_INDEX  another index for torch; the default index's torch brings CUDA on Linux (some GB). CPU only:
@@ -23,6 +24,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+EXAMPLES := .venv-examples
+PACKAGES_openai-agents := openai-agents
+PACKAGES_langgraph := langchain langchain-openai langchain-mcp-adapters
+PACKAGES_gepa := dspy
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install quickstart test coverage test-lowest lint format types unit docs site clean
@@ -64,6 +69,17 @@ test-lowest:
 	$(MAKE) install VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip check
 	$(LOWEST)/bin/python -m pytest $(SPREAD) $(ARGS)
+
+test-examples: install $(EXAMPLES)/openai-agents.installed $(EXAMPLES)/langgraph.installed $(EXAMPLES)/gepa.installed
+	RETRO_EXAMPLES_OPENAI_AGENTS=$(EXAMPLES)/openai-agents/bin/python \
+	RETRO_EXAMPLES_LANGGRAPH=$(EXAMPLES)/langgraph/bin/python \
+	RETRO_EXAMPLES_GEPA=$(EXAMPLES)/gepa/bin/python \
+		$(BIN)/python -m pytest tests/pipeline/test_library_examples.py $(ARGS)
+
+$(EXAMPLES)/%.installed:
+	$(PYTHON) -m venv $(EXAMPLES)/$*
+	$(EXAMPLES)/$*/bin/python -m pip install --disable-pip-version-check $(PACKAGES_$*)
+	touch $@
 
 format: install
 	$(BIN)/ruff check --fix .
