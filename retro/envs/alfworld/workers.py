@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,44 +19,19 @@ from itertools import count
 from typing import Any
 
 from retro.envs.base import EnvironmentFailedError
-
-ENDS_IN_SECONDS = 5.0
-"""The time a worker has to end by itself before it is killed."""
-_MAX_LAST_WORDS = 300
+from retro.envs.child import Child
 
 
-class Worker:
+class Worker(Child):
     """One process. Any thread may use it; it answers one request at a time."""
 
     def __init__(self) -> None:
+        super().__init__("alfworld", [sys.executable, "-P", "-m", "retro.envs.alfworld.worker"], _worker_environment())
         self.games = 0
         """The number of games that it plays now."""
         self.started = 0
         """The number of games that it has started."""
         self._lock = threading.Lock()
-        self._ending = threading.Lock()
-        self._end = ""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "retro.envs.alfworld.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=_worker_environment(),
-                encoding="utf-8",
-            )
-        except OSError as error:
-            self._errors.close()
-            raise EnvironmentFailedError(f"alfworld: no worker process can be started: {error}") from error
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send ``request``, and wait for the answer.
@@ -65,19 +39,17 @@ class Worker:
         Raises:
             EnvironmentFailedError: if the game failed, or the process is gone.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
         with self._lock:
             try:
-                self._process.stdin.write(json.dumps(request) + "\n")
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
+                self.send(request)
+                line = self.output.readline()
             except (OSError, ValueError):  # the process or stop() closed the pipe
                 line = ""
             except BaseException:  # interrupted before the answer, which the next request would then get
-                self._process.kill()
+                self.kill()
                 raise
         if not line.endswith("\n"):
-            raise EnvironmentFailedError(f"alfworld: {self._ended()}")
+            raise EnvironmentFailedError(f"alfworld: {self.ended()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise EnvironmentFailedError(f"alfworld: the engine failed: {answer['error']}")
@@ -85,29 +57,10 @@ class Worker:
 
     def stop(self) -> None:
         """End the process, which it does by itself when its input ends."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(OSError):  # it died before it read the last request
-            self._process.stdin.close()
-        self._ended()
+        self.close_input()
+        self.ended()
         with self._lock:
-            self._process.stdout.close()
-
-    def _ended(self) -> str:
-        """Wait for the end of the process; return how it ended."""
-        with self._ending:
-            if not self._end:
-                try:
-                    code = self._process.wait(ENDS_IN_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    code = self._process.wait()
-                self._errors.seek(0)
-                lines = self._errors.read().decode(errors="replace").split("\n")
-                self._errors.close()
-                said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
-                self._end = f"a worker process {how}; its last words: {said[:_MAX_LAST_WORDS]}"
-            return self._end
+            self.output.close()
 
 
 class Seat:
