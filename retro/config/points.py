@@ -104,6 +104,12 @@ POINTS: dict[str, Point] = {
                 packages=("openenv",),
                 speed=("timeout",),
             ),
+            "verifiers": Kind(
+                "retro.envs.verifiers:VerifiersTasks",
+                "any text environment of the library verifiers, in a process of its own",
+                extra="verifiers",
+                speed=("python", "timeout"),
+            ),
             "mixture": Kind("retro.envs.mixture:MixtureTasks", "the tasks of several environments, in turn"),
         },
     ),

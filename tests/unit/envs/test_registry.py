@@ -23,7 +23,7 @@ def test_the_household_keeps_the_contract() -> None:
     check_environment(make_taskset("household"))
 
 
-@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - {"gymnasium", "mixture", "openenv"}))
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - {"gymnasium", "mixture", "openenv", "verifiers"}))
 def test_every_environment_with_words_of_its_own_has_prompts(name: str) -> None:
     assert load_prompts(name).actor("the opening", (), ())
 
