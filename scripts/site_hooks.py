@@ -1,9 +1,10 @@
-"""What MkDocs cannot do alone for the documentation site: pages for the repository's files that the documentation links
-to, and the reference of the public API.
+"""What MkDocs cannot do alone for the documentation site: pages for notebooks and for the repository's files that the
+documentation links to, and the reference of the public API.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -34,8 +35,10 @@ API = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the reference, and a page for each file and folder outside ``docs`` that a page links to."""
+    """Add the reference, a page for each notebook, and one for each file and folder elsewhere that a page links to."""
     sections = (f"## {title}\n\n" + "\n\n".join(f"::: {name}" for name in names) for title, names in API.items())
+    for notebook in Path(config.docs_dir).glob("*.ipynb"):
+        files.append(File.generated(config, f"{notebook.stem}.md", content=_shown_notebook(notebook)))
     pages = [file for file in files if file.is_documentation_page()]
     files.append(File.generated(config, "api.md", content="# Reference\n\n" + "\n\n".join(sections)))
     linked = {
@@ -50,9 +53,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Let links to the repository's files lead to their pages."""
+    """Let links to notebooks and to the repository's files lead to their pages."""
 
     def relinked(found: re.Match[str]) -> str:
+        if found[1].endswith(".ipynb"):
+            return f"]({found[1].removesuffix('.ipynb')}.md{found[2] or ''})"
         path = _outside(Path(config.docs_dir), page.file.src_uri, found[1])
         if path is None:
             return found[0]
@@ -83,3 +88,15 @@ def _shown(path: Path) -> str:
     if full.is_dir():
         return f"# {path}/\n\n" + "\n".join(f"- `{file.name}`" for file in sorted(full.iterdir()) if file.is_file())
     return f"# {path}\n\n`````{_LANGUAGES.get(path.suffix, 'text')}\n{full.read_text(encoding='utf-8')}\n`````\n"
+
+
+def _shown_notebook(path: Path) -> str:
+    """The page of a notebook: its texts, its code, and what the code printed."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        printed = ["".join(output.get("text") or output["data"]["text/plain"]) for output in cell.get("outputs", ())]
+        if printed:
+            parts.append("```text\n" + "".join(printed).rstrip() + "\n```")
+    return "\n\n".join(parts)

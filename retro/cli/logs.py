@@ -14,6 +14,7 @@ def quieten() -> None:
     downloading.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.pop("MPLBACKEND", None)  # Jupyter's, which may not be installed here; our figures are files
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     first = os.environ.get("RANK", "0") == "0"  # all processes of a launch warn, but only one reports progress
     logging.getLogger("retro").setLevel(logging.INFO if first else logging.WARNING)

@@ -18,7 +18,8 @@ from retro.envs import make_taskset
 from retro.types import Split
 from scripts.make_random_model import build_model, build_tokenizer
 from tests.builders import config_tree
-from tests.pipeline.running import Run, retro, started
+from tests.pipeline import forks
+from tests.pipeline.running import BIN, Run, retro, started
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,16 @@ def tiny_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``python`` and ``retro``, each of which runs in a fork."""
+    folder, python = tmp_path_factory.mktemp("tools"), forks.stand_in()
+    (folder / "python").symlink_to(python)
+    (folder / "retro").write_text(f'#!/bin/sh\nexec {python} {BIN / "retro"} "$@"\n', encoding="utf-8")
+    (folder / "retro").chmod(0o700)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,18 @@ from retro.buffer import ReplayBuffer
 from tests.pipeline import forks
 
 ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 TIMES = {"seconds", "seconds_sample", "seconds_score", "seconds_update"}
 """What a logged line says about time."""
 
 
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **more}
+
+
+def on_path(*folders: Path) -> dict[str, str]:
+    """The environment in which commands are first looked for in ``folders``."""
+    return environment(PATH=os.pathsep.join([*map(str, folders), os.environ["PATH"]]))
 
 
 def started(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import pytest
 from retro.config import load_config
 from tests.pipeline.running import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), ROOT / "docs" / "tutorial.ipynb"])
 COMMAND = re.compile(r"(?:retro run|--config) (configs/[\w./-]+\.yaml)((?: +[\w.]+=\S+)*)")
 
 

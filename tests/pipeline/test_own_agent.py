@@ -7,41 +7,21 @@ server run in forks (:mod:`tests.pipeline.forks`).
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline import forks
-from tests.pipeline.running import ROOT, environment
+from tests.pipeline.running import BIN, ROOT, on_path
 from tests.servers.processes import free_port, wait_until_healthy
 from tests.servers.transformers_serve import missing_packages
 
 PAGE = (ROOT / "docs" / "your-own-agent.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh(?: background)?)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``python`` and ``retro``, each of which runs in a fork."""
-    folder, python = tmp_path_factory.mktemp("tools"), forks.stand_in()
-    (folder / "python").symlink_to(python)
-    (folder / "retro").write_text(f'#!/bin/sh\nexec {python} {BIN / "retro"} "$@"\n', encoding="utf-8")
-    (folder / "retro").chmod(0o700)
-    return folder
-
-
-def on_path(*folders: Path) -> dict[str, str]:
-    return environment(PATH=os.pathsep.join([*map(str, folders), os.environ["PATH"]]))
 
 
 def run(command: str, folder: Path, tools: Path) -> str:

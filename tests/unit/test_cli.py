@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from retro.cli import main
 from retro.cli.buffer import buffer_url
 from retro.cli.errors import is_for_the_user, one_line_errors
 from retro.cli.estimate import memory_lines, most_episodes, parameters_by_name, read_checkpoint
+from retro.cli.logs import quieten
 from retro.cli.pipeline import last_screen, next_commands
 from retro.cli.plan import plan_run, plan_table
 from retro.cli.quickstart import quickstart_config
@@ -91,6 +93,12 @@ def test_help_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_backend_of_jupyter_is_not_matplotlibs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    quieten()
+    assert "MPLBACKEND" not in os.environ
 
 
 def test_version(retro: Retro) -> None:
