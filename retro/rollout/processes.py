@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from retro.config import PositiveInt, RunnerSection
 from retro.rollout.attempts import Attempt
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.rollout.worker import Answer, Cancel, LogLine, NewPlayer, Play, Setup
-from retro.rollout.worker_process import Job, Receive, Worker, WorkerProcess, cores
+from retro.rollout.worker_process import Job, Ready, Receive, Waiting, Worker, WorkerProcess, cores
 from retro.types import Episode
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,10 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS = 8
 """Of those that are started by default: each has its own copy of a local actor."""
 MOST_LOSSES = 2
-"""How often an attempt is played again because its worker process died."""
+"""How often an attempt is played again because its worker process died, and how many workers in a row may end before
+they are ready."""
+_LINES_APART_SECONDS = 10.0
+"""The least time between two lines of the log about workers that wait: each of them reports."""
 
 
 class WorkersFailedError(RuntimeError):
@@ -104,6 +108,10 @@ class Workers:
         self._numbers = count()
         self._logged_by: dict[LogLine, int] = {}
         self._received: deque[tuple[Worker, Any]] = deque()
+        self._waiting: deque[Job] = deque()
+        self._failed_starts = 0
+        self._last_ready = time.monotonic()  # while no worker is ready: since when
+        self._last_line = -_LINES_APART_SECONDS
 
     async def play(self, player: bytes, attempt: Attempt) -> Episode:
         """Play an attempt in the least loaded process. If that process dies, another one plays it.
@@ -113,7 +121,7 @@ class Workers:
 
         Raises:
             Exception: what was raised in the process.
-            WorkersFailedError: if ``MOST_LOSSES`` + 1 processes died while they played it.
+            WorkersFailedError: if ``MOST_LOSSES`` + 1 processes died while they played it, or none became ready.
         """
         self._loop = asyncio.get_running_loop()
         self._handle_received()
@@ -122,9 +130,12 @@ class Workers:
         try:
             return await job.episode
         except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # a worker plays it
+                self._waiting.remove(job)
             for worker in self._workers:
                 if worker.jobs.pop(job.number, None):
                     worker.send(Cancel(job.number))
+            self._hand_out()
             raise
 
     def close(self) -> None:
@@ -136,15 +147,43 @@ class Workers:
             worker.join()
 
     def _give(self, job: Job) -> None:
-        if len(self._workers) < self.most and all(worker.jobs for worker in self._workers):
-            taken = {worker.slot for worker in self._workers}
-            slot = next(slot for slot in range(self.most) if slot not in taken)
+        """Have a job played, now or when a worker is ready."""
+        idle = any(worker.ready and not worker.jobs for worker in self._workers)
+        fails = self._failed_starts > MOST_LOSSES and self._workers
+        if not idle and not fails and len(self._workers) < self.most:
+            self._start_worker()
+        self._waiting.append(job)
+        self._hand_out()
+
+    def _start_worker(self) -> None:
+        taken = {worker.slot for worker in self._workers}
+        slot = next(slot for slot in range(self.most) if slot not in taken)
+        if not self._workers:
+            self._last_ready = time.monotonic()
+        try:
+            worker = self._start(slot, self._receive)
+        except OSError as error:
+            raise WorkersFailedError(f"no worker process can be started: {error}") from error
+        self._workers.append(worker)
+
+    def _hand_out(self) -> None:
+        """Give jobs that wait to workers that are ready, to each at most its share: the others may be ready soon."""
+        while self._waiting:
+            ready = [worker for worker in self._workers if worker.ready]
+            playing = sum(len(worker.jobs) for worker in ready)
+            share = -(-(playing + len(self._waiting)) // max(1, len(self._workers)))
+            worker = min(ready, key=lambda worker: len(worker.jobs), default=None)
+            if worker is None or len(worker.jobs) >= share:
+                return
+            job = self._waiting.popleft()
+            if job.episode.done():  # it is cancelled
+                continue
             try:
-                worker = self._start(slot, self._receive)
-            except OSError as error:
-                raise WorkersFailedError(f"no worker process can be started: {error}") from error
-            self._workers.append(worker)
-        worker = min(self._workers, key=lambda worker: len(worker.jobs))
+                self._send(worker, job)
+            except Exception as error:  # whatever it is, somebody waits for this job
+                job.episode.set_exception(error)
+
+    def _send(self, worker: Worker, job: Job) -> None:
         player = self._players.setdefault(job.player, len(self._players))
         if player not in worker.players:
             worker.players.add(player)
@@ -163,7 +202,7 @@ class Workers:
         while self._received:
             self._handle(*self._received.popleft())
 
-    def _handle(self, worker: Worker, message: Answer | LogLine | str) -> None:
+    def _handle(self, worker: Worker, message: Answer | LogLine | Ready | Waiting | str) -> None:
         """Take a message of a process; a text says how it ended."""
         match message:
             case Answer(number, outcome):
@@ -173,13 +212,24 @@ class Workers:
                         job.episode.set_exception(outcome)
                     else:
                         job.episode.set_result(outcome)
+                self._hand_out()
+            case Ready():
+                worker.ready, self._failed_starts = True, 0
+                self._hand_out()
+            case Waiting() if worker in self._workers:
+                self._wait(message)
             case LogLine(name, level, text):
                 if self._logged_by.setdefault(message, worker.slot) == worker.slot:  # all say the same of a model
                     logging.getLogger(name).log(level, "%s", text)
             case str() if worker in self._workers:
                 self._workers.remove(worker)
                 worker.join()
-                self._play_again(list(worker.jobs.values()), message)
+                if worker.ready:
+                    self._last_ready = time.monotonic()
+                    self._play_again(list(worker.jobs.values()), message)
+                else:
+                    self._start_again(message)
+                self._hand_out()
 
     def _play_again(self, lost: list[Job], how: str) -> None:
         logger.warning("a worker process %s; the %d attempts that it played are played again", how, len(lost))
@@ -192,6 +242,47 @@ class Workers:
                     raise WorkersFailedError(_given_up(job, how))
                 self._give(job)
             except Exception as error:  # whatever it is, somebody waits for this job
+                job.episode.set_exception(error)
+
+    def _start_again(self, how: str) -> None:
+        """Replace a worker that ended before it was ready."""
+        self._failed_starts += 1
+        logger.warning("a worker process %s before it could play", how)
+        if self._failed_starts <= MOST_LOSSES and self._waiting:
+            try:
+                self._start_worker()
+            except Exception as error:  # whatever it is, somebody waits for these jobs
+                self._stop(error)
+        elif not self._workers:
+            self._stop(
+                WorkersFailedError(
+                    f"{self._failed_starts} worker processes in a row ended before they could play; the last one "
+                    f"{how}. What was played is kept, and the same command goes on"
+                )
+            )
+
+    def _wait(self, message: Waiting) -> None:
+        """Say what workers wait for. Without any other worker, this ends."""
+        ready = sum(worker.ready for worker in self._workers)
+        now = time.monotonic()
+        if not ready and now - self._last_ready >= message.patience:
+            self._stop(
+                WorkersFailedError(
+                    f"no worker could start within {message.patience:g} s (runner.start_seconds): they wait for "
+                    f"{message.what}. What was played is kept, and the same command goes on: free what they wait for, "
+                    "have each of them reserve less (runner.num_cpus, runner.num_gpus), or raise runner.start_seconds"
+                )
+            )
+        elif now - self._last_line >= _LINES_APART_SECONDS:
+            self._last_line = now
+            waiting, others = len(self._workers) - ready, f"{ready} play" if ready else "nothing is played until then"
+            logger.warning("%d of %d workers wait for %s; %s", waiting, len(self._workers), message.what, others)
+
+    def _stop(self, error: Exception) -> None:
+        """Fail the jobs that no worker has."""
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not job.episode.done():
                 job.episode.set_exception(error)
 
 

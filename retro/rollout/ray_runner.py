@@ -55,7 +55,8 @@ class RayRunnerOptions(RunnerSection):
     num_gpus: NonNegativeFloat = 0.0
     """The GPUs, or the part of one, that Ray reserves for each worker. At 0, a local actor computes on the CPU."""
     start_seconds: PositiveFloat = 600.0
-    """The longest time that a worker may wait for its resources and start."""
+    """The longest time that the run waits if no worker has its resources, because others use them. It then stops with
+    a line that says what is missing. While one worker plays, the others wait for as long as they need."""
 
     @property
     def processes(self) -> int:

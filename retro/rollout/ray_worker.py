@@ -26,13 +26,13 @@ from retro.config import ActorSection, ConfigError
 from retro.reading import cut
 from retro.rollout.processes import WorkersFailedError
 from retro.rollout.worker import ENDS_IN_SECONDS, Answer, LogLine, Setup, serve
-from retro.rollout.worker_process import Receive, Worker
+from retro.rollout.worker_process import Ready, Receive, Waiting, Worker
 from retro.types import Usage
 
 logger = logging.getLogger(__name__)
 
-_TELLS_AFTER_SECONDS = 30.0
-"""How long a worker waits for resources before the log says so."""
+_REPORTS_AFTER_SECONDS = 30.0
+"""How long a worker waits for resources before it says so. The time doubles with every report."""
 _MANY = 1_000_000
 """Calls that the counter may have at once. Most of them wait; Ray would delay others, and with them those that end."""
 _SHOWN_CHARS = 500
@@ -176,11 +176,11 @@ class CounterProcess:
 
 class RayWorker(Worker):
     """A worker in the cluster, from the side of the run. Ray does not restart it: another worker takes its place, and
-    the attempts that it played go to those that have the fewest.
+    the attempts that it played go to those that have the fewest. It is given attempts once it has its resources.
 
     Args:
         resources: What Ray reserves for it: ``num_cpus`` and ``num_gpus``.
-        start_seconds: The longest time that it may wait for them and start.
+        start_seconds: The longest time that the run waits if no worker has its resources.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class RayWorker(Worker):
         import ray
 
         super().__init__(slot, receive)
+        self.ready = False
         self._name = uuid4().hex
         self._counter = counter
         self._resources = resources
@@ -253,18 +254,34 @@ class RayWorker(Worker):
         import ray
 
         started = [self._actor.started.remote()]
-        asked = " and ".join(f"{key}={value:g}" for key, value in self._resources.items() if value)
-        tells = min(_TELLS_AFTER_SECONDS, self._start_seconds)
-        if not ray.wait(started, timeout=tells)[0]:
-            logger.warning("a worker waits for the Ray cluster to have %s free", asked)
-            if not ray.wait(started, timeout=self._start_seconds - tells)[0]:
-                return f"did not start within {self._start_seconds:g} s: the Ray cluster has no {asked} free"
+        pauses = report_pauses(self._start_seconds)
+        while not ray.wait(started, timeout=next(pauses))[0]:
+            free = ray.available_resources()
+            self.receive(self, Waiting(lacking(self._resources, free), self._start_seconds))
         ray.get(started)
+        self.receive(self, Ready())
         while True:
             for message in ray.get(self._actor.messages.options(concurrency_group="messages").remote()):
                 if message is None:
                     return "ended"
                 self.receive(self, pickle.loads(message))
+
+
+def report_pauses(patience: float) -> Iterator[float]:
+    """The seconds between the reports of a worker that waits; one of them comes at ``patience``."""
+    waited, pause = 0.0, min(_REPORTS_AFTER_SECONDS, patience)
+    while True:
+        yield pause
+        waited += pause
+        pause = min(waited, patience - waited) if waited < patience else patience
+
+
+def lacking(resources: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What a worker waits for."""
+    names = {"num_cpus": ("CPU", "CPUs"), "num_gpus": ("GPU", "GPUs")}
+    asked = " and ".join(f"{key}={value:g}" for key, value in resources.items() if value)
+    left = " and ".join(f"{free.get(names[key][0], 0):g} {names[key][1]}" for key, value in resources.items() if value)
+    return f"{asked} on one machine of the Ray cluster, or to start there (free in all of it: {left})"
 
 
 def _environment() -> dict[str, str]:

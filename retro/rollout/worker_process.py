@@ -36,6 +36,21 @@ class Job:
     """How many processes died while they played it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The message of a worker that was not ready: it can play."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The message of a worker that is still not ready."""
+
+    what: str
+    """What it waits for."""
+    patience: float
+    """The seconds after which a run stops that has no other worker."""
+
+
 class Worker(ABC):
     """One process, from the side of the process that started it.
 
@@ -50,6 +65,8 @@ class Worker(ABC):
         self.jobs: dict[int, Job] = {}
         self.players: set[int] = set()
         """The players that it was told to build."""
+        self.ready = True
+        """Whether it is given attempts."""
 
     @abstractmethod
     def send(self, message: Any) -> None:

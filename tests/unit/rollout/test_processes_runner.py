@@ -21,10 +21,11 @@ from retro.actors.openai import OpenAIOptions
 from retro.config import ConfigError, RunConfig
 from retro.config.points import POINTS
 from retro.rollout.attempts import Attempt
-from retro.rollout.processes import WorkersFailedError
+from retro.rollout.processes import Workers, WorkersFailedError
 from retro.rollout.runner import Runner
 from retro.rollout.spec import PlayerParts, PlayerSpec
-from retro.rollout.worker import as_sent
+from retro.rollout.worker import Answer, Play, as_sent
+from retro.rollout.worker_process import Ready, Receive, Waiting, Worker
 from retro.training.collect import STAGE
 from retro.types import Episode
 
@@ -80,6 +81,96 @@ def test_attempts_whose_processes_always_die_stop_the_run(world: World, monkeypa
     ):
         world.collect({"kind": "processes", "workers": 1}, deaths=100, dies_after=0)
     assert world.processes == 2
+
+
+class SlowWorker(Worker):
+    """A worker that this test plays, and that is not ready at first."""
+
+    def __init__(self, slot: int, receive: Receive) -> None:
+        super().__init__(slot, receive)
+        self.ready = False
+        self.sent: list[int] = []
+
+    def send(self, message: Any) -> None:
+        if isinstance(message, Play):
+            self.sent.append(message.number)
+
+    def end(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+async def started(jobs: int) -> tuple[list[SlowWorker], list[asyncio.Task[Episode]]]:
+    """Two slow workers that are given attempts."""
+    slow: list[SlowWorker] = []
+
+    def start(slot: int, receive: Receive) -> SlowWorker:
+        slow.append(SlowWorker(slot, receive))
+        return slow[-1]
+
+    workers = Workers(2, start)
+    attempts = [asyncio.create_task(workers.play(b"player", Attempt((str(n),), TASKS[0]))) for n in range(jobs)]
+    await asyncio.sleep(0)
+    return slow, attempts
+
+
+async def hear(worker: SlowWorker, *messages: Any) -> None:
+    for message in messages:
+        worker.receive(worker, message)
+    await asyncio.sleep(0.01)
+
+
+def test_attempts_are_given_to_workers_that_are_ready_and_no_more_than_their_share(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waits = Waiting("a core", 60.0)
+    episode: Any = object()
+
+    async def scene() -> None:
+        (first, second), attempts = await started(4)
+        await hear(second, waits)
+        assert "2 of 2 workers wait for a core; nothing is played until then" in caplog.text
+        await hear(first, Ready())
+        assert (first.sent, second.sent) == ([0, 1], []), "the other half is for the other worker"
+        await hear(first, Answer(0, episode), Answer(1, episode))
+        assert first.sent == [0, 1, 2], "which does not come"
+        await hear(second, Ready())
+        assert second.sent == [3]
+        await hear(first, Answer(2, episode))
+        await hear(second, Answer(3, episode))
+        assert [attempt.result() for attempt in attempts] == [episode] * 4
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+def test_without_any_worker_a_run_says_what_is_missing_and_stops(patience: float) -> None:
+    async def scene() -> list[Episode | BaseException]:
+        slow, attempts = await started(2)
+        await hear(slow[1], Waiting("a core", patience))
+        for attempt in attempts:
+            attempt.cancel()
+        return await asyncio.gather(*attempts, return_exceptions=True)
+
+    outcomes = asyncio.run(scene())
+    if patience:
+        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), "they were still waiting"
+    else:
+        assert all(isinstance(outcome, WorkersFailedError) for outcome in outcomes)
+        assert "they wait for a core. What was played is kept" in str(outcomes[0])
+        assert "runner.num_cpus" in str(outcomes[0])
+
+
+def test_workers_that_end_again_and_again_before_they_are_ready_stop_the_run() -> None:
+    async def scene() -> BaseException | None:
+        slow, attempts = await started(1)
+        for number in range(3):
+            await hear(slow[number], "was lost: no disk")
+        assert len(slow) == 3
+        return attempts[0].exception()
+
+    failed = asyncio.run(scene())
+    assert isinstance(failed, WorkersFailedError) and "3 worker processes in a row" in str(failed)
 
 
 def test_errors_of_a_process_are_raised_here(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from vault_world import World, made, played, written
 from retro.actors.budget import BudgetExceededError
 from retro.cli.plan import plan_run
 from retro.config import ConfigError, RunConfig
+from retro.rollout.processes import WorkersFailedError
 from retro.rollout.ray_runner import RayCluster, RayRunner, RayRunnerOptions, _room
+from retro.rollout.ray_worker import lacking, report_pauses
 from retro.rollout.spec import PlayerParts, PlayerSpec
 from retro.training.collect import STAGE
 from tests.unit.actors.api_server import SECRET, Server
@@ -62,7 +65,7 @@ def test_several_launched_processes_cannot_each_have_a_cluster(monkeypatch: pyte
 def test_two_workers_play_the_tree_that_one_process_plays(world: World, cluster: RayCluster) -> None:
     one = world.collect({"kind": "local"})
     assert written(world.collect(TWO)) == written(one)
-    assert world.processes == 3, "this process, and two workers"
+    assert 2 <= world.processes <= 3, "this process, and each worker that was ready before all was played"
 
 
 @needs_ray
@@ -75,7 +78,7 @@ def test_what_a_killed_worker_played_is_played_by_another(
     ids = [episode.id for tree in trees for episode in tree]
     assert len(set(ids)) == len(ids)
     assert "a worker process was lost" in caplog.text
-    assert world.processes == 4, "this process, two workers, and one more"
+    assert 3 <= world.processes <= 4, "this process, and at least one worker beside the one that died"
 
 
 @needs_ray
@@ -164,6 +167,45 @@ def test_a_worker_needs_all_that_it_reserves_on_one_machine() -> None:
         0,
     ]
     assert _room({"CPU": 9.0}, RayRunnerOptions(num_cpus=2)) == 4
+
+
+def test_a_worker_that_waits_reports_what_it_needs_less_and_less_often() -> None:
+    assert list(islice(report_pauses(600.0), 8)) == [30, 30, 60, 120, 240, 120, 600, 600]
+    assert list(islice(report_pauses(2.0), 2)) == [2, 2]
+    said = (
+        "num_cpus=4 and num_gpus=0.5 on one machine of the Ray cluster, or to start there (free in all of it: 6 CPUs "
+    )
+    assert lacking({"num_cpus": 4.0, "num_gpus": 0.5}, {"CPU": 6.0}) == f"{said}and 0 GPUs)"
+
+
+@needs_ray
+def test_workers_that_get_no_resources_leave_the_play_to_the_others(
+    world: World, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    one = world.collect({"kind": "local"})
+    monkeypatch.setattr("retro.rollout.ray_worker._REPORTS_AFTER_SECONDS", 0.1)
+    cores = ray.cluster_resources()["CPU"]
+    if cores < 2:
+        pytest.skip("needs two cores")
+    while ray.available_resources().get("CPU", 0) < cores:  # the workers of the tests before end
+        time.sleep(0.05)
+
+    class Other:
+        """Somebody else on the cluster, who leaves one core."""
+
+    other = ray.remote(num_cpus=cores - 1)(Other).remote()
+    ray.get(other.__ray_ready__.remote())
+    try:
+        assert written(world.collect({"kind": "ray", "workers": 2, "num_cpus": 1})) == written(one)
+        assert world.processes == 2, "this process, and one worker"
+        assert "of 2 workers wait for num_cpus=1 on one machine" in caplog.text
+        runner = {"kind": "ray", "workers": 1, "num_cpus": cores, "start_seconds": 1.0}
+        with pytest.raises(WorkersFailedError, match=r"no worker could start within 1 s .* on one machine of the Ray"):
+            world.collect(runner)
+    finally:
+        ray.kill(other)
 
 
 def test_limits_stay_whole() -> None:
