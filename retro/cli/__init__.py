@@ -27,12 +27,13 @@ def stage_main(stage: str) -> None:
         config: Annotated[str, typer.Option(help="The YAML config of the run.")],
         overrides: Annotated[list[str] | None, typer.Argument(metavar="[key.sub=value]")] = None,
     ) -> None:
+        quieten()
+
         from retro.cli.leasing import leased
         from retro.cli.stages import stage_named
         from retro.config import load_config
         from retro.stage import run_stage
 
-        quieten()
         resolved, chosen = load_config(config, overrides or ()), stage_named(stage)
         with leased(resolved, [chosen]):
             folder = run_stage(chosen, resolved)

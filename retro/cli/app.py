@@ -9,6 +9,7 @@ import typer
 
 from retro.cli.buffer import buffer_app
 from retro.cli.environments import env_app
+from retro.cli.logs import quieten
 from retro.cli.memory import STAGE, memory_app
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def _root(
 
         print(__version__)
         raise typer.Exit
+    quieten()
 
 
 @app.command()

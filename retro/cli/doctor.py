@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from retro.artifacts import versions
-from retro.cli.logs import quieten
 from retro.cli.quickstart import quickstart_files
 
 EXTRAS = {
@@ -26,7 +25,6 @@ EXTRAS = {
 
 def examine() -> None:
     """Print all of it. Missing packages are not errors: a line names the remedy."""
-    quieten()
     console = Console()
     table = Table("package", "version", title="versions", title_justify="left")
     for name, version in versions().items():

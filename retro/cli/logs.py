@@ -10,8 +10,8 @@ import warnings
 def quieten() -> None:
     """Show our own log lines and the libraries' warnings, but neither advice on speed nor progress bars.
 
-    Call it before the libraries are imported. ``HF_HUB_DISABLE_PROGRESS_BARS=0`` shows the bars of loading and
-    downloading.
+    Call it before the libraries are imported, since they read then whether bars are wanted.
+    ``HF_HUB_DISABLE_PROGRESS_BARS=0`` shows the bars of loading and downloading.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.pop("MPLBACKEND", None)  # Jupyter's, which may not be installed here; our figures are files

@@ -13,7 +13,6 @@ from retro.agent.records import EXPORT, served_by
 from retro.artifacts import write_atomically
 from retro.cli.estimate import memory_lines, most_episodes
 from retro.cli.leasing import leased
-from retro.cli.logs import quieten
 from retro.cli.plan import plan_run, plan_table
 from retro.config import ConfigError, RunConfig
 from retro.config.extras import require
@@ -28,7 +27,6 @@ def run_pipeline(config: RunConfig, stages: Sequence[Stage], config_path: str) -
         LeaseHeldError: if another process works on this run.
     """
     console = Console()
-    quieten()
     with leased(config, stages):
         write_atomically(RunFolder(config.run_dir).config, config.dump())
         console.print(plan_table(plan_run(config, stages), config))
@@ -53,7 +51,6 @@ def _run_stage(stage: Stage, config: RunConfig, console: Console) -> None:
 
 def dry_run_pipeline(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Print the resolved config, the plan, what is missing, and estimates; write nothing and run nothing."""
-    quieten()
     console = Console()
     print(config.dump())
     planned = plan_run(config, stages)
@@ -90,7 +87,6 @@ def report_run(run_dir: Path) -> None:
     run = RunFolder(run_dir)
     if not run.config.is_file():
         raise ConfigError(f"{run_dir}: not a run folder (no config.yaml); runs are made by retro run")
-    quieten()
     if not Paths(run_dir, run.evaluation).results.is_file():
         print(f"not evaluated yet; what there is so far: {write_progress(run_dir)}")
         return

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from retro.cli.logs import quieten
 from retro.config import ConfigError
 from retro.layout import RunFolder
 from retro.reading import DATA_BYTES, parse_json
@@ -21,7 +20,6 @@ def reflect_on(adapter: str, trajectory: Path | None, n: int, seed: int, as_json
         options: Those of :meth:`retro.agent.model.RetrospectiveModel.load`.
     """
     document = _read(trajectory)
-    quieten()
 
     from retro.agent.model import RetrospectiveModel
 

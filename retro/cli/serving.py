@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from retro.agent.records import EXPORT, ExportRecord
 from retro.cli.buffer import buffer_url
-from retro.cli.logs import quieten
 from retro.cli.reflecting import export_folder
 from retro.config import ConfigError, ModelSection
 from retro.config.extras import require
@@ -84,7 +83,6 @@ def _check(command: str, packages: tuple[str, ...], options: ServiceOptions) -> 
     require(f"retro {command}", "serve", packages)
     if options.n > options.max_n:
         raise ConfigError(f"-n {options.n} is more than --max-n {options.max_n}")
-    quieten()
 
 
 @contextmanager

@@ -101,6 +101,14 @@ def test_the_backend_of_jupyter_is_not_matplotlibs(monkeypatch: pytest.MonkeyPat
     assert "MPLBACKEND" not in os.environ
 
 
+def test_a_command_turns_the_libraries_bars_off_before_it_imports_them(
+    retro: Retro, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    retro("list")
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+
+
 def test_version(retro: Retro) -> None:
     assert retro("--version")[:2] == (0, "0.1.0\n")
 
