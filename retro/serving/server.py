@@ -17,6 +17,9 @@ from retro.serving.limits import Limits
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5
+_IDLE_SECONDS = 75
+"""Until an idle connection is closed: longer than clients keep one (httpx, and so OpenAI's client, 5 s; uvicorn's own
+default is the same). Who closes first must be the client, or a request that it sends at that moment is lost."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -59,6 +62,7 @@ def make_server(app: ASGIApp, limits: Limits) -> Server:
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=math.ceil(limits.seconds) + _GRACE_SECONDS,
         )
     )
