@@ -106,7 +106,7 @@ def test_alfworld_small_takes_other_models(random_model: Path, tmp_path: Path) -
     """The overrides at the top of the config: an actor behind an API and a 7B base as a plan; random weights play."""
     need("alfworld")
     data = json.dumps(dict.fromkeys(map(str, Split), str(OPTIONS["alfworld"]["data"])))
-    options = [f"environment.options.data={data}", "environment.prompts=alfworld", "environment.options.workers=1"]
+    options = [f"environment.options.data={data}", "environment.prompts=alfworld", "runner.kind=local"]
     planned = retro("run", "configs/alfworld-small.yaml", f"runs={tmp_path}", *options, *API, *SEVEN_B, "--dry-run")
     assert "Qwen/Qwen2.5-7B-Instruct" in planned.stdout
     options += ["environment.options.steps=2", "environment.tasks={train: 3, validation: 3, test: 3}"]

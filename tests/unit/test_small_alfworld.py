@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from retro.config import load_config
 from retro.envs.alfworld import AlfworldTasks
@@ -354,3 +356,32 @@ def test_the_config_plays_in_the_rooms_that_the_models_have_not_seen() -> None:
     options = load_config("configs/alfworld-small.yaml").environment.options
     assert {split: tuple(rooms) for split, rooms in options["rooms"].items()} == alfworld.ROOMS
     assert options["steps"] == STEPS
+
+
+SHIPPED = pytest.mark.skipif(not alfworld.FOLDER.is_dir(), reason=f"no {alfworld.FOLDER}: not a clone")
+
+
+@SHIPPED
+@pytest.mark.parametrize("role", ["actor", "retrospective"])
+def test_the_shipped_models_are_those_that_the_script_builds(role: str) -> None:
+    shape, tokenizer = alfworld.ROLES[role].shape, AutoTokenizer.from_pretrained(alfworld.FOLDER / role)
+    config = AutoConfig.from_pretrained(alfworld.FOLDER / role)
+    assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+    assert (config.hidden_size, config.num_hidden_layers) == (shape.hidden, shape.layers)
+    assert config.vocab_size == len(TOKENIZER)
+
+
+@SHIPPED
+def test_the_shipped_actor_goes_where_a_note_sends_it() -> None:
+    """In a room that is in no game, by sentences that it has read and by one that it has not."""
+    model = AutoModelForCausalLM.from_pretrained(alfworld.FOLDER / "actor", dtype=torch.float32)
+    opening = (
+        "You are in the middle of a room. Looking quickly around you, you see a cabinet 4, a cabinet 2, a drawer 9, "
+        "a shelf 3, a garbagecan 1, and a sofa 2.\nYour task is to: put a mug in cabinet."
+    )
+    notes = {"mug 1 is in drawer 9.": "drawer 9", "Visit shelf 3 before anything else.": "shelf 3"}
+    notes |= {"You will find mug 1 on sofa 2.": "sofa 2"}
+    for note, place in notes.items():
+        ids = [TOKENIZER.bos_token_id, *TOKENIZER.encode(PROMPTS.actor(opening, (), [note]))]
+        written = model.generate(torch.tensor([ids]), max_new_tokens=3, do_sample=False)[0, len(ids) :]
+        assert TOKENIZER.decode(written).strip() == f"go to {place}", note

@@ -33,8 +33,8 @@ PROMPTS = load_prompts("household")
 _LARGE = Shape(hidden=256, inner=768, layers=4, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
 _DEEP = Shape(hidden=224, inner=640, layers=5, heads=4, kv_heads=1, positions=2048, rope_theta=10_000.0)
 ROLES = {
-    "actor": Role(_LARGE, seed=21, steps=1000, read_weight=0.1),
-    "actor-b": Role(_DEEP, seed=22, steps=1000, read_weight=0.1),
+    "actor": Role(_LARGE, seed=21, steps=2100, read_weight=0.1),
+    "actor-b": Role(_DEEP, seed=22, steps=2100, read_weight=0.1),
     "retrospective": Role(_LARGE, seed=23, steps=600, read_weight=0.1),
 }
 _CHARACTERS = {"actor": "a", "actor-b": "b", "retrospective": "a"}
