@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypedDict
 
 import numpy as np
@@ -194,13 +195,19 @@ def t_quantile(probability: float, freedom: float) -> float:
     finds the quantile to about 10 digits.
     """
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    nodes, weights = np.polynomial.legendre.leggauss(64)
+    nodes, weights = _gauss_legendre()
     low, high = 0.0, min(math.pi / 2, 40 / math.sqrt(freedom))
     for _ in range(60):
         angle = (low + high) / 2
         inside = scale * angle / 2 * float(weights @ np.cos(angle * (nodes + 1) / 2) ** (freedom - 1))
         low, high = (angle, high) if inside < probability - 0.5 else (low, angle)
     return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+@cache
+def _gauss_legendre() -> tuple[Floats, Floats]:
+    """Nodes and weights: they take longer to compute than a quantile with them."""
+    return np.polynomial.legendre.leggauss(64)
 
 
 def _checked(differences: ArrayLike) -> Floats:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lag import ANSWER, main, slow_server, table
+from benchmarks.lag import main, table
 from benchmarks.pipeline_timing import Lap, Line
+from benchmarks.slow_server import ANSWER, slow_server
 
 
 def test_the_slow_server_answers_until_it_is_left() -> None:
