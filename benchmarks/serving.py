@@ -225,13 +225,13 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"load": measure_load(given.run, export, given.requests, given.n, given.looped)}
     checks = [
         Check("times as many requests a second as in a loop", found["load"]["ratio"], LEAST_RATIO, at_least=True),
-        Check("answers under load that were no reflection", found["load"]["errors"], 0),
+        Check("answers under load without a reflection", found["load"]["errors"], 0),
         Check("texts that differ from the loop's", found["load"]["other_texts"], 0),
     ]
     if given.sustained:
         memory = found["memory"] = measure_memory(given.run, export, given.sustained, given.n)
         checks.append(Check("growth of the highest memory in the second half", memory["growth"], MOST_GROWTH))
-        checks.append(Check("answers of the sustained load that were no reflection", memory["errors"], 0))
+        checks.append(Check("answers of the sustained load without a reflection", memory["errors"], 0))
     if given.kills:
         found["outcomes"] = measure_outcomes(given.run, export, given.kills, given.seed)
         checks.append(Check("confirmed outcomes that were lost", found["outcomes"]["lost"], 0))

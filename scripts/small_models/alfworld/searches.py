@@ -13,10 +13,10 @@ from dataclasses import replace
 from retro.types import Step
 from scripts.small_models.alfworld import reflections
 from scripts.small_models.alfworld.demonstrator import Character, Demonstrator
-from scripts.small_models.alfworld.language import Advice, Says, listed
+from scripts.small_models.alfworld.language import Advice, Says
 from scripts.small_models.alfworld.plays import Play, random_note
 from scripts.small_models.alfworld.tokenizer import HIGHEST, THINGS
-from scripts.small_models.alfworld.view import View, kind_of, with_places
+from scripts.small_models.alfworld.view import View, enumerated, kind_of, with_places
 
 CLOSED = ("drawer", "cabinet", "fridge", "microwave", "safe")
 """Kinds of places that are closed at first, in most games."""
@@ -25,7 +25,8 @@ MOST_PLACES = 4
 
 
 def made_up_search(like: Play, character: Character, rng: random.Random) -> Play:
-    """A search of up to ``MOST_PLACES`` places in the room of ``like``, its places in another order."""
+    """A search of up to ``MOST_PLACES`` places in the room of ``like``; half of the time its opening lists them in
+    another order."""
     places = list(View.of(like.opening).places)
     if rng.random() < 0.5:
         rng.shuffle(places)
@@ -46,7 +47,8 @@ def made_up_search(like: Play, character: Character, rng: random.Random) -> Play
             answer += f" The {place} is closed."
         else:
             answer += f" The {place} is open. In it" if place in shut else f" On the {place}"
-            answer += f", you see {_things(contents, rng)}."
+            seen = [f"{kind} {rng.randint(1, HIGHEST[kind])}" for kind in rng.sample(contents, rng.randint(0, 3))]
+            answer += f", you see {enumerated(seen)}."
         steps.append(Step(action, answer, 0.0))
         demonstrator.see(answer)
     return Play(opening, notes, tuple(steps), 0.0, success=False)
@@ -62,8 +64,3 @@ def _note(view: View, rng: random.Random) -> list[Advice]:
         case "empty":
             return [Advice(Says.EMPTY, reflections.some(view.places, rng, reflections.MOST_NAMES))]
     return random_note(view, (), rng)
-
-
-def _things(kinds: list[str], rng: random.Random) -> str:
-    names = [f"a {kind} {rng.randint(1, HIGHEST[kind])}" for kind in rng.sample(kinds, rng.randint(0, 3))]
-    return listed(names).replace(" and ", ", and ") or "nothing"

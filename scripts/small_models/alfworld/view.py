@@ -55,9 +55,15 @@ class Goal:
 
 def with_places(opening: str, places: Sequence[str]) -> str:
     """The opening of a room that has these places and no others."""
-    *others, last = [f"a {place}" for place in places]
-    listed = f"{', '.join(others)}, and {last}" if others else last
-    return _IN_OPENING.sub(f"you see {listed}.", opening, count=1)
+    return _IN_OPENING.sub(f"you see {enumerated(places)}.", opening, count=1)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names as ALFWorld lists what one sees: ``a mug 1, and a plate 2``."""
+    if not names:
+        return "nothing"
+    *others, last = [f"a {name}" for name in names]
+    return f"{', '.join(others)}, and {last}" if others else last
 
 
 def names(text: str) -> list[str]:

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from retro import RetrospectiveModel
 from retro.serving.limits import Limits
 from retro.serving.service import Service
-from tests.tiny_export import write_export
 from tests.unit.agent.choices_server import NAME, Server, served
 from tests.unit.serving.conftest import about, running
 
 ERROR = b'{"error": {"message": "the prompt was: You are in a room"}}'
 
 
-@pytest.fixture
-def writer() -> Iterator[Server]:
-    """The server that writes the reflections."""
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def export(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_export(tmp_path_factory.mktemp("forwarded") / "export", tiny_model_dir, NAME)
-
-
-def test_the_other_server_writes_and_this_one_chooses(writer: Server, export: Path) -> None:
-    model: RetrospectiveModel = served(export, writer)
+def test_the_other_server_writes_and_this_one_chooses(server: Server, served_export: Path) -> None:
+    model = served(served_export, server)
     with running(Service(model, NAME, Limits(), candidates=3)) as client:
         body = about("You are in a room.", n=4)
         first, again = (client.post("/v1/reflections", json=body).raise_for_status().json() for _ in range(2))
-    assert [request["n"] for request in writer.asked] == [4, 4]
-    assert all("You are in a room." in request["prompt"] for request in writer.asked)
+    assert [request["n"] for request in server.asked] == [4, 4]
+    assert all("You are in a room." in request["prompt"] for request in server.asked)
     assert first["score"] == max(candidate["score"] for candidate in first["candidates"])
     assert (first["text"], first["usage"]) == (again["text"], again["usage"])
     assert first["usage"]["prompt_tokens"] == 77
@@ -47,14 +28,14 @@ def test_the_other_server_writes_and_this_one_chooses(writer: Server, export: Pa
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_what_the_other_server_says_stays_here(
-    writer: Server, export: Path, status: int, monkeypatch: pytest.MonkeyPatch
+    server: Server, served_export: Path, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retro.retrospective.served.MAX_RETRIES", 0)
-    model = served(export, writer)
-    writer.reply = (status, ERROR)
+    model = served(served_export, server)
+    server.reply = (status, ERROR)
     with running(Service(model, NAME, Limits(), candidates=3)) as client:
         answer = client.post("/v1/reflections", json=about("You are in a room."))
-        writer.reply = None
+        server.reply = None
         assert client.post("/v1/reflections", json=about("You are in a room.")).status_code == 200
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "model_server_failed")
-    assert "You are in" not in answer.text and writer.url not in answer.text
+    assert "You are in" not in answer.text and server.url not in answer.text
