@@ -128,7 +128,10 @@ def success_by_step(results: Results, series: Sequence[Sequence[str]]) -> Figure
 def learning_curves(metrics: Mapping[str, Sequence[tuple[float, float]]], columns: int = 4) -> Figure:
     """Small multiples of one stage: metric name → its (step, value) points."""
     rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(11.5, 1.75 * rows + 0.2), layout="constrained")
+    width, height = 11.5, 1.75 * rows + 0.2
+    figure = Figure(figsize=(width, height))
+    # Margins in inches: to measure the labels of so many axes takes longer than to draw them.
+    figure.subplots_adjust(0.55 / width, 0.25 / height, 1 - 0.1 / width, 1 - 0.25 / height, wspace=0.26, hspace=0.38)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, points) in zip(grid.flat, metrics.items(), strict=False):
         marker = "." if len(points) < 60 else ""

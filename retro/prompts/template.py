@@ -5,10 +5,11 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import Template, nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.visitor import NodeTransformer
 
@@ -42,10 +43,7 @@ class PromptTemplate:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _named(path):
-            environment = BoundedEnvironment()
-            tree = environment.parse(read_text(path))
-            _check(tree)
-            self._template = environment.from_string(_Charging().visit(tree))
+            self._template = _compiled(read_text(path))
 
     def render(self, **variables: Any) -> str:
         """Render the template.
@@ -62,6 +60,15 @@ class PromptTemplate:
                 "its variables: show less"
             )
         return text
+
+
+@lru_cache(maxsize=128)
+def _compiled(text: str) -> Template:
+    """A template from its text. One process meets the same few texts again and again."""
+    environment = BoundedEnvironment()
+    tree = environment.parse(text)
+    _check(tree)
+    return environment.from_string(_Charging().visit(tree))
 
 
 def _characters(value: Any) -> int:
