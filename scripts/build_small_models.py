@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("role", help=f"{', '.join(household.ROLES)}; {', '.join(alfworld.ROLES)}")
     parser.add_argument("--steps", type=int, help="by default as the shipped models")
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--init", type=Path, help="a trained model of this role to go on from, with a new schedule")
+    parser.add_argument("--init", type=Path, help="a trained model of the same shape to go on from")
     parser.add_argument("--work", type=Path, default=Path("runs/build"), help="where the training state is kept")
     parser.add_argument("--out", type=Path, help="by default where the shipped models are")
     parser.add_argument("--threads", type=int, default=1)

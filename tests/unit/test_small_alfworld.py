@@ -14,12 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from retro.config import load_config
 from retro.envs.alfworld import AlfworldTasks
+from retro.evaluation.records import Record
 from retro.prompts import load_prompts
-from retro.types import Split, Step, Task
+from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory
 from scripts.small_models import alfworld
-from scripts.small_models.alfworld import STEPS, reflections, steps_at
+from scripts.small_models.alfworld import STEPS, beginning, reflections, steps_at
 from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
+from scripts.small_models.alfworld.named import named
 from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
 from scripts.small_models.alfworld.samples import Renaming, actor_example, retrospective_example, smaller_room
 from scripts.small_models.alfworld.searches import made_up_search
@@ -278,6 +280,25 @@ def test_reflections_stand_behind_one_prompt(world: AlfworldTasks) -> None:
     assert not any(example.learnt)
     assert all(branch[-1] == TOKENIZER.eos_token_id for branch in example.branches)
     assert TOKENIZER.unk_token_id not in [*example.prefix, *(token for branch in example.branches for token in branch)]
+
+
+def test_a_beginning_has_earned_what_its_steps_earned() -> None:
+    steps = tuple(Step(f"go to drawer {number}", "", reward) for number, reward in enumerate((0.0, 0.5, 0.25)))
+    begun = beginning(Play("", (), steps, 0.75, False), 2)
+    assert (begun.steps, begun.return_) == (steps[:2], 0.5)
+
+
+def test_names_are_counted_by_whether_the_failed_attempt_shows_them() -> None:
+    task = Task("alfworld", "a", Split.TEST)
+    step = Step("go to bed 1", "On the bed 1, you see a book 2.", 0.0)
+    failed = Trajectory("you see a bed 1, and a desk 1.", (step,))
+    first = Episode("0", task, 0, failed, 0.0, False, StopReason.HORIZON)
+    reflection = Reflection("book 2 is on desk 1, not on desk 2. Take book 1. Take it at once.", "policy")
+    second = replace(first, id="1", trial=1, parent="0", reflection=reflection)
+    found = named([Record("sft", "", first), Record("sft", "", second), Record("one-shot", "", first)])
+    assert found == {
+        "sft": {("places", True): 1, ("places", False): 1, ("things", True): 1, ("things", False): 1},
+    }
 
 
 @pytest.mark.parametrize(

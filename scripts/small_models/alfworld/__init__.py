@@ -35,7 +35,7 @@ _DEEP = Shape(hidden=224, inner=640, layers=5, heads=4, kv_heads=1, positions=20
 ROLES = {
     "actor": Role(_LARGE, seed=21, steps=2100, read_weight=0.1),
     "actor-b": Role(_DEEP, seed=22, steps=2100, read_weight=0.1),
-    "retrospective": Role(_LARGE, seed=23, steps=600, read_weight=0.1),
+    "retrospective": Role(_LARGE, seed=23, steps=800, read_weight=0.1),
 }
 _CHARACTERS = {"actor": "a", "actor-b": "b", "retrospective": "a"}
 _PHRASINGS = {"actor": PHRASINGS["a"], "actor-b": PHRASINGS["b"], "retrospective": PHRASINGS["all"]}
@@ -64,13 +64,20 @@ def build(
         rng = random.Random(derive_seed("sample", seed, step))
         drawn = rng.sample(plays, PLAYS_A_STEP)
         if role == "retrospective":
-            return [retrospective_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in drawn]
+            begun = [play if rng.random() < 0.5 else beginning(play, rng.randint(4, STEPS)) for play in drawn]
+            return [retrospective_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in begun]
         most = steps_at(step, steps)
-        cut = [replace(play, steps=play.steps[: min(most, rng.choice(CUTS))]) for play in drawn]
+        cut = [beginning(play, min(most, rng.choice(CUTS))) for play in drawn]
         searches = [made_up_search(play, CHARACTERS[character], rng) for play in rng.sample(plays, SEARCHES_A_STEP)]
         return [actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in [*cut, *searches]]
 
     return tokenizer, build_model(tokenizer, ROLES[role].shape, seed), samples
+
+
+def beginning(play: Play, steps: int) -> Play:
+    """The play as it was after so many steps."""
+    kept = play.steps[:steps]
+    return replace(play, steps=kept, return_=sum(step.reward for step in kept))
 
 
 def demonstrated(character: str, folder: Path, games: str) -> list[Play]:

@@ -139,7 +139,7 @@ def retrospective_example(
     prompts: PromptSet,
     phrasing: Phrasing,
     rng: random.Random,
-    count: int = 6,
+    count: int = 16,
 ) -> Example:
     """Several reflections on one failed play, behind one prompt."""
     play = varied(play, rng)
