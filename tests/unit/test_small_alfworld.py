@@ -23,6 +23,7 @@ from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
 from scripts.small_models.alfworld.named import named
 from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
+from scripts.small_models.alfworld.remaining import Came, came
 from scripts.small_models.alfworld.samples import Renaming, actor_example, retrospective_example, smaller_room
 from scripts.small_models.alfworld.searches import made_up_search
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
@@ -286,6 +287,28 @@ def test_a_beginning_has_earned_what_its_steps_earned() -> None:
     steps = tuple(Step(f"go to drawer {number}", "", reward) for number, reward in enumerate((0.0, 0.5, 0.25)))
     begun = beginning(Play("", (), steps, 0.75, False), 2)
     assert (begun.steps, begun.return_) == (steps[:2], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "far"),
+    [
+        ([("go to desk 1", "On the desk 1, you see a pen 1.")], Came.NOWHERE),
+        ([("go to desk 1", "On the desk 1, you see a mug 2.")], Came.SEEN),
+        ([("take mug 2 from desk 1", "You pick up the mug 2 from the desk 1.")], Came.HELD),
+        (
+            [
+                ("take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
+                ("clean mug 2 with sinkbasin 1", "You clean the mug 2 using the sinkbasin 1."),
+            ],
+            Came.TREATED,
+        ),
+    ],
+)
+def test_a_failed_attempt_came_as_far_as_its_last_milestone(steps: list[tuple[str, str]], far: Came) -> None:
+    opening = "you see a desk 1, and a sinkbasin 1.\nYour task is to: put a clean mug in desk."
+    played = Trajectory(opening, tuple(Step(action, observation, 0.0) for action, observation in steps))
+    task = Task("alfworld", "a", Split.TEST)
+    assert came(Episode("0", task, 0, played, 0.0, False, StopReason.HORIZON)) is far
 
 
 def test_names_are_counted_by_whether_the_failed_attempt_shows_them() -> None:
