@@ -22,7 +22,7 @@ from retro.envs.alfworld.workers import WorkerPool
 from retro.envs.base import TaskSet, UnknownTaskError
 from retro.envs.options import checked
 from retro.envs.sources import sources_by_split, split_of
-from retro.types import Split, Task
+from retro.types import Split, Task, derive_seed
 
 NAME = "alfworld"
 Rooms = Mapping[Literal["train", "validation", "test"], Sequence[int]]
@@ -99,9 +99,12 @@ class AlfworldTasks(TaskSet):
         source = self._sources[split]
         kinds = self._games[source].kinds
         if self._rooms:
-            return {id: kind for id, kind in kinds.items() if self._has_room(split, room_of(id))}
-        among = [other for other in Split if self._sources.get(other) == source]
-        return {id: kind for id, kind in kinds.items() if split_of(id, NAME, among) is split}
+            ids = [id for id in kinds if self._has_room(split, room_of(id))]
+        else:
+            among = [other for other in Split if self._sources.get(other) == source]
+            ids = [id for id in kinds if split_of(id, NAME, among) is split]
+        # Paths begin with the kind of task: in their order, the first tasks would be of few kinds.
+        return {id: kinds[id] for id in sorted(ids, key=lambda id: derive_seed(NAME, "order", id))}
 
     def _has_room(self, split: Split, room: int) -> bool:
         if split in self._rooms:

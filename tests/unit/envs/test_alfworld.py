@@ -284,8 +284,20 @@ def test_splits_that_name_one_source_share_it(tasks: AlfworldTasks, rooms: Path,
     assert sorted(task.id for some in listed.values() for task in some) == sorted(task_of(room).id for room in ROOMS)
     assert all(task.id.startswith(task.kind) for some in listed.values() for task in some)
     alone = make({"test": str(rooms)}).tasks(Split.TEST, 6)
-    assert [task.id for task in alone] == sorted(task_of(room).id for room in ROOMS)
+    assert sorted(task.id for task in alone) == sorted(task_of(room).id for room in ROOMS)
+    for some in listed.values():
+        ids = [task.id for task in some]
+        assert ids == [task.id for task in alone if task.id in ids]
     assert make({"test": str(rooms)}).tasks(Split.TEST, 2, offset=3) == alone[3:5]
+
+
+@needs_engine
+def test_the_first_tasks_are_of_several_kinds(tmp_path: Path, make: MakeTasks) -> None:
+    for trial in range(5):
+        for room in (READ_BOOK, TWO_MUGS):
+            room.write(tmp_path / task_of(room).id.replace("trial_A", f"trial_{trial}"))
+    tasks = make({"test": str(tmp_path)}).tasks(Split.TEST, 10)
+    assert len({task.kind for task in tasks[:5]}) == len({task.kind for task in tasks[5:]}) == 2
 
 
 @needs_engine
