@@ -18,7 +18,7 @@ from retro.evaluation.records import Record
 from retro.prompts import load_prompts
 from retro.types import Episode, Reflection, Split, Step, StopReason, Task, Trajectory
 from scripts.small_models import alfworld
-from scripts.small_models.alfworld import STEPS, beginning, reflections, steps_at
+from scripts.small_models.alfworld import STEPS, beginning, reflections, steps_at, writers
 from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
 from scripts.small_models.alfworld.named import named
@@ -287,6 +287,22 @@ def test_a_beginning_has_earned_what_its_steps_earned() -> None:
     steps = tuple(Step(f"go to drawer {number}", "", reward) for number, reward in enumerate((0.0, 0.5, 0.25)))
     begun = beginning(Play("", (), steps, 0.75, False), 2)
     assert (begun.steps, begun.return_) == (steps[:2], 0.5)
+
+
+def test_chains_write_about_each_failure_until_a_task_is_solved() -> None:
+    solved_at = {"a": 0, "b": 2, "c": 9}
+    tasks = [Task("alfworld", id, Split.VALIDATION) for id in solved_at]
+    written: list[tuple[str, int]] = []
+
+    def play_all(trial: int) -> dict[str, Episode]:
+        return {
+            task.id: Episode("", task, trial, Trajectory("", ()), 0.0, solved_at[task.id] == trial, StopReason.HORIZON)
+            for task in tasks
+        }
+
+    found = writers.chains(3, play_all, lambda failed: written.append((failed.task.id, failed.trial)))
+    assert found == [1 / 3, 1 / 3, 2 / 3, 2 / 3]
+    assert written == [("b", 0), ("c", 0), ("b", 1), ("c", 1), ("c", 2), ("c", 3)]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Play:
 def write_plays(tasks: Sequence[Task], world: TaskSet, character: str, seed: int, file: Path) -> None:
     """Play every game that is drawn and that ``file`` does not hold yet, and append its chains."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    drawn = random.Random(seed).sample(list(tasks), len(tasks))[:GAMES]
+    drawn = random.Random(seed).sample(sorted(tasks, key=lambda task: task.id), len(tasks))[:GAMES]
     random.Random(derive_seed("order", seed, character)).shuffle(drawn)  # two at once do not open the same games
     with file.open("a+b") as out:
         done = _whole_lines(out)

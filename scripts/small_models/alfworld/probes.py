@@ -43,7 +43,8 @@ class Probe:
         self._actor = LocalOptions(model=model, max_tokens=12, concurrency=concurrency)
         self.parts = PlayerParts()
         self.world: AlfworldTasks = self.parts.taskset(self._environment)  # type: ignore[assignment]
-        drawn = self.world.tasks(Split.VALIDATION, self.world.count(Split.VALIDATION))
+        every = self.world.tasks(Split.VALIDATION, self.world.count(Split.VALIDATION))
+        drawn = sorted(every, key=lambda task: task.id)  # the same tasks, whatever the order of the environment
         self.tasks = random.Random(derive_seed("probes")).sample(drawn, min(count, len(drawn)))
         self.plans = {task.id: oracle_plan(self.world.oracle(task) or "") for task in self.tasks}
 
@@ -159,13 +160,18 @@ def share(hits: Iterable[bool]) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of what plays in the validation rooms."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("model")
+    made.add_argument("--phrasing", choices=list(UNREAD), default="a")
+    made.add_argument("--games", default="data/alfworld/json_2.1.1/train")
+    made.add_argument("--tasks", type=int, default=100)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--phrasing", choices=list(UNREAD), default="a")
-    parser.add_argument("--games", default="data/alfworld/json_2.1.1/train")
-    parser.add_argument("--tasks", type=int, default=100)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     print(json.dumps(probe(arguments.model, arguments.games, arguments.phrasing, arguments.tasks), indent=2))
 
 

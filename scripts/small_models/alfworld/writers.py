@@ -9,18 +9,15 @@ the base can gain. Each row has the success after each attempt.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Sequence
 
 from retro.types import Episode, derive_seed
 from scripts.small_models.alfworld import reflections
-from scripts.small_models.alfworld.language import PHRASINGS, UNREAD, Advice, Phrasing, Says
-from scripts.small_models.alfworld.probes import Probe
+from scripts.small_models.alfworld.language import PHRASINGS, Advice, Phrasing, Says
+from scripts.small_models.alfworld.probes import Probe, parser
 
 ATTEMPTS = 4
-REMEMBERED = 3
-"""Notes that an actor is shown."""
 Writer = Callable[[reflections.Findings, random.Random], list[Advice]]
 
 
@@ -43,17 +40,20 @@ def with_notes(probes: Probe, name: str, phrasing: Phrasing) -> list[float]:
         advice[id].append(said)
         texts[id].append(phrasing.note(said, rng))
 
-    return chains(probes, lambda trial: probes.play(lambda task: texts[task.id][-REMEMBERED:], name, trial=trial), note)
+    return chains(len(probes.tasks), lambda trial: probes.play(lambda task: texts[task.id], name, trial=trial), note)
 
 
 def sampled(probes: Probe) -> list[float]:
     """Cumulative success by attempt, without notes; the first attempt is greedy."""
-    return chains(
-        probes, lambda trial: probes.play(lambda _: (), "sampled", 1.0 if trial else 0.0, trial), lambda _: None
-    )
+
+    def play(trial: int) -> dict[str, Episode]:
+        return probes.play(lambda _: (), "sampled", 1.0 if trial else 0.0, trial)
+
+    return chains(len(probes.tasks), play, lambda _: None)
 
 
-def chains(probes: Probe, play: Callable[[int], dict[str, Episode]], failed: Callable[[Episode], None]) -> list[float]:
+def chains(tasks: int, play: Callable[[int], dict[str, Episode]], failed: Callable[[Episode], None]) -> list[float]:
+    """The share of so many tasks that are solved after each attempt; ``failed`` gets the failures of the others."""
     solved: set[str] = set()
     found: list[float] = []
     for trial in range(ATTEMPTS):
@@ -62,17 +62,12 @@ def chains(probes: Probe, play: Callable[[int], dict[str, Episode]], failed: Cal
                 solved.add(id)
             elif id not in solved:
                 failed(episode)
-        found.append(len(solved) / len(probes.tasks))
+        found.append(len(solved) / tasks)
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--phrasing", choices=list(UNREAD), default="a")
-    parser.add_argument("--games", default="data/alfworld/json_2.1.1/train")
-    parser.add_argument("--tasks", type=int, default=60)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     probes = Probe(arguments.model, arguments.games, arguments.tasks)
     with probes.parts:
         rows = {name: with_notes(probes, name, PHRASINGS[arguments.phrasing]) for name in WRITERS}
