@@ -11,12 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from retro.types import Episode
 
+EVERY_SECONDS = 30.0
+"""Between two lines of a log."""
+
 
 class CollectionProgress:
     """A bar on a terminal, or else a line every ``every_seconds``."""
 
     def __init__(
-        self, tasks: int, label: str = "collect", console: Console | None = None, every_seconds: float = 30.0
+        self, tasks: int, label: str = "collect", console: Console | None = None, every_seconds: float = EVERY_SECONDS
     ) -> None:
         self._total = tasks
         self._label = label
@@ -72,9 +75,9 @@ class CollectionProgress:
             parts.append(f"[red]actor errors {self._errors}[/red]")
         timed = self._done - self._recalled  # reading from the journal took no time
         if timed and self._done < self._total:
-            parts.append(f"{_clock(seconds / timed * (self._total - self._done))} left")
+            parts.append(f"{clock(seconds / timed * (self._total - self._done))} left")
         else:
-            parts.append(_clock(seconds))
+            parts.append(clock(seconds))
         return " · ".join(parts)
 
     def _update(self) -> None:
@@ -85,7 +88,8 @@ class CollectionProgress:
             self._console.print(f"{self._label}: {self._done}/{self._total} tasks · {self.line()}", highlight=False)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``9:05``, or ``1:09:05`` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

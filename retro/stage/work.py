@@ -17,6 +17,7 @@ from retro.config import ConfigError, RunConfig
 from retro.config.view import leaves
 from retro.layout import RunFolder
 from retro.reading import UnreadableError, parse_json, read_lines
+from retro.rollout.progress import EVERY_SECONDS, clock
 from retro.stage.manifest import Plan, recorded
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Work:
     outputs: dict[str, str] = field(default_factory=dict)
     _accelerator: Accelerator | None = None
     """Logged lines also go to its trackers."""
+    _first: tuple[int, float] | None = None
+    """The first step whose progress was told, and when."""
+    _told: float = field(default_factory=time.monotonic)
+    """When progress was told last."""
 
     def __post_init__(self) -> None:
         if self.resumed:
@@ -76,6 +81,19 @@ class Work:
         if self._accelerator is not None:
             numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
             self._accelerator.log({f"{self.name}/{key}": value for key, value in numbers.items()}, step=step)
+
+    def progress(self, step: int, steps: int, **figures: float) -> None:
+        """Say how far a training is, with its figures and the time left: every ``EVERY_SECONDS``, and after the last
+        step."""
+        now = time.monotonic()
+        self._first = self._first or (step, now)
+        if step < steps and now - self._told < EVERY_SECONDS:
+            return
+        self._told = now
+        first, began = self._first
+        shown = "".join(f", {name} {value:.3f}" for name, value in figures.items())
+        left = f", {clock((now - began) / (step - first) * (steps - step))} left" if first < step < steps else ""
+        logger.info("%s: step %d of %d%s%s", self.name, step, steps, shown, left)
 
     def cut_metrics(self, step: int | None) -> None:
         """Drop this stage's lines after ``step``, to resume from that step's checkpoint; None drops all of them."""

@@ -172,6 +172,7 @@ class RewardTrainer:
             if due:
                 metrics |= self.evaluate()
             self.work.log(number, **metrics)
+            self.work.progress(number, len(self.steps), loss=metrics["loss"])
             if due:  # after the log line, because a resumed stage keeps the lines up to its checkpoint
                 self.checkpoint()
 

@@ -199,8 +199,8 @@ class StageLog(TrainerCallback):
         metrics = {LOGGED[key]: value for key, value in (logs or {}).items() if key in LOGGED}
         if "loss" in metrics or "validation_loss" in metrics:
             self._work.log(state.global_step, **metrics)
-        if "loss" in metrics and state.global_step % max(1, state.max_steps // 10) == 0:
-            logger.info("sft: step %d of %d, loss %.4f", state.global_step, state.max_steps, metrics["loss"])
+        if "loss" in metrics:
+            self._work.progress(state.global_step, state.max_steps, loss=metrics["loss"])
 
 
 STAGE = Stage(

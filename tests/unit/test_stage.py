@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -223,3 +224,19 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     stage = stage_of(lambda config, work: work.open_trackers(Accelerator(cpu=True)))
     with pytest.raises(ConfigError, match="'wandb' is missing: pip install wandb"):
         run_stage(stage, config)
+
+
+def test_a_training_tells_its_progress_every_half_minute_and_at_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("retro.stage.work.time", SimpleNamespace(monotonic=lambda: now))
+    work = Work("ppo", tmp_path, Plan("run", ""), {}, True, config_in(tmp_path), started=now, _told=now)
+    with caplog.at_level("INFO", "retro"):
+        for step in range(11, 51):  # it resumed after step 10
+            now += 20.0
+            work.progress(step, 50, score=step / 100)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "ppo: step 12 of 50, score 0.120, 12:40 left"
+    assert said[-1] == "ppo: step 50 of 50, score 0.500"
+    assert len(said) == 20

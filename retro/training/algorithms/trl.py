@@ -6,7 +6,6 @@ optimiser steps; ``metrics.jsonl`` counts steps.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,6 @@ from retro.models.adapters import SharedBase
 from retro.training.policy.models import POLICY
 from retro.training.policy.run import PolicyRun
 from retro.training.trl import largest_divisor, trainer_arguments
-
-logger = logging.getLogger(__name__)
 
 TRAINED = "default"
 """TRL's name for the adapter that it trains. Before the first step TRL copies it to ``ref``, its frozen reference."""
@@ -166,8 +163,7 @@ class StepLog(TrainerCallback):
             run.work.log(step, **metrics)
         elif "loss" in logs:  # not the summary of the whole run
             run.work.log(step, **metrics, **self._more())
-            if step % max(1, run.section.steps // 10) == 0:
-                logger.info("ppo: step %d of %d, loss %.4f", step, run.section.steps, logs["loss"])
+            run.work.progress(step, run.section.steps, loss=logs["loss"])
             if run.due(step, run.section.validate_every):
                 run.validate(step)
 

@@ -211,12 +211,18 @@ def log_best(state: PolicyState) -> None:
     """Log which step is the best."""
     if state.best_step is None or state.best_return is None:
         return
-    interval = (
-        ""
-        if state.best_interval is None
-        else f" (95 % interval {state.best_interval[0]:.3f} to {state.best_interval[1]:.3f})"
-    )
-    logger.info("ppo: the best is step %d, validation return %.3f%s", state.best_step, state.best_return, interval)
+    shown = _shown(state.best_return, state.best_interval)
+    logger.info("ppo: the best is step %d, validation return %s", state.best_step, shown)
+
+
+def log_measured(number: int, measured: Measurement) -> None:
+    """Log what the policy after a step reached."""
+    shown = _shown(measured.return_, measured.interval)
+    logger.info("ppo: validation after step %d: return %s, success %.3f", number, shown, measured.success)
+
+
+def _shown(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.3f}" + (f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _task(context: Context) -> str:

@@ -23,6 +23,9 @@ from retro.training.policy.rollouts import Ahead
 from retro.training.policy.run import PolicyRun
 from retro.types import derive_seed
 
+SHOWN = ("score", "retry_return", "chain_return")
+"""Means over a step's responses that its line of progress has, where they were gathered."""
+
 
 class Learner(Protocol):
     """What the loop needs of an algorithm; ``retro.training.algorithms.base.Algorithm`` explains each member."""
@@ -130,6 +133,8 @@ class Loop:
             **seconds,
             seconds_update=round(done - scored, 4),
         )
+        shown = {key: gathered[key] for key in SHOWN if key in gathered}
+        run.work.progress(number, self.section.steps, **shown)
         run.state = replace(run.state, step=number, algorithm=self.learner.state)
 
     def scored(self, number: int) -> tuple[list[Group], dict[str, float]]:

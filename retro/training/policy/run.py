@@ -33,6 +33,7 @@ from retro.training.policy.guard import (
     is_current,
     load_state,
     log_best,
+    log_measured,
     save_state,
     with_best,
 )
@@ -210,6 +211,7 @@ class PolicyRun:
             self._write(BEST, step)
         if measured is not None:
             self.work.log(step, **measured.metrics, **best_metrics(self.state))
+            log_measured(step, measured)
         if last:
             log_best(self.state)
 

@@ -26,6 +26,7 @@ from retro.training.policy.guard import (
     best_metrics,
     load_state,
     log_best,
+    log_measured,
     save_state,
     with_best,
 )
@@ -179,11 +180,13 @@ def test_without_one_whole_measurement_the_last_policy_is_the_best(caplog: pytes
     assert unguarded is not None and unguarded.best_step == 10 and not caplog.text
 
 
-def test_the_best_is_said_with_its_interval(caplog: pytest.LogCaptureFixture) -> None:
+def test_measurements_and_the_best_are_said_with_intervals(caplog: pytest.LogCaptureFixture) -> None:
     state = with_best(START, 5, False, measured(0.5))
     assert state is not None
     with caplog.at_level(logging.INFO):
+        log_measured(5, measured(0.5))
         log_best(state)
+    assert "validation after step 5: return 0.500 (95 % interval 0.400 to 0.600), success" in caplog.text
     assert "the best is step 5, validation return 0.500 (95 % interval 0.400 to 0.600)" in caplog.text
 
 
