@@ -14,9 +14,9 @@ from retro.prompts import load_prompts
 from retro.types import Split, derive_seed
 from scripts.small_models.alfworld.demonstrator import CHARACTERS
 from scripts.small_models.alfworld.language import PHRASINGS
-from scripts.small_models.alfworld.made_up import made_up_game
 from scripts.small_models.alfworld.plays import VERSION, Play, read_plays, write_plays
 from scripts.small_models.alfworld.samples import actor_example, retrospective_example
+from scripts.small_models.alfworld.searches import made_up_search
 from scripts.small_models.alfworld.tokenizer import build_tokenizer
 from scripts.small_models.train import Example, Role, Shape, build_model
 
@@ -42,8 +42,8 @@ _PHRASINGS = {"actor": PHRASINGS["a"], "actor-b": PHRASINGS["b"], "retrospective
 CUTS = (8, STEPS)
 """Half of the plays are cut after so many steps: notes are obeyed at the beginning, and the rest is mostly search."""
 PLAYS_A_STEP = 12
-MADE_UP_A_STEP = 16
-"""Of an actor: short games that are made up, beside the plays."""
+SEARCHES_A_STEP = 16
+"""Of an actor: searches that are made up, beside the plays."""
 
 
 def build(
@@ -68,8 +68,8 @@ def build(
             return [retrospective_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in begun]
         most = steps_at(step, steps)
         cut = [beginning(play, min(most, rng.choice(CUTS))) for play in drawn]
-        made_up = [made_up_game(play, CHARACTERS[character], rng) for play in rng.sample(plays, MADE_UP_A_STEP)]
-        return [actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in [*cut, *made_up]]
+        searches = [made_up_search(play, CHARACTERS[character], rng) for play in rng.sample(plays, SEARCHES_A_STEP)]
+        return [actor_example(play, tokenizer, PROMPTS, _PHRASINGS[role], rng) for play in [*cut, *searches]]
 
     return tokenizer, build_model(tokenizer, ROLES[role].shape, seed), samples
 
