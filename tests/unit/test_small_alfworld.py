@@ -23,6 +23,7 @@ from scripts.small_models.alfworld.demonstrator import CHARACTERS, Told
 from scripts.small_models.alfworld.language import PHRASINGS, SENTENCES, TOOLS, UNREAD, Advice, Says
 from scripts.small_models.alfworld.named import named
 from scripts.small_models.alfworld.plays import Play, chain, oracle_plan, play, read_plays, write_plays
+from scripts.small_models.alfworld.probes import taking
 from scripts.small_models.alfworld.remaining import Came, came
 from scripts.small_models.alfworld.samples import Renaming, actor_example, retrospective_example, smaller_room
 from scripts.small_models.alfworld.searches import made_up_search
@@ -281,6 +282,24 @@ def test_reflections_stand_behind_one_prompt(world: AlfworldTasks) -> None:
     assert not any(example.learnt)
     assert all(branch[-1] == TOKENIZER.eos_token_id for branch in example.branches)
     assert TOKENIZER.unk_token_id not in [*example.prefix, *(token for branch in example.branches for token in branch)]
+
+
+def test_what_the_actor_takes_is_counted_where_the_thing_is_seen_and_where_not() -> None:
+    opening = "you see a shelf 1, a safe 1, and a drawer 1.\nYour task is to: put a mug in drawer."
+    steps = (
+        ("go to shelf 1", "You arrive at shelf 1. On the shelf 1, you see a mug 2, and a plate 1."),
+        ("go to safe 1", "You arrive at safe 1. The safe 1 is closed."),
+        ("open safe 1", "You open the safe 1. The safe 1 is open. In it, you see a plate 3."),
+        ("take mug 1 from safe 1", "Nothing happens."),
+        ("go to shelf 1", "You arrive at shelf 1. On the shelf 1, you see a mug 2, and a plate 1."),
+        ("take mug 2 from shelf 1", "You pick up the mug 2 from the shelf 1."),
+        ("go to drawer 1", "You arrive at drawer 1. The drawer 1 is open. In it, you see nothing."),
+        ("look", "You are facing the drawer 1."),
+    )
+    trajectory = Trajectory(opening, tuple(Step(action, seen, 0.0) for action, seen in steps))
+    task = Task("alfworld", "one", Split.VALIDATION)
+    episode = Episode("", task, 0, trajectory, 0.0, False, StopReason.HORIZON)
+    assert taking([episode]) == {"takes where the thing is seen": 0.5, "takes where it is not": 1.0}
 
 
 def test_a_beginning_has_earned_what_its_steps_earned() -> None:

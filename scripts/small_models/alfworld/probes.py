@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from retro.actors.local import LocalOptions
 from retro.config import EnvironmentSection
@@ -82,6 +83,7 @@ def probe(model: str, games: str, phrasing: str, count: int) -> dict[str, float]
                 for step in episode.trajectory.steps
             ),
         }
+        found |= taking(alone.values())
         openings = {id: View.of(episode.trajectory.opening) for id, episode in alone.items()}
         for words, says in (("", PHRASINGS[phrasing]), (", in sentences never read", UNREAD[phrasing])):
             for name, value in obedience(probes, openings, says).items():
@@ -98,6 +100,21 @@ def probe(model: str, games: str, phrasing: str, count: int) -> dict[str, float]
             solved |= {id for id, episode in again.items() if episode.success}
         found["gain by three sampled retries"] = len(solved) / len(alone) - found["success at attempt 1"]
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def taking(episodes: Iterable[Episode]) -> dict[str, float]:
+    """How often the actor takes something, with empty hands: where it sees the wanted thing, and where it does not."""
+    listed: list[bool] = []
+    absent: list[bool] = []
+    for episode in episodes:
+        view = View.of(episode.trajectory.opening)
+        for step, following in pairwise(episode.trajectory.steps):
+            view.see(step.action, step.observation)
+            if view.holding or view.shut or "you see" not in step.observation:
+                continue
+            here = any(view.where[thing] == view.at for thing in view.wanted(view.goal.thing))
+            (listed if here else absent).append(following.action.startswith("take "))
+    return {"takes where the thing is seen": share(listed), "takes where it is not": share(absent)}
 
 
 def obedience(probes: Probe, openings: dict[str, View], says: Phrasing) -> dict[str, float]:
