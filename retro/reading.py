@@ -139,7 +139,7 @@ def parse_json(text: str | bytes, origin: str = "", limit: int = DATA_BYTES, hal
         tree = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
         _check(tree, half_surrogates)
     except json.JSONDecodeError as error:
-        problem = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        problem = f"not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
         raise UnreadableError(_named(origin, problem)) from None
     except RecursionError:
         raise UnreadableError(_named(origin, _TOO_DEEP)) from None

@@ -6,82 +6,42 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from retro.buffer.engine import EpisodeRefusedError
 from retro.buffer.jsonl import BufferImportError, OnError, refuse
+from retro.buffer.log_rules import FactsForm, LogRule
 from retro.buffer.messages import MessagesError, without_messages
 from retro.buffer.otel_traces import conversations
 from retro.buffer.recalled import WINDOW, Derivation
 from retro.buffer.schema import content_digest
 from retro.buffer.splits import SplitRule
 from retro.buffer.store import ReplayBuffer
-from retro.config import ConfigError, find_named, lacks_module
 from retro.reading import UnreadableError, cut, parse_json, problems, read_lines
-from retro.ties import exceeds
-from retro.types import Episode, Reflection, Split, StopReason, Task, Trajectory, Usage, from_json
-
-Facts = Mapping[str, Any]
-
-
-class FactsForm(BaseModel):
-    """What an episode needs beside its messages; a user's own rule returns these keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    task: Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] | None = None
-    """Attempts at equal tasks belong together; None: the opening is the task."""
-    return_: Annotated[float, Field(validation_alias="return", ge=0, le=1)]
-    success: bool | None = None
-    """None: a return of 1."""
-    reflection: str | None = None
-    """What the agent had read about the attempt before, if anything."""
-    split: Split | None = None
-    kind: str = ""
+from retro.ties import sign
+from retro.types import Episode, Reflection, StopReason, Task, Trajectory, Usage, from_json
 
 
 @dataclass(frozen=True, slots=True)
-class LogRule:
-    """Where a line says what an episode needs: paths of keys, such as ``metadata.score``, or a function. A key may have
-    dots itself, as attributes of traces do.
+class Retries:
+    """How many retries had a higher, an equal and a lower return than the attempt that they followed."""
 
-    A line is a retry of the line before it that has the same task, if that one failed. After a success, and after a
-    bad line, a new chain of attempts begins. The order of the lines, over all files, is that of the
-    attempts.
-    """
+    better: int
+    equal: int
+    worse: int
 
-    environment: str
-    """Names the environment of all episodes, and so the prompts."""
-    task: str | None = None
-    return_: str = "return"
-    success: str | None = None
-    reflection: str | None = None
-    function: Callable[[dict[str, Any]], Facts | None] | None = None
-    """Gets a line, and returns the keys of :class:`FactsForm` instead; None leaves the line out."""
+    @classmethod
+    def of(cls, signs: Sequence[int]) -> Retries:
+        return cls(signs.count(1), signs.count(0), signs.count(-1))
 
-    def facts(self, line: dict[str, Any]) -> FactsForm | None:
-        """The facts of a line, or None to leave it out.
+    @property
+    def count(self) -> int:
+        return self.better + self.equal + self.worse
 
-        Raises:
-            UnreadableError: naming what is missing or wrong.
-        """
-        if self.function is not None:
-            found = self.function(line)
-            if found is None:
-                return None
-        else:
-            paths = {"task": self.task, "return": self.return_, "success": self.success, "reflection": self.reflection}
-            found = {key: _at(line, path) for key, path in paths.items() if path is not None}
-        try:
-            return FactsForm.model_validate(found)
-        except ValidationError as error:
-            raise UnreadableError(problems(error)) from None
-
-    def named(self, line: Any) -> str | None:
-        """The task of a line that may be bad, if a path tells it."""
-        found = _at(line, self.task) if self.task is not None and isinstance(line, Mapping) else None
-        return str(found) if isinstance(found, (str, int)) else None
+    def __str__(self) -> str:
+        return f"{self.count:,} ({self.better:,} better, {self.equal:,} equal, {self.worse:,} worse)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +54,16 @@ class LogReport:
     skipped: tuple[str, ...]
     lines: tuple[str, ...]
     """A sentence about each line that became an episode, or was left out by the rule."""
+    reflected: Retries
+    """The retries with a reflection."""
+    controls: Retries
+    """The retries without one."""
+    repeated: int
+    """Retries whose opening has the text of their reflection."""
 
-
-def load_rule(target: str) -> Callable[[dict[str, Any]], Facts | None]:
-    """The function ``package.module:function``, also of the working folder.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"--rule {target}: write package.module:function")
-    try:
-        function = find_named(target)
-    except ModuleNotFoundError as error:
-        if not lacks_module(error, target):
-            raise  # the user's module imports something that is missing: its traceback shows what
-        function = None
-    if not callable(function):
-        raise ConfigError(f"--rule {target}: not found in the working folder or among the installed packages")
-    found: Callable[[dict[str, Any]], Facts | None] = function
-    return found
+    @property
+    def first_attempts(self) -> int:
+        return self.added + self.present - self.reflected.count - self.controls.count
 
 
 class _Undone(Exception):
@@ -149,40 +98,50 @@ def import_messages(
         dry_run: Report what would be done, and leave the buffer as it is.
 
     Raises:
-        BufferImportError: naming the bad lines.
+        BufferImportError: naming the bad lines, or a path at which no line has a value.
     """
     chains, derivation = _Chains(log.environment, rule or SplitRule()), Derivation(window, buffer.get)
     bad: list[str] = []
     lines: list[str] = []
-    added = present = 0
+    keys: set[str] = set()
+    signs: dict[bool, list[int]] = {True: [], False: []}  # of the retries with and without a reflection
+    read = added = present = repeated = 0
     try:
         with buffer.transaction() as add:
             for conversation in found:
-                line: Any = None
+                task, succeeded = None, False
                 try:
-                    line = conversation.read()
-                    if not isinstance(line, dict):
-                        raise UnreadableError(f"must be an object, not {type(line).__name__}")
-                    facts = log.facts(line)
-                    if facts is None:
+                    line = _object(conversation)
+                    said = log.said(line)
+                    if said is None:
                         lines.append(f"{conversation.where}: left out by the rule")
                         continue
-                    episode = derivation(chains.following(line, facts))
+                    read += 1
+                    keys |= {key for key, value in said.items() if value is not None}
+                    task = task_id(log.named_task(said) or _trajectory(line).opening)
+                    facts = log.facts(said)
+                    succeeded = facts.succeeded
+                    episode = derivation(chains.following(task, line, facts))
                     new = add(episode)
                 except (UnreadableError, MessagesError, EpisodeRefusedError) as error:
                     bad.append(f"{conversation.where}: {error}")
-                    chains.end(log.named(line))
+                    chains.lose(conversation.where, task, succeeded)
                     continue
+                if (failed := chains.failed(task)) is not None:
+                    signs[episode.reflection is not None].append(sign(episode.return_ - failed.return_))
                 chains.keep(episode)
-                added, present = added + new, present + (not new)
+                added, present, repeated = added + new, present + (not new), repeated + _repeats(episode)
                 lines.append(f"{conversation.where}: {_sentence(episode, new)}")
+            if read and (problem := log.unused_path(keys)) is not None:
+                raise BufferImportError(problem)
             if bad and on_error == "refuse" and not dry_run:
                 raise refuse("nothing was imported", bad)
             if dry_run:
                 raise _Undone
     except _Undone:
         pass
-    return LogReport(added, present, tuple(bad), tuple(lines))
+    reflected, controls = Retries.of(signs[True]), Retries.of(signs[False])
+    return LogReport(added, present, tuple(bad), tuple(lines), reflected, controls, repeated)
 
 
 class _Chains:
@@ -190,45 +149,76 @@ class _Chains:
 
     def __init__(self, environment: str, rule: SplitRule) -> None:
         self._environment, self._rule = environment, rule
-        self._last: dict[str, Episode] = {}
+        self._failed: dict[str, Episode] = {}
+        """The last attempt at each task whose chain is open."""
+        self._broken: dict[str, str] = {}
+        """Why it is not known which attempt the next one at a task follows."""
         self._begun: dict[str, int] = {}
+        self._unreadable: str | None = None
+        """The last line whose task could not be read."""
 
-    def following(self, line: dict[str, Any], facts: FactsForm) -> Episode:
+    def failed(self, task: str) -> Episode | None:
+        """The attempt that the next one at a task retries."""
+        return self._failed.get(task)
+
+    def following(self, task: str, line: dict[str, Any], facts: FactsForm) -> Episode:
         """The episode of a line: the next attempt at its task."""
-        if "messages" not in line:
-            raise UnreadableError("has no messages")
-        trajectory = from_json(Trajectory, without_messages({"messages": line["messages"]}))
-        name = task_id(facts.task or trajectory.opening)
-        last = self._last.get(name)
-        failed = last if last is not None and last.failed else None
+        if task in self._broken:
+            raise UnreadableError(self._broken[task])
+        trajectory = _trajectory(line)
+        failed = self.failed(task)
         if facts.reflection is not None and failed is None:
-            raise UnreadableError(f"it has a reflection, and no failed attempt at task {cut(name, 60)!r} is before it")
+            raise UnreadableError(self._nothing_before(task))
         trial = failed.trial + 1 if failed else 0
-        success = not exceeds(1, facts.return_) if facts.success is None else facts.success
-        chain = self._begun.get(name, 0) - (failed is not None)
+        chain = self._begun.get(task, 0) - (failed is not None)
         return Episode(
-            id=content_digest(["messages", self._environment, name, chain, trial, line]),
-            task=Task(self._environment, name, facts.split or self._rule.split(self._environment, name), facts.kind),
+            id=content_digest(["messages", self._environment, task, chain, trial, line]),
+            task=Task(self._environment, task, facts.split or self._rule.split(self._environment, task), facts.kind),
             trial=trial,
             trajectory=trajectory,
             return_=facts.return_,
-            success=success,
-            stop=StopReason.SUCCESS if success else StopReason.FAILURE,
+            success=facts.succeeded,
+            stop=StopReason.SUCCESS if facts.succeeded else StopReason.FAILURE,
             parent=failed.id if failed else None,
             reflection=None if facts.reflection is None else Reflection(facts.reflection, "import"),
             usage=_usage(line.get("usage")),
         )
 
-    def end(self, task: str | None) -> None:
-        """End the chain of a bad line's task, or all chains if the task is not known: a reflection after that line must
-        not be taken for one on the attempt before it."""
-        for name in list(self._last) if task is None else [task_id(task)]:
-            self._last.pop(name, None)
-
     def keep(self, episode: Episode) -> None:
-        name = episode.task.id
-        self._last[name] = episode
-        self._begun[name] = self._begun.get(name, 0) + (episode.trial == 0)
+        task = episode.task.id
+        self._begun[task] = self._begun.get(task, 0) + (episode.trial == 0)
+        if episode.failed:
+            self._failed[task] = episode
+        else:
+            self._failed.pop(task, None)
+
+    def lose(self, where: str, task: str | None, succeeded: bool) -> None:
+        """Break the chain of a line that is not imported: a later attempt must not be taken for a retry of the attempt
+        before it, nor for a first attempt. A success ends the chain, so the next attempt is a first one again.
+
+        Args:
+            where: The line's place.
+            task: None if it could not be read: the line may belong to any chain that is open.
+            succeeded: Whether the line is known to be a success.
+        """
+        if task is None:
+            self._unreadable = where
+            reason = f"{where}, which could not be read, may have been an attempt at this task"
+            remedy = "correct that line, or delete it if it was not one"
+            self._broken = dict.fromkeys(self._failed, f"{reason}: {remedy}") | self._broken
+            self._failed.clear()
+            return
+        self._failed.pop(task, None)
+        if succeeded:
+            self._broken.pop(task, None)
+        else:
+            self._broken.setdefault(task, f"it follows {where}, an attempt at this task that cannot be imported")
+
+    def _nothing_before(self, task: str) -> str:
+        problem = f"it has a reflection, and no failed attempt at task {cut(task, 60)!r} is before it"
+        if self._unreadable is None:
+            return problem
+        return f"{problem}; {self._unreadable}, which could not be read, may have been one"
 
 
 def task_id(text: str) -> str:
@@ -260,16 +250,23 @@ def _files(paths: Sequence[Path]) -> Sequence[Path]:
     return paths
 
 
-def _at(line: Mapping[str, Any], path: str) -> Any:
-    """The value at a path of keys; None if there is none. The longest key that fits comes first."""
-    if path in line:
-        return line[path]
-    keys = path.split(".")
-    for count in range(len(keys) - 1, 0, -1):
-        inner = line.get(".".join(keys[:count]))
-        if isinstance(inner, Mapping):
-            return _at(inner, ".".join(keys[count:]))
-    return None
+def _object(conversation: Conversation) -> dict[str, Any]:
+    line = conversation.read()
+    if not isinstance(line, dict):
+        raise UnreadableError(f"must be an object, not {type(line).__name__}")
+    return line
+
+
+def _trajectory(line: Mapping[str, Any]) -> Trajectory:
+    if "messages" not in line:
+        raise UnreadableError("has no messages")
+    return from_json(Trajectory, without_messages({"messages": line["messages"]}))
+
+
+def _repeats(episode: Episode) -> bool:
+    """Whether the opening has the text of the reflection, as the prompt of a real agent has."""
+    text = "" if episode.reflection is None else episode.reflection.text.strip()
+    return bool(text) and text in episode.trajectory.opening
 
 
 def _usage(value: Any) -> Usage:
@@ -285,6 +282,7 @@ def _usage(value: Any) -> Usage:
 def _sentence(episode: Episode, new: bool) -> str:
     attempt = "first attempt" if episode.parent is None else f"retry {episode.trial}"
     after = " after a reflection" if episode.reflection else ""
+    after += ", whose text is in the opening too" if _repeats(episode) else ""
     outcome = "success" if episode.success else "failure"
     there = "" if new else ", in the buffer already"
     return (

@@ -80,7 +80,20 @@ def without_messages(document: Mapping[str, Any] | Sequence[Any]) -> dict[str, A
     try:
         return rest | _trajectory(_MESSAGES.validate_python(document["messages"]))
     except ValidationError as error:
+        if (part := _other_part(document["messages"])) is not None:
+            raise MessagesError(part) from None
         raise MessagesError(f"not a list of messages: {problems(error)}") from None
+
+
+def _other_part(messages: Any) -> str | None:
+    """A sentence about the first part of a message that is not text, such as an image; None if there is none."""
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if isinstance(kind, str) and kind != "text":
+                return f"message {index} has a part of type {cut(kind, 40)}; only text can be read"
+    return None
 
 
 def _trajectory(messages: Sequence[ChatMessage]) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def _import_conversations(
     window: int,
     dry_run: bool,
 ) -> None:
-    from retro.buffer.message_logs import LogRule, import_messages, load_rule, message_lines, trace_conversations
+    from retro.buffer.log_rules import LogRule, load_rule
+    from retro.buffer.message_logs import import_messages, message_lines, trace_conversations
 
     if environment is None:
         raise typer.BadParameter(f"{format} needs a name, such as that of your agent", param_hint="--environment")
@@ -151,13 +152,27 @@ def _import_conversations(
     found = message_lines(paths) if format is Format.OPENAI_MESSAGES else trace_conversations(paths)
     with _opened(url, dry_run) as store:
         report = import_messages(store, found, log, on_error, splits, window, dry_run)
-    if dry_run:
-        print(*report.lines, sep="\n")
+    for line in report.lines if dry_run else ():
+        print(line)
     for line in report.skipped:
         print(f"{'cannot be imported' if dry_run else 'skipped'}: {line}")
-    does = "would be added" if dry_run else "added"
+    if report.repeated:
+        print(
+            f"retries whose opening has the text of their reflection: {report.repeated:,}. Training would see it "
+            "twice; take it out of their messages (docs/buffer.md)"
+        )
+    if dry_run:
+        print(
+            f"{report.first_attempts:,} first attempts; compared with the attempt before, retries with a reflection: "
+            f"{report.reflected}, without: {report.controls}"
+        )
     if dry_run and report.skipped and on_error == "refuse":
-        print("without --on-error skip, nothing would be added, because of the lines that cannot be imported")
+        print(
+            f"{url}: nothing would be added, because of the lines that cannot be imported ({len(report.skipped):,}): "
+            "correct them, or leave them out with --on-error skip"
+        )
+        raise typer.Exit(2)  # as the import would end
+    does = "would be added" if dry_run else "added"
     print(f"{url}: {report.added:,} episodes {does}, {report.present:,} there already")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from typer.testing import CliRunner
 
 from retro.buffer import ReplayBuffer
 from retro.buffer.jsonl import BufferImportError
-from retro.buffer.message_logs import LogRule, import_messages, load_rule, message_lines
+from retro.buffer.log_rules import LogRule, load_rule
+from retro.buffer.message_logs import import_messages, message_lines
 from retro.buffer.splits import SplitRule
 from retro.cli.app import app
 from retro.config import ConfigError
@@ -24,7 +27,9 @@ CALL = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"city": "Rome"}'}}],
 }
 FOUND = {"role": "tool", "tool_call_id": "c1", "content": "nothing found"}
-RULE = LogRule("desk", task="metadata.ticket", return_="score", reflection="advice")
+PLAIN = LogRule("desk", task="metadata.ticket", return_="score")
+RULE = replace(PLAIN, reflection="advice")
+OPTIONS = ["--environment", "desk", "--task", "metadata.ticket", "--return", "score", "--reflection", "advice"]
 
 
 def line(ticket: str = "t1", score: object = 0.25, text: str = "A table in Rome, please.", **more: object) -> Any:
@@ -39,7 +44,7 @@ def write(path: Path, *lines: Any) -> Path:
 
 def test_a_conversation_becomes_an_episode(buffer: ReplayBuffer, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", line(usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}))
-    report = import_messages(buffer, message_lines([path]), RULE)
+    report = import_messages(buffer, message_lines([path]), PLAIN)
     assert (report.added, report.present, report.skipped) == (1, 0, ())
     [episode] = buffer.episodes()
     assert (episode.task.environment, episode.task.id, episode.task.split) == (
@@ -91,9 +96,14 @@ def test_without_a_path_the_opening_is_the_task(buffer: ReplayBuffer, tmp_path: 
     [
         ("{", "not JSON"),
         ("[1]", "must be an object, not list"),
-        ({"score": 0.5}, "has no messages"),
-        (line(score=None), "return"),
-        (line(score=1.5), "return"),
+        ({"score": 0.5, "metadata": {"ticket": "t1"}}, "has no messages"),
+        (line(score=None), "no score"),
+        (line(score=1.5), "score must be a number in [0, 1], or true or false, not 1.5"),
+        (line(score="high"), "score must be a number in [0, 1], or true or false, not 'high'"),
+        ({**line(), "metadata": {}}, "no metadata.ticket"),
+        (line([]), "metadata.ticket must be a text that is not empty, or a number, not []"),
+        (line(advice=["Look."]), "advice must be a text, not ['Look.']"),
+        ('{"score": "0.5\n', "not JSON: Invalid control character at line 1"),
         (line("new", advice="Look again."), "no failed attempt at task 'new' is before it"),
         ({**line(), "messages": [SYSTEM]}, "at least one"),
         ({**line(), "messages": [{"role": "user", "content": "x"}, FOUND]}, "no message before it has this tool call"),
@@ -104,12 +114,12 @@ def test_without_a_path_the_opening_is_the_task(buffer: ReplayBuffer, tmp_path: 
 def test_a_bad_line_is_named_and_nothing_is_imported(
     buffer: ReplayBuffer, tmp_path: Path, bad: object, problem: str
 ) -> None:
-    path = write(tmp_path / "log.jsonl", line(), bad)
-    with pytest.raises(BufferImportError, match="line 2: .*" + problem):
+    path = write(tmp_path / "log.jsonl", line(), line(advice="Ask."), bad)
+    with pytest.raises(BufferImportError, match="line 3: .*" + re.escape(problem)):
         import_messages(buffer, message_lines([path]), RULE)
     assert buffer.count() == 0
     report = import_messages(buffer, message_lines([path]), RULE, on_error="skip")
-    assert report.added == 1
+    assert report.added == 2
     assert problem in report.skipped[0]
 
 
@@ -148,34 +158,144 @@ def run(*arguments: str) -> str:
     return done.output
 
 
-def test_a_bad_line_ends_the_chain_of_its_task(buffer: ReplayBuffer, tmp_path: Path) -> None:
-    """Its attempt may be the one that the next reflection is on."""
-    lines = [line(), line("t2"), line(score=None), line(score=0.5), line("t2", 0.75), line(score=1, advice="Ask.")]
+def found_in(buffer: ReplayBuffer) -> list[tuple[str, int, float]]:
+    return sorted((e.task.id, e.trial, e.return_) for e in buffer.episodes())
+
+
+def test_a_bad_line_breaks_the_chain_of_its_task_until_a_success(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    """Its attempt may be the one that the next reflection is on, and the next attempt is not a first one."""
+    lines = [
+        *(line(), line("t2"), line(score=None), line(score=0.5), line("t2", 0.75, advice="Wait.")),
+        *(line(score=1, advice="Ask."), line(score=0)),
+    ]
     path = write(tmp_path / "log.jsonl", *lines)
-    assert import_messages(buffer, message_lines([path]), RULE, on_error="skip").added == 5
-    found = sorted((e.task.id, e.trial, e.return_) for e in buffer.episodes())
-    assert found == [("t1", 0, 0.25), ("t1", 0, 0.5), ("t1", 1, 1.0), ("t2", 0, 0.25), ("t2", 1, 0.75)]
-    late = write(tmp_path / "late.jsonl", line("t9"), line("t9", None), line("t9", 1, advice="Ask."))
-    report = import_messages(buffer, message_lines([late]), RULE, on_error="skip")
-    assert (report.added, len(report.skipped)) == (1, 2)
+    report = import_messages(buffer, message_lines([path]), RULE, on_error="skip")
+    assert found_in(buffer) == [("t1", 0, 0.0), ("t1", 0, 0.25), ("t2", 0, 0.25), ("t2", 1, 0.75)]
+    bad, *after = report.skipped
+    assert bad.endswith("line 3: no score")
+    reason = f"it follows {path}, line 3, an attempt at this task that cannot be imported"
+    assert after == [f"{path}, line 4: {reason}", f"{path}, line 6: {reason}"]
+
+
+def test_a_bad_line_that_is_known_to_be_a_success_ends_its_chain(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", line(), {**line(score=1), "messages": []}, line(score=0.5))
+    assert import_messages(buffer, message_lines([path]), PLAIN, on_error="skip").added == 2
+    assert found_in(buffer) == [("t1", 0, 0.25), ("t1", 0, 0.5)]
+
+
+@pytest.mark.parametrize("retry", [{"advice": "Ask."}, {}], ids=["reflection", "control"])
+@pytest.mark.parametrize("cut", ['{"messages": [{"role"', {**line(), "metadata": {}}], ids=["not JSON", "no task"])
+def test_a_line_whose_task_cannot_be_read_breaks_each_open_chain(
+    buffer: ReplayBuffer, tmp_path: Path, retry: dict[str, str], cut: object
+) -> None:
+    """It may be the attempt that a later line retries, at any of the tasks."""
+    first = [line("a"), line("b"), line("done", 1)]
+    after = [line("a", 0.5, **retry), line("b", 1, **retry), line("done"), line("new"), line("b"), line("a", 1)]
+    path = write(tmp_path / "log.jsonl", *first, cut, *after, line("new", 1, advice="Wait."))
+    report = import_messages(buffer, message_lines([path]), RULE, on_error="skip")
+    assert found_in(buffer) == [
+        *(("a", 0, 0.25), ("b", 0, 0.25), ("b", 0, 0.25), ("done", 0, 0.25), ("done", 0, 1.0)),
+        *(("new", 0, 0.25), ("new", 1, 1.0)),
+    ]
+    reason = f"{path}, line 4, which could not be read, may have been an attempt at this task: correct that line"
+    for number, said in zip((5, 6, 10), report.skipped[1:], strict=True):
+        assert said.startswith(f"{path}, line {number}: {reason}")
+
+
+def test_a_reflection_without_an_attempt_before_it_may_be_on_the_unreadable_line(
+    buffer: ReplayBuffer, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "log.jsonl", "{", line(advice="Ask."))
+    with pytest.raises(BufferImportError, match="line 1, which could not be read, may have been one"):
+        import_messages(buffer, message_lines([path]), RULE)
+
+
+def test_without_a_path_the_task_of_a_bad_line_is_its_opening(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", line(), line(text="other"), line(score=None), line(text="other", score=1))
+    report = import_messages(buffer, message_lines([path]), LogRule("desk", return_="score"), on_error="skip")
+    assert (report.added, len(report.skipped), report.controls.better) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (
+            replace(PLAIN, reflection="advise"),
+            "--reflection: no attempt has a value at advise, .* or leave the option",
+        ),
+        (replace(PLAIN, task="metadata.tiket"), "--task: no attempt has a value at metadata.tiket"),
+        (replace(PLAIN, return_="scores"), "--return: no attempt has a value at scores"),
+        (replace(PLAIN, success="solved"), "--success: no attempt has a value at solved"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_path_that_leads_nowhere_in_all_lines_is_refused(
+    buffer: ReplayBuffer, tmp_path: Path, rule: LogRule, problem: str, dry_run: bool
+) -> None:
+    path = write(tmp_path / "log.jsonl", line(), line(advice="Ask."), "{")
+    with pytest.raises(BufferImportError, match=problem):
+        import_messages(buffer, message_lines([path]), rule, on_error="skip", dry_run=dry_run)
+    assert buffer.count() == 0
+
+
+def test_a_line_without_the_success_that_a_path_names_is_bad(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", line(solved=False), line(score=1))
+    with pytest.raises(BufferImportError, match="line 2: no solved"):
+        import_messages(buffer, message_lines([path]), replace(PLAIN, success="solved"))
 
 
 def test_a_dry_run_says_each_line_and_changes_nothing(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.jsonl", line(), line(score=1, advice="Ask."), "{")
+    log = write(tmp_path / "log.jsonl", line(), line(score=1, advice="Ask."))
     buffer = tmp_path / "buffer.sqlite"
-    options = ["--environment", "desk", "--task", "metadata.ticket", "--return", "score", "--reflection", "advice"]
-    command = ["openai-messages", str(log), "--buffer", str(buffer), *options]
+    command = ["openai-messages", str(log), "--buffer", str(buffer), *OPTIONS]
     said = run(*command, "--dry-run")
     assert not buffer.exists()
     assert "line 1: task 't1' (test), first attempt, 2 steps, return 0.25, failure" in said
-    assert f"cannot be imported: {log}, line 3: not JSON" in said
     assert "line 2: task 't1' (test), retry 1 after a reflection, 2 steps, return 1, success" in said
-    assert "2 episodes would be added" in said
-    assert "without --on-error skip, nothing would be added" in said
-    assert "2 episodes added" in run(*command, "--on-error", "skip")
+    assert said.endswith("2 episodes would be added, 0 there already\n")
+    assert "2 episodes added" in run(*command)
     with ReplayBuffer(f"sqlite:///{buffer}") as store:
         assert store.count() == 2
     assert "in the buffer already" in run(*command, "--dry-run")
+
+
+def test_a_dry_run_ends_as_the_import_would(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.jsonl", line(), line(score=1, advice="Ask."), "{")
+    command = ["openai-messages", str(log), "--buffer", str(tmp_path / "buffer.sqlite"), *OPTIONS]
+    done = CliRunner().invoke(app, ["buffer", "import", *command, "--dry-run"])
+    assert done.exit_code == 2
+    assert f"cannot be imported: {log}, line 3: not JSON" in done.output
+    assert "nothing would be added, because of the lines that cannot be imported (1)" in done.output
+    assert "would be added, 0 there already" not in done.output
+    skipping = run(*command, "--dry-run", "--on-error", "skip")
+    assert skipping.endswith("2 episodes would be added, 0 there already\n")
+    assert "2 episodes added" in run(*command, "--on-error", "skip")
+
+
+def test_a_dry_run_sums_up_how_the_retries_went(tmp_path: Path) -> None:
+    log = write(
+        tmp_path / "log.jsonl",
+        *(line(), line(score=0.5, advice="Ask."), line(score=0.5, advice="Wait."), line(score=0.25)),
+        *(line("t2"), line("t2", 0.2, advice="Look."), line("t2", 1)),
+    )
+    said = run("openai-messages", str(log), "--buffer", str(tmp_path / "b.sqlite"), *OPTIONS, "--dry-run")
+    assert (
+        "2 first attempts; compared with the attempt before, retries with a reflection: "
+        "3 (1 better, 1 equal, 1 worse), without: 2 (1 better, 0 equal, 1 worse)"
+    ) in said
+
+
+def test_a_reflection_that_is_in_the_opening_too_is_counted(tmp_path: Path) -> None:
+    log = write(
+        tmp_path / "log.jsonl",
+        *(line(), line(advice="Ask the owner.", text="A table. Note from last time: Ask the owner.")),
+        *(line("t2"), line("t2", 1, advice="Wait.")),
+    )
+    command = ["openai-messages", str(log), "--buffer", str(tmp_path / "b.sqlite"), *OPTIONS]
+    said = run(*command, "--dry-run")
+    assert "line 2: task 't1' (test), retry 1 after a reflection, whose text is in the opening too" in said
+    assert "retries whose opening has the text of their reflection: 1. Training would see it twice" in said
+    assert "retries whose opening has the text of their reflection: 1." in run(*command)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ def test_a_trajectory_of_ours_stays_as_it_is():
             "messages.1: tool",
         ),
         ([{"role": "robot", "content": "Look."}], "0.role"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "0.content"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+            "message 0 has a part of type image_url",
+        ),
         (["Look."], "not a list of messages: 0"),
         ({"messages": "Look."}, "not a list of messages"),
         ({"messages": [], "opening": "Look."}, "messages and opening say the same twice"),

@@ -12,7 +12,8 @@ import pytest
 
 from retro.buffer import ReplayBuffer
 from retro.buffer.jsonl import BufferImportError
-from retro.buffer.message_logs import LogRule, import_messages, trace_conversations
+from retro.buffer.log_rules import LogRule
+from retro.buffer.message_logs import import_messages, trace_conversations
 from retro.buffer.otel_traces import CONVERSATION, INPUT, INSTRUCTIONS, OUTPUT
 from retro.types import Usage
 
@@ -161,8 +162,8 @@ def test_a_bad_conversation_is_named(
 
 def test_a_conversation_without_a_score_is_named(buffer: ReplayBuffer, tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    path.write_text(json.dumps(request(span("a", 1, call([ASKED], [ANSWERED])))))
-    with pytest.raises(BufferImportError, match="conversation a: return"):
+    path.write_text(json.dumps(request(*attempt("a", 1, 0.25), span("b", 9, call([ASKED], [ANSWERED])))))
+    with pytest.raises(BufferImportError, match=r"conversation b: no gen_ai\.evaluation\.score\.value"):
         import_messages(buffer, trace_conversations([path]), RULE)
 
 
