@@ -10,6 +10,8 @@ import json
 import os
 import re
 import sys
+from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 PLACES = ("cabinet 1", "countertop 1", "desk 1", "desk 2", "drawer 4", "shelf 2")
@@ -33,8 +35,21 @@ def play(reflections: list[str]) -> tuple[list[dict[str, str]], float]:
 
 def post(url: str, body: dict[str, object]) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('RETRO_API_KEY', '')}"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers)) as answer:
-        return json.load(answer)
+    try:
+        with urlopen(Request(url, json.dumps(body).encode(), headers)) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        sys.exit(f"{url}: {sentence(error)}")
+    except (OSError, HTTPException, ValueError) as error:
+        sys.exit(f"{url}: retro serve does not answer there: {error}")
+
+
+def sentence(error: HTTPError) -> str:
+    """What the server says about its error."""
+    try:
+        return json.load(error)["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        return f"status {error.code}, which is not from retro serve"
 
 
 def main(server: str, attempts: int = 4) -> None:
@@ -43,13 +58,17 @@ def main(server: str, attempts: int = 4) -> None:
     for attempt in range(attempts):
         steps, score = play(reflections)
         print(f"attempt {attempt + 1}: {', '.join(step['action'] for step in steps)}: return {score:g}")
-        if reflection_id:
-            post(f"{server}/v1/outcomes", {"reflection_id": reflection_id, "return": score})
-        if score == 1:
+        played = {"opening": OPENING, "steps": steps}
+        if score == 1 or attempt + 1 == attempts:
+            if reflection_id:
+                outcome = {"reflection_id": reflection_id, "return": score, "trajectory": played}
+                post(f"{server}/v1/outcomes", outcome)
             return
-        trajectory = {"opening": OPENING, "steps": steps, "return": score, "memory": reflections}
-        answer = post(f"{server}/v1/reflections", {"trajectory": trajectory})
+        trajectory = {**played, "return": score, "memory": reflections}
+        answer = post(f"{server}/v1/reflections", {"trajectory": trajectory, "reflection_id": reflection_id})
         print(f"  reflection: {answer['text']}")
+        if answer["reflection_id"] is None:
+            print("  It was not recorded: the server was started without --buffer.")
         reflections, reflection_id = [*reflections, answer["text"]], answer["reflection_id"]
 
 

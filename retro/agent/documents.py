@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from retro.buffer.forms import DocumentForm
+from retro.buffer.messages import MessagesError, without_messages
 from retro.reading import UnreadableError, parse_json, problems
 from retro.types import Episode, Split, Trajectory, to_json
 
@@ -18,7 +19,11 @@ class TrajectoryError(ValueError):
     """A document that is not a trajectory: the message names the key."""
 
 
-def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Episode, tuple[str, ...] | None]:
+Document = Episode | Trajectory | Mapping[str, Any] | Sequence[Any]
+"""What :func:`read_trajectory` reads."""
+
+
+def read_trajectory(value: Document) -> tuple[Episode, tuple[str, ...] | None]:
     """An episode, and the earlier reflections on its task if the document lists them, else None.
 
     Args:
@@ -31,7 +36,9 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
              "return": 0.3, "success": false, "memory": ["an earlier reflection", …], "environment": "alfworld"}
 
             where ``thought``, ``reward``, ``return`` (default: the sum of the rewards), ``success`` (false),
-            ``memory`` (empty) and ``environment`` (whose prompts are used; the export's own) may be left out.
+            ``memory`` (empty) and ``environment`` (whose prompts are used; the export's own) may be left out. The key
+            ``messages`` may replace ``opening`` and ``steps``, and the list of messages alone may stand for the mapping
+            (:mod:`retro.buffer.messages`).
 
     Raises:
         TrajectoryError: naming the key that is missing, unknown or mistyped; or if it holds a value that JSON cannot
@@ -41,10 +48,18 @@ def read_trajectory(value: Episode | Trajectory | Mapping[str, Any]) -> tuple[Ep
         return _finite(value), None
     if isinstance(value, Trajectory):
         value = {"trajectory": to_json(value)}
-    if not isinstance(value, Mapping):
-        raise TrajectoryError(f"a trajectory is a JSON object with opening and steps, not {type(value).__name__}")
+    if not isinstance(value, (Mapping, list, tuple)):
+        raise TrajectoryError(
+            f"a trajectory is a JSON object with opening and steps, or a list of messages, not {type(value).__name__}"
+        )
+    try:
+        value = without_messages(value)
+    except MessagesError as error:
+        raise TrajectoryError(str(error)) from None
+    if value.keys().isdisjoint({"opening", "steps", "trajectory"}):
+        raise TrajectoryError("not a trajectory: opening and steps, or messages, are missing")
     try:  # as if it were read from a file
-        document = DocumentForm.model_validate(parse_json(json.dumps(dict(value), default=_number)))
+        document = DocumentForm.model_validate(parse_json(json.dumps(value, default=_number)))
     except ValidationError as error:
         raise TrajectoryError(f"not a trajectory: {problems(error)}") from None
     except (UnreadableError, TypeError, RecursionError) as error:

@@ -62,8 +62,6 @@ def load_export(
 ) -> LoadedExport:
     """See :meth:`retro.agent.model.RetrospectiveModel.load`."""
     record = ExportRecord.read(path) if (path / EXPORT).is_file() else None
-    if record is None and not (path / ADAPTER_CONFIG).is_file():
-        raise ExportError(f"{path}: neither an export (no {EXPORT}) nor a PEFT adapter (no {ADAPTER_CONFIG})")
     scored = scores and record is not None and record.reward is not None
     if record is not None:
         parts = {ADAPTER: server is None, REWARD: scored, PROMPTS: not prompts, MEMORY: True}

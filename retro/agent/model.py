@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from retro.agent.documents import read_trajectory
+from retro.agent.documents import Document, read_trajectory
+from retro.agent.records import check_export
 from retro.memory import Memory, Query, ReflectionWindow
 from retro.models.rounds import run_sync
 from retro.prompts import Prompts, PromptSet
 from retro.retrospective.samplers.base import Scorer
 from retro.retrospective.samplers.best_of import BestOf, best
-from retro.types import Episode, Reflection, ReflectionRequest, Reflector, Trajectory
+from retro.types import Episode, Reflection, ReflectionRequest, Reflector
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,12 @@ class RetrospectiveModel:
                 weights, and a memory that the export names as ``module:Class``. An export cannot allow this itself.
 
         Raises:
-            ExportError: if the folder is neither, or is damaged; if its prompts are unknown or its base is not here.
+            ExportError: if the folder does not exist, is neither, or is damaged; if its prompts are unknown or its base
+                is not here.
             ConfigError: if the server does not answer, or does not have the model.
             AdapterMismatchError: naming both bases, if ``base`` is not the base that it was trained on.
         """
+        check_export(Path(path))  # before the import of torch, which takes seconds
         from retro.agent.loading import load_export
 
         if server is None and server_model is not None:
@@ -97,9 +99,7 @@ class RetrospectiveModel:
             return self._reflector
         return BestOf(self._reflector, self._scorer, n)
 
-    def read(
-        self, trajectory: Trajectory | Episode | Mapping[str, Any], memory: tuple[str, ...] | None = None
-    ) -> Episode:
+    def read(self, trajectory: Document, memory: tuple[str, ...] | None = None) -> Episode:
         """What :meth:`reflect` makes of its arguments: an episode that records what its actor was shown.
 
         Raises:
@@ -116,7 +116,7 @@ class RetrospectiveModel:
 
     def reflect(
         self,
-        trajectory: Trajectory | Episode | Mapping[str, Any],
+        trajectory: Document,
         n: int = 8,
         memory: tuple[str, ...] | None = None,
         seed: int = 0,
@@ -138,7 +138,7 @@ class RetrospectiveModel:
 
     async def reflect_async(
         self,
-        trajectory: Trajectory | Episode | Mapping[str, Any],
+        trajectory: Document,
         n: int = 8,
         memory: tuple[str, ...] | None = None,
         seed: int = 0,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from retro.agent.records import check_export
 from retro.config import ConfigError
 from retro.layout import RunFolder
 from retro.reading import DATA_BYTES, parse_json
@@ -28,9 +29,11 @@ def reflect_on(adapter: str, trajectory: Path | None, n: int, seed: int, as_json
 
 
 def export_folder(path: str) -> Path:
-    """The export of a run folder, or the folder itself."""
+    """The export of a run folder, or the folder itself. Raises ExportError if it cannot be loaded."""
     inside = RunFolder(Path(path)).export
-    return inside if inside.is_dir() else Path(path)
+    folder = inside if inside.is_dir() else Path(path)
+    check_export(folder)
+    return folder
 
 
 def _read(path: Path | None) -> Any:

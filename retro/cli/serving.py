@@ -48,6 +48,7 @@ def serve_export(adapter: str, host: str, port: int, options: ServiceOptions) ->
 
     Raises:
         ConfigError: if the extra is not installed, an option is wrong, or the address needs a key that is not set.
+        ExportError: if the folder cannot be loaded.
         ReplayBufferError: if the buffer cannot be opened.
     """
     _check("serve", PACKAGES, options)
@@ -67,6 +68,7 @@ def serve_on_stdio(adapter: str, options: ServiceOptions) -> None:
 
     Raises:
         ConfigError: if the extra is not installed, or an option is wrong.
+        ExportError: if the folder cannot be loaded.
         ReplayBufferError: if the buffer cannot be opened.
     """
     _check("mcp", MCP_PACKAGES, options)

@@ -72,14 +72,15 @@ class Access:
                 raise RequestError(403, "foreign_origin", "This server does not answer web pages of other sites.")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        matches = hmac.compare_digest(given.strip().encode(), self._key)
-        if scheme.lower() != "bearer" or not matches:
-            raise RequestError(
-                401,
-                "invalid_api_key",
-                "Send the server's API key in the header Authorization: Bearer KEY.",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        given = given.strip()
+        if scheme.lower() != "bearer" or not given:
+            raise _unauthorized("The API key is missing: send the server's in the header Authorization: Bearer KEY.")
+        if not hmac.compare_digest(given.encode(), self._key):
+            raise _unauthorized(f"The API key is wrong: send the server's, the value of {KEY} when it was started.")
+
+
+def _unauthorized(message: str) -> RequestError:
+    return RequestError(401, "invalid_api_key", message, {"WWW-Authenticate": "Bearer"})
 
 
 def _hostname(host: str) -> str:

@@ -53,7 +53,9 @@ def make_app(service: Service, key: str | None) -> ASGIApp:
     @app.post("/v1/reflections")
     async def reflections(request: Request) -> dict[str, Any]:
         body = await read_body(request, ReflectionBody, service.limits.body_bytes)
-        answer = await answered(request, service.reflect(body.trajectory, body.n, body.seed))
+        answer = await answered(
+            request, service.reflect(body.trajectory, body.n, body.seed, follows=body.reflection_id)
+        )
         return {"id": request.state.record.id, "model": service.name, **reflection_json(answer)}
 
     @app.post("/v1/outcomes")

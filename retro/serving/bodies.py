@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import ClientDisconnect
 
 from retro.reading import UnreadableError, parse_json, problems
@@ -29,13 +29,22 @@ class ReflectionBody(BaseModel):
     n: Annotated[int, Field(ge=1)] | None = None
     """Reflections that are drawn, of which the best is kept."""
     seed: Seed = 0
+    reflection_id: str | None = None
+    """Of the reflection that this attempt followed: the attempt is recorded as its outcome. None for a first attempt,
+    or if that reflection was not recorded."""
+
+
+def _recorded(id: Any) -> Any:
+    if id is None:
+        raise ValueError("null means that the reflection was not recorded, so it has no outcome to report")
+    return id
 
 
 class OutcomeBody(BaseModel):
     """``POST /v1/outcomes``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    reflection_id: Annotated[str, Field(pattern="^[0-9a-f]{32}-[0-9a-f]{12}$")]
+    reflection_id: Annotated[str, BeforeValidator(_recorded)]
     return_: Annotated[float | None, Field(alias="return", ge=0, le=1)] = None
     """Of the retry; by default 1 for a success and 0 for a failure."""
     success: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ID = re.compile("([0-9a-f]{32})-[0-9a-f]{12}")
+"""The id of a reflection for clients: the one in the buffer, and a random suffix."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -33,8 +37,8 @@ class Outcome:
     """The id with which the reflection was sent."""
     return_: float
     success: bool
-    trajectory: Trajectory
-    """Of the retry; empty if the client did not send it."""
+    trajectory: Trajectory | None
+    """Of the retry; None if the client did not send it."""
 
 
 class Recorder:
@@ -60,7 +64,8 @@ class Recorder:
     async def keep(
         self, attempt: Episode, split: Split | None, earlier: int, written: Sequence[Reflection]
     ) -> list[str]:
-        """Store a failed attempt with the reflections on it; return their ids once they are committed.
+        """Store a failed attempt as the root of a tree, with the reflections on it; return their ids once they are
+        committed.
 
         Args:
             split: Of its task, if the client said so; otherwise the buffer's, or by the rule for imports.
@@ -71,11 +76,21 @@ class Recorder:
         """
         return await self._run(self._keep, attempt, split, earlier, written)
 
-    async def report(self, outcome: Outcome) -> Episode:
-        """Store the retry after a reflection; return it once it is committed. Again the same changes nothing.
+    async def keep_on(self, retry: Episode, written: Sequence[Reflection]) -> list[str]:
+        """Store the reflections on a retry that :meth:`report` returned; return their ids once they are committed.
 
         Raises:
-            RequestError: 404 for an id that the buffer does not have, 409 if another outcome has been reported.
+            RequestError: if the buffer cannot take them.
+        """
+        return await self._run(self._store, retry, written)
+
+    async def report(self, outcome: Outcome) -> Episode:
+        """Store the retry after a reflection; return it once it is committed. Again the same changes nothing, also
+        without the trajectory.
+
+        Raises:
+            RequestError: 404 for an id that the buffer does not have, 409 if another outcome has been reported, also if
+                that was the same one without its trajectory.
         """
         return await self._run(self._report, outcome)
 
@@ -98,8 +113,11 @@ class Recorder:
         root = replace(attempt, id="", task=self._task(attempt, split), trial=attempt.trial or earlier)
         root = replace(root, parent=None, reflection=None)
         root = replace(root, id=content_digest(["served", to_json(root)]))
+        return self._store(root, written)
+
+    def _store(self, attempt: Episode, written: Sequence[Reflection]) -> list[str]:
         named = [replace(reflection, source=self._source) for reflection in written]
-        return [f"{id}-{secrets.token_hex(6)}" for id in self._buffer.add_reflections(root, named)]
+        return [f"{id}-{secrets.token_hex(6)}" for id in self._buffer.add_reflections(attempt, named)]
 
     def _task(self, attempt: Episode, split: Split | None) -> Task:
         environment = attempt.task.environment or self._environment
@@ -110,15 +128,17 @@ class Recorder:
         return Task(environment, id, split or self._rule.split(environment, id), attempt.task.kind)
 
     def _report(self, outcome: Outcome) -> Episode:
-        found = self._buffer.reflection(outcome.reflection.partition("-")[0])
+        id = _ID.fullmatch(outcome.reflection)
+        found = None if id is None else self._buffer.reflection(id[1])
         failed = None if found is None else self._buffer.get(found[0])
         if found is None or failed is None:
-            raise RequestError(404, "unknown_reflection", "This server did not write a reflection with this id.")
+            message = "Unknown reflection_id: this server did not write a reflection with this id."
+            raise RequestError(404, "unknown_reflection", message)
         retry = Episode(
             id=content_digest(["outcome", outcome.reflection]),
             task=failed.task,
             trial=failed.trial + 1,
-            trajectory=outcome.trajectory,
+            trajectory=outcome.trajectory or Trajectory(""),
             return_=outcome.return_,
             success=outcome.success,
             stop=StopReason.SUCCESS if outcome.success else StopReason.FAILURE,
@@ -129,8 +149,17 @@ class Recorder:
         try:
             self._buffer.add(retry)
         except EpisodeRefusedError:
-            if self._buffer.get(retry.id) is None:
+            stored = self._buffer.get(retry.id)
+            if stored is None:
                 raise
+            same = (stored.return_, stored.success) == (retry.return_, retry.success)
+            if same and outcome.trajectory is None:
+                return stored
             message = "Another outcome of this reflection has been reported, and an outcome does not change."
+            if same and stored.trajectory == Trajectory(""):
+                message = (
+                    "The outcome of this reflection has been reported without its trajectory, and an outcome does not "
+                    "change: do not report the outcome of an attempt before you ask for a reflection on it."
+                )
             raise RequestError(409, "outcome_exists", message) from None
         return retry

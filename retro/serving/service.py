@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from retro.agent.documents import TrajectoryError, read_trajectory
-from retro.buffer.messages import MessagesError, without_messages
 from retro.config import ConfigError
 from retro.prompts import PromptTooLongError
 from retro.retrospective.samplers.best_of import best, spent
@@ -109,7 +108,12 @@ class Service:
             self._recorder.close()
 
     async def reflect(
-        self, trajectory: Trajectory | Mapping[str, Any] | Sequence[Any], n: int | None, seed: int, record: bool = True
+        self,
+        trajectory: Trajectory | Mapping[str, Any] | Sequence[Any],
+        n: int | None,
+        seed: int,
+        record: bool = True,
+        follows: str | None = None,
     ) -> Answer:
         """The best of ``n`` reflections.
 
@@ -118,30 +122,41 @@ class Service:
             n: None means the server's default.
             seed: See :meth:`retro.agent.model.RetrospectiveModel.reflect`.
             record: Whether to store them with the attempt, if it failed and there is a recorder.
+            follows: The id of the reflection that the attempt followed. The attempt is then recorded as its outcome
+                before the model is asked, and also if it succeeded.
 
         Raises:
             RequestError: 422 for a trajectory or an ``n`` that cannot be answered, 429 if too many requests wait, 502
                 if another server has the model and gives no reflection, 503 if the buffer cannot be written, 504 after
-                ``limits.seconds``.
+                ``limits.seconds``; with ``follows`` also 404 and 409 as in :meth:`report`.
         """
         count = self._count(n)
+        if follows is not None and self._recorder is None:
+            raise _no_buffer()
         try:
-            document = trajectory if isinstance(trajectory, Trajectory) else without_messages(trajectory)
-            episode, memory = read_trajectory(document)
-            recorder = self._recorder if record and episode.failed else None
-            if recorder is not None and not 0 <= episode.return_ <= 1:
-                raise TrajectoryError("not a trajectory that can be recorded: its return must be in [0, 1]")
+            episode, memory = read_trajectory(trajectory)
+            document = trajectory if isinstance(trajectory, Mapping) else {}
+            stored = episode.failed or (follows is not None and not episode.broken)
+            recorder = self._recorder if record and stored else None
+            outcome = None
+            if recorder is not None:
+                _check_recordable(episode, document)
+                outcome = None if follows is None else _outcome_of(follows, episode, document)
             if self._thread.abandoned > self.limits.waiting:  # they have left their slots, and not the memory
                 raise self.admission.refusal()
             async with asyncio.timeout(self.limits.seconds), self.admission.slot():
-                read, reflected = await self._thread.reflect(episode, count, memory, seed)
+                retry = None if recorder is None or outcome is None else await recorder.report(outcome)
+                read, reflected = await self._thread.reflect(retry or episode, count, memory, seed)
                 answer = Answer(reflected, spent(reflected.candidates))
-                if recorder is None:
+                if recorder is None or not read.failed:
                     return answer
-                split = read.task.split if _names_split(document) else None
-                ids = await recorder.keep(read, split, len(memory or ()), reflected.candidates)
+                if retry is None:
+                    split = read.task.split if _names_split(document) else None
+                    ids = await recorder.keep(read, split, len(memory or ()), reflected.candidates)
+                else:
+                    ids = await recorder.keep_on(retry, reflected.candidates)
                 return replace(answer, ids=tuple(ids))
-        except (MessagesError, TrajectoryError) as error:
+        except TrajectoryError as error:
             raise RequestError(422, "invalid_trajectory", f"{error}.") from None
         except PromptTooLongError as error:
             raise RequestError(422, "trajectory_too_long", f"{error}.") from None
@@ -163,13 +178,12 @@ class Service:
                 for a trajectory that cannot be read; 429, 503 and 504 as in :meth:`reflect`.
         """
         if self._recorder is None:
-            message = "This server records no outcomes: it was started without --buffer."
-            raise RequestError(404, "no_buffer", message)
+            raise _no_buffer()
         try:
             outcome = _outcome(body)
             async with asyncio.timeout(self.limits.seconds), self._reports.slot():
                 return await self._recorder.report(outcome)
-        except (MessagesError, TrajectoryError) as error:
+        except TrajectoryError as error:
             raise RequestError(422, "invalid_trajectory", f"{error}.") from None
         except TimeoutError:
             raise self._timeout("report") from None
@@ -197,18 +211,49 @@ def outcome_json(retry: Episode) -> dict[str, Any]:
     return {"episode_id": retry.id, "return": retry.return_, "success": retry.success}
 
 
-def _names_split(document: Trajectory | Mapping[str, Any]) -> bool:
+def _no_buffer() -> RequestError:
+    return RequestError(404, "no_buffer", "This server records no outcomes: it was started without --buffer.")
+
+
+def _names_split(document: Mapping[str, Any]) -> bool:
     """Whether a document that could be read says which split its task belongs to."""
-    return isinstance(document, Mapping) and (bool(document.get("split")) or isinstance(document.get("task"), Mapping))
+    return bool(document.get("split")) or isinstance(document.get("task"), Mapping)
+
+
+def _names_return(document: Mapping[str, Any]) -> bool:
+    """Whether a document that could be read says its return, or the rewards that add up to it."""
+    steps = (document.get("trajectory") or document).get("steps", ())
+    return any(document.get(key) is not None for key in ("return", "return_")) or any("reward" in one for one in steps)
+
+
+def _check_recordable(episode: Episode, document: Mapping[str, Any]) -> None:
+    """Refuse an attempt that would be stored with a wrong rating, or without a task.
+
+    Raises:
+        TrajectoryError: naming the key.
+    """
+    if not _names_return(document) and document.get("success") is None:
+        raise TrajectoryError("the trajectory has no return: say in it how much was achieved, from 0 to 1")
+    if not 0 <= episode.return_ <= 1:
+        raise TrajectoryError("not a trajectory that can be recorded: its return must be in [0, 1]")
+    if not (episode.trajectory.opening or episode.task.id):
+        raise TrajectoryError("not a trajectory that can be recorded: opening is empty, so its task has no name")
+
+
+def _outcome_of(reflection: str, episode: Episode, document: Mapping[str, Any]) -> Outcome:
+    """The outcome that an attempt is; what its document leaves out is as in :class:`OutcomeBody`."""
+    return_ = episode.return_ if _names_return(document) else float(episode.success)
+    success = not exceeds(1, return_) if document.get("success") is None else episode.success
+    return Outcome(reflection, return_, success, episode.trajectory)
 
 
 def _outcome(body: OutcomeBody) -> Outcome:
     return_ = float(bool(body.success)) if body.return_ is None else body.return_
     success = not exceeds(1, return_) if body.success is None else body.success
-    trajectory = Trajectory("")
+    trajectory = None
     if body.trajectory is not None:
-        document = without_messages(body.trajectory)
-        if strange := document.keys() - {"opening", "steps", "trajectory"}:
+        keys = body.trajectory.keys() if isinstance(body.trajectory, Mapping) else set()
+        if strange := keys - {"opening", "steps", "trajectory", "messages"}:
             raise TrajectoryError(f"trajectory: {', '.join(sorted(map(str, strange)))}: only what was seen and done")
-        trajectory = read_trajectory(document)[0].trajectory
+        trajectory = read_trajectory(body.trajectory)[0].trajectory
     return Outcome(body.reflection_id, return_, success, trajectory)

@@ -71,6 +71,14 @@ REFLECT = types.Tool(
                     },
                     "task": {"type": "string", "description": "A name of the task, the same for all attempts at it."},
                 },
+                "required": ["return"],
+            },
+            "reflection_id": {
+                "type": ["string", "null"],
+                "description": (
+                    "If the failed attempt used a reflection: its reflection_id, as reflect returned it. The attempt "
+                    "is then also reported."
+                ),
             },
             "n": {"type": "integer", "minimum": 1, "description": "Reflections that are drawn; the best is returned."},
             "seed": {"type": "integer", "minimum": 0, "description": "Another seed draws other reflections."},
@@ -89,8 +97,9 @@ REPORT = types.Tool(
     name="report_outcome",
     title="Report what came of a reflection",
     description=(
-        "Call this once after the attempt that used a reflection, whether it succeeded or failed. Later reflections "
-        "learn from reports, so say how it really went."
+        "Call this once after an attempt that used a reflection, if it succeeded or was the last one. For an attempt "
+        "on which you ask for another reflection, give reflect the reflection_id instead. Later reflections learn from "
+        "reports, so say how it really went."
     ),
     input_schema={
         "type": "object",
@@ -100,7 +109,7 @@ REPORT = types.Tool(
             "success": {"type": "boolean", "description": "Whether the task was solved; give this, return, or both."},
             "trajectory": {
                 "type": "object",
-                "description": "The new attempt; leave it out if you ask for a reflection on it.",
+                "description": "The new attempt.",
                 "properties": {**_STEPS, "messages": _MESSAGES},
             },
         },
@@ -151,7 +160,7 @@ async def _call(service: Service, name: str, arguments: dict[str, Any], record: 
     if name == REPORT.name:
         return outcome_json(await service.report(as_form(tree, OutcomeBody)))
     body = as_form(tree, ReflectionBody)
-    answer = await service.reflect(body.trajectory, body.n, body.seed)
+    answer = await service.reflect(body.trajectory, body.n, body.seed, follows=body.reflection_id)
     record.usage = answer.usage
     return {"reflection_id": answer.id, "text": answer.reflected.text, "score": answer.reflected.score}
 

@@ -130,7 +130,7 @@ def test_version(retro: Retro) -> None:
         (["env", "play", "household", "--task", "attic-1"], "attic-1"),
         (["serve", "nowhere", "--host", "0.0.0.0"], "RETRO_API_KEY is not set"),
         (["serve", "nowhere", "-n", "33"], "-n 33 is more than --max-n 32"),
-        (["serve", "nowhere", "--port", "0"], "nowhere: neither an export"),
+        (["serve", "nowhere", "--port", "0", "--buffer", "b.sqlite"], "nowhere does not exist"),
         (["reflect", "nowhere", "--trajectory", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )

@@ -39,6 +39,18 @@ def test_every_form_is_the_same_trajectory(value):
     assert memory is None
 
 
+def test_messages_are_a_trajectory():
+    messages = [
+        {"role": "user", "content": "Your task is to …"},
+        {"role": "assistant", "content": "look"},
+        {"role": "user", "content": "Nothing."},
+    ]
+    read = Trajectory("Your task is to …", (Step("look", "Nothing."),))
+    assert read_trajectory(messages)[0].trajectory == read
+    episode, memory = read_trajectory({"messages": messages, "return": 0.5, "memory": ["a"]})
+    assert (episode.trajectory, episode.return_, memory) == (read, 0.5, ("a",))
+
+
 def test_an_episode_as_json_is_the_episode():
     assert read_trajectory(json.loads(json.dumps(to_json(EPISODE))))[0] == EPISODE
 
@@ -51,14 +63,16 @@ def test_what_the_document_says_is_taken():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([], "JSON object .* not list"),
+        ("look", "JSON object .* not str"),
+        ([], "the task is missing"),
         ({"opening": "?"}, "steps: there must be at least one"),
         ({"opening": "?", "steps": []}, "steps"),
         ({"opening": "?", "steps": [{"action": "look"}]}, r"steps\.0\.observation: Field required"),
         ({**DOCUMENT, "retrun": 1}, "retrun"),
         ({**DOCUMENT, "return": "much"}, "return"),
         ({"trajectory": {"steps": []}}, r"trajectory\.opening: Field required"),
-        ({}, "trajectory: Field required"),
+        ({}, "opening and steps, or messages, are missing"),
+        ({"messages": [], "opening": "?"}, "say the same twice"),
         ({**to_json(EPISODE), "environment": "another"}, "task"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -117,6 +119,33 @@ def test_a_damaged_record_is_named(tmp_path, text, words):
 def test_a_folder_that_is_neither_is_refused(tmp_path):
     with pytest.raises(ExportError, match="neither an export"):
         RetrospectiveModel.load(tmp_path)
+
+
+def test_a_folder_without_an_export_is_told_apart(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(ExportError, match=f"{run} does not exist"):
+        RetrospectiveModel.load(run)
+    run.mkdir()
+    (run / "config.yaml").touch()
+    with pytest.raises(ExportError, match=f"{run} is a run without an export: retro run {run}/config.yaml --until"):
+        RetrospectiveModel.load(run)
+    (run / "export").mkdir()
+    with pytest.raises(ExportError, match=f"{run} is a run: its export is {run}/export"):
+        RetrospectiveModel.load(run)
+
+
+def test_a_wrong_folder_is_told_before_torch_is_imported(tmp_path):
+    program = f"""
+import sys
+from retro import RetrospectiveModel
+try:
+    RetrospectiveModel.load({str(tmp_path)!r})
+except ValueError:
+    assert "torch" not in sys.modules
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_trajectory_that_is_none_is_refused(export):

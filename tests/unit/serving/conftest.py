@@ -118,4 +118,5 @@ def held_service(held: HeldReflector, limits: Limits) -> Service:
 
 def about(opening: str, **keys: object) -> dict[str, object]:
     """A request's body."""
-    return {"trajectory": {"opening": opening, "steps": [{"action": "look", "observation": "nothing"}]}, **keys}
+    steps = [{"action": "look", "observation": "nothing"}]
+    return {"trajectory": {"opening": opening, "steps": steps, "return": 0.0}, **keys}

@@ -35,11 +35,18 @@ def test_an_empty_key_is_none(monkeypatch):
     assert read_key() is None
 
 
-@pytest.mark.parametrize("given", ["", "Bearer ", "Bearer kex", "Bearer key2", "Basic key", "key", "Bearer ÿ"])
-def test_a_wrong_key_is_refused(given):
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        *((given, "The API key is missing: ") for given in ("", "Bearer ", "Basic key", "key")),
+        *((given, "The API key is wrong: ") for given in ("Bearer kex", "Bearer key2", "Bearer ÿ")),
+    ],
+)
+def test_a_wrong_key_is_refused(given, says):
     with pytest.raises(RequestError) as caught:
         Access("key").check({"authorization": given, "host": "localhost"})
     assert caught.value.status == 401
+    assert says in caught.value.message
 
 
 def test_the_right_key_is_enough():

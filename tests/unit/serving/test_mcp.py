@@ -47,6 +47,9 @@ def test_both_tools_do_what_the_routes_do(model, tmp_path, mode):
             reported = await agent.call_tool("report_outcome", outcome)
             changed = await agent.call_tool("report_outcome", {**outcome, "return": 0.75})
             wrong = await agent.call_tool("reflect", {"trajectory": {"opening": 1}})
+            first = await agent.call_tool("reflect", ATTEMPT)
+            follows = first.structured_content["reflection_id"]
+            await agent.call_tool("reflect", {**ATTEMPT, "reflection_id": follows})
             return names, reflected, outcome, reported, changed, wrong
 
     with (
@@ -56,11 +59,13 @@ def test_both_tools_do_what_the_routes_do(model, tmp_path, mode):
         names, reflected, outcome, reported, changed, wrong = asyncio.run(use())
         again = client.post("/v1/outcomes", json=outcome).raise_for_status().json()
         retry = buffer.get(again["episode_id"])
+        retries = [episode for episode in buffer.episodes() if episode.parent is not None]
     assert names == ["reflect", "report_outcome"]
     assert reflected.structured_content["text"] == model.reflect(ATTEMPT["trajectory"], n=2, seed=5).text
     assert json.loads(reflected.content[0].text) == reflected.structured_content
     assert reported.structured_content == {"episode_id": again["episode_id"], "return": 0.5, "success": False}
     assert (retry.return_, retry.reflection.text) == (0.5, reflected.structured_content["text"])
+    assert [len(one.trajectory.steps) for one in sorted(retries, key=lambda one: one.return_)] == [1, 0]
     assert changed.is_error and "Another outcome" in changed.content[0].text
     assert wrong.is_error and "opening" in wrong.content[0].text
 

@@ -64,6 +64,65 @@ def test_outcomes_become_rated_reflections_also_after_a_restart(model, url, tmp_
     assert (retry.reflection.source, retry.reflection.text) == ("tiny-0", first["text"])
 
 
+def asked(client, number, follows=None, **keys):
+    """The answer to a request about attempt ``number``, which was different from all others."""
+    messages = [*MESSAGES[:2], {"role": "user", "content": f"nothing in {number}"}]
+    document = {"messages": messages, "return": number / 10, **keys}
+    return client.post(REFLECTIONS, json={"trajectory": document, "n": 1, "reflection_id": follows})
+
+
+def test_an_attempt_that_names_the_reflection_before_it_becomes_one_episode(model, url):
+    with ReplayBuffer(url) as buffer, running(recording(model, buffer)) as client:
+        first = asked(client, 0).raise_for_status().json()
+        second = asked(client, 1, first["reflection_id"]).raise_for_status().json()
+        third = asked(client, 2, second["reflection_id"], memory=[first["text"], second["text"]]).json()
+        again = asked(client, 1, first["reflection_id"]).raise_for_status().json()
+        assert again["text"] == second["text"]  # the server knows what the actor was shown
+        same = {"reflection_id": first["reflection_id"], "return": 0.1}
+        client.post(OUTCOMES, json=same).raise_for_status()
+        last = asked(client, 9, third["reflection_id"], success=True).raise_for_status().json()
+        assert last["text"] and last["reflection_id"] is None
+        episodes = list(buffer.episodes())
+        stats = buffer_stats(buffer)[0]
+    assert [(one.trial, one.return_, len(one.trajectory.steps)) for one in episodes] == [
+        *((0, 0.0, 1), (1, 0.1, 1), (2, 0.2, 1), (3, 0.9, 1))
+    ]
+    assert [one.parent for one in episodes] == [None, *(one.id for one in episodes[:3])]
+    assert [one.reflection.text for one in episodes[1:]] == [one["text"] for one in (first, second, third)]
+    assert episodes[2].recalled.entries == (first["text"], second["text"])
+    assert episodes[3].success and stats.tuples == 3
+
+
+def test_an_outcome_that_was_reported_is_the_attempt_only_with_its_trajectory(model, url):
+    with ReplayBuffer(url) as buffer, running(recording(model, buffer)) as client:
+        whole, bare = (asked(client, 0).json()["reflection_id"] for _ in range(2))
+        messages = [*MESSAGES[:2], {"role": "user", "content": "nothing in 1"}]
+        report = {"reflection_id": whole, "return": 0.1, "trajectory": messages}
+        episode = client.post(OUTCOMES, json=report).raise_for_status().json()["episode_id"]
+        assert asked(client, 1, whole).json()["reflection_id"] and buffer.count() == 2
+        assert buffer.get(episode).trajectory.steps
+        client.post(OUTCOMES, json={"reflection_id": bare, "return": 0.1}).raise_for_status()
+        for id, number, says in ((bare, 1, "without its trajectory"), (whole, 2, "Another outcome")):
+            refused = asked(client, number, id)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "outcome_exists")
+            assert says in refused.json()["error"]["message"]
+        assert buffer.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [({"success": True}, (1.0, True)), ({"return": 1}, (1.0, True)), ({"return": 0.5}, (0.5, False))],
+)
+def test_what_an_attempt_leaves_out_is_as_in_an_outcome(model, url, said, recorded):
+    with ReplayBuffer(url) as buffer, running(recording(model, buffer)) as client:
+        id = asked(client, 0).json()["reflection_id"]
+        body = {"trajectory": {"messages": MESSAGES, **said}, "reflection_id": id}
+        client.post(REFLECTIONS, json=body).raise_for_status()
+        retry = list(buffer.episodes())[-1]
+        assert (retry.return_, retry.success) == recorded
+        assert client.post(OUTCOMES, json={"reflection_id": id, **said}).json()["episode_id"] == retry.id
+
+
 def test_a_success_is_answered_and_not_recorded(client):
     answer = client.post(REFLECTIONS, json={"trajectory": {"messages": MESSAGES, "success": True}, "n": 1}).json()
     assert answer["text"] and answer["reflection_id"] is answer["candidates"][0]["reflection_id"] is None
@@ -72,7 +131,9 @@ def test_a_success_is_answered_and_not_recorded(client):
 def test_without_a_buffer_outcomes_are_refused(held):
     held.free.set()
     with running(held_service(held, Limits())) as client:
-        answer = client.post(REFLECTIONS, json={"trajectory": MESSAGES}).json()
-        assert answer["reflection_id"] is None
+        answer = client.post(REFLECTIONS, json={"trajectory": MESSAGES, "reflection_id": None}).json()
+        assert answer["reflection_id"] is None  # and no return had to be given
+        named = client.post(REFLECTIONS, json={"trajectory": MESSAGES, "reflection_id": f"{'0' * 32}-{'0' * 12}"})
         refused = client.post(OUTCOMES, json={"reflection_id": f"{'0' * 32}-{'0' * 12}", "success": True})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_buffer")
+    for answer in (refused, named):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_buffer")

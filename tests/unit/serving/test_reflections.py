@@ -17,6 +17,7 @@ ID = f"{'a' * 32}-{'a' * 12}"
 SECRET = "content-that-must-not-be-logged"
 JSON = {"Content-Type": "application/json"}
 MANY = b"[" * 50_000
+UNRATED = {"opening": "x", "steps": [{"action": "look", "observation": "nothing"}]}
 
 
 def test_the_answer_is_the_models(client, model):
@@ -42,7 +43,7 @@ def test_messages_are_answered_as_their_trajectory(client):
     ]
     answers = [
         client.post(PATH, json=body).raise_for_status().json()
-        for body in (about("You are in a room."), {"trajectory": messages}, {"trajectory": {"messages": messages}})
+        for body in (about("You are in a room."), {"trajectory": {"messages": messages, "return": 0}})
     ]
     assert len({answer["text"] for answer in answers}) == 1
     assert all(len(answer["candidates"]) == 3 for answer in answers)
@@ -66,7 +67,11 @@ def test_messages_are_answered_as_their_trajectory(client):
         (b'{"trajectory": {}, "n": "8"}', 422, "n: "),
         (b'{"trajectory": {}, "n": 0}', 422, "n: "),
         (b'{"trajectory": {}, "seed": -1}', 422, "seed: "),
-        (b'{"trajectory": {}}', 422, "trajectory: Field required"),
+        (b'{"trajectory": {}}', 422, "opening and steps, or messages, are missing"),
+        (json.dumps({"trajectory": UNRATED}).encode(), 422, "the trajectory has no return: "),
+        (json.dumps(about("")).encode(), 422, "opening is empty"),
+        (json.dumps(about("x", reflection_id=ID)).encode(), 404, "Unknown reflection_id: "),
+        (b'{"trajectory": {}, "reflection_id": 1}', 422, "reflection_id: "),
         (b'{"trajectory": []}', 422, "the task is missing"),
         (b'{"trajectory": {"opening": "", "steps": []}}', 422, "at least one"),
         (b'{"trajectory": {"opening": "", "steps": [{"action": 1, "observation": ""}]}}', 422, "steps.0.action"),
@@ -97,8 +102,10 @@ def assert_refused(answer, status, says):
         (b'{"reflection_id": ' + MANY, 400, "nested deeper"),
         ({}, 422, "reflection_id: "),
         ({"reflection_id": ID}, 422, "give return, success or both"),
-        ({"reflection_id": ID.upper(), "return": 1}, 422, "reflection_id: "),
-        ({"reflection_id": ID + "\n", "return": 1}, 422, "reflection_id: "),
+        ({"reflection_id": None, "return": 1}, 422, "reflection_id: null means that the reflection was not recorded"),
+        ({"reflection_id": ID.upper(), "return": 1}, 404, "Unknown reflection_id: "),
+        ({"reflection_id": ID + "\n", "return": 1}, 404, "Unknown reflection_id: "),
+        ({"reflection_id": "4e0c", "return": 1}, 404, "Unknown reflection_id: "),
         ({"reflection_id": ID, "return": 1.1}, 422, "return: "),
         ({"reflection_id": ID, "return": True}, 422, "return: "),
         ({"reflection_id": ID, "success": "yes"}, 422, "success: "),
