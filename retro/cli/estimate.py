@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from retro.config import CheckpointSection, ModelSection, NonNegativeInt, RunConfig
+from retro.models.limits import DEFAULT_PROMPT_TOKENS
 from retro.reading import UnreadableError, problems, read_json
 from retro.rollout.attempts import Plan
 
@@ -131,15 +132,20 @@ def memory_lines(config: RunConfig) -> list[str]:
     lora = _lora_parameters(checkpoint, config.model)
     training = lora * _ADAM_BYTES + 2 * 4 * lora  # the policy, and the frozen reference and reward adapters beside it
     live_layers = 1 if config.model.gradient_checkpointing else checkpoint.layers
-    activations = (
-        config.ppo.token_budget * checkpoint.hidden * live_layers * _ACTIVATION_VALUES * _BYTES[config.model.dtype]
-    )
+    tokens = min(config.ppo.token_budget, _step_tokens(config))
+    activations = tokens * checkpoint.hidden * live_layers * _ACTIVATION_VALUES * _BYTES[config.model.dtype]
     lines.append(
         f"retrospective model in PPO: about {_size(weights + training + activations)} "
         f"({_size(weights)} base, {_size(training)} adapters of {lora:,} parameters and their optimiser, "
-        f"{_size(activations)} activations at ppo.token_budget={config.ppo.token_budget})"
+        f"{_size(activations)} activations of {tokens:,} tokens; ppo.token_budget={config.ppo.token_budget})"
     )
     return lines
+
+
+def _step_tokens(config: RunConfig) -> int:
+    """The most tokens that a step of the policy has: each prompt once, and the responses to it."""
+    prompt = config.model.max_prompt_tokens or DEFAULT_PROMPT_TOKENS
+    return config.ppo.contexts * (prompt + config.ppo.group * config.model.max_new_tokens)
 
 
 def _weight_bytes(model: str, section: CheckpointSection) -> float | None:

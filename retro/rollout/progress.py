@@ -70,11 +70,12 @@ class CollectionProgress:
         seconds = max(time.monotonic() - self._begun, 1e-9)
         parts = [f"{self._played} episodes ({self._played / seconds:.1f}/s)"]
         if self._done:
-            parts.append(f"solved {self._solved / self._done:.0%}")
+            parts.append(f"{self._solved} solved")
         if self._errors:
             parts.append(f"[red]actor errors {self._errors}[/red]")
         timed = self._done - self._recalled  # reading from the journal took no time
-        if timed and self._done < self._total:
+        # No estimate from the first tasks that end: they are the easy ones.
+        if timed and self._total / 10 <= self._done < self._total:
             parts.append(f"{clock(seconds / timed * (self._total - self._done))} left")
         else:
             parts.append(clock(seconds))
