@@ -8,6 +8,16 @@ rank 0 writes.
 
 from retro.stage.manifest import MANIFEST, Plan, read_manifest
 from retro.stage.running import NothingToLearnError, Stage, plan_stage, run_stage
-from retro.stage.work import Work
+from retro.stage.work import Work, with_interval
 
-__all__ = ["MANIFEST", "NothingToLearnError", "Plan", "Stage", "Work", "plan_stage", "read_manifest", "run_stage"]
+__all__ = [
+    "MANIFEST",
+    "NothingToLearnError",
+    "Plan",
+    "Stage",
+    "Work",
+    "plan_stage",
+    "read_manifest",
+    "run_stage",
+    "with_interval",
+]

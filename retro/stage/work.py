@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
@@ -150,3 +150,8 @@ class Work:
             except UnreadableError:  # a kill in the middle of a write: the resumed stage logs that step again
                 logger.warning("%s: line %d is incomplete and is dropped", self._metrics, number)
         return lines
+
+
+def with_interval(value: float, interval: Sequence[float] | None) -> str:
+    """A number for a line of the log, with its 95 % interval if it has one."""
+    return f"{value:.3f}" + (f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")

@@ -39,7 +39,7 @@ from retro.models.sharding import launched_pieces
 from retro.retrospective.reward_files import RewardFiles, facts_file
 from retro.retrospective.reward_model import ROLE, RewardModel
 from retro.rl.gradients import over_processes, sum_over_processes
-from retro.stage import Stage, Work
+from retro.stage import Stage, Work, with_interval
 from retro.ties import exceeds
 from retro.training.checkpoints import checkpoints
 from retro.training.examples import MODEL_KEYS, encoder_of_run, training_inputs
@@ -253,11 +253,14 @@ class RewardTrainer:
             },
         }
         write_json(self.work.output("report", facts_file(self.work.folder)), facts)
-        accuracy = facts["test"]["accuracy"]
-        logger.info("reward: within-group accuracy on test tasks %s on %d pairs", accuracy, facts["test"]["pairs"])
-        if labels := facts["test"].get("labels"):
-            shown = (labels["accuracy"], labels["majority"], facts["test"]["auc"])
-            logger.info("reward: accuracy of labels on test tasks %s, of the more frequent label %s, AUC %s", *shown)
+        measured = facts["test"]
+        named = {f"accuracy in {measured['pairs']:,} pairs within groups": measured["accuracy"]}
+        if labels := measured.get("labels"):
+            named |= {"accuracy of labels": labels["accuracy"], "of the more frequent label": labels["majority"]}
+            named["AUC"] = measured["auc"]
+        for name, found in named.items():
+            if found["value"] is not None:
+                logger.info("reward: on test tasks, %s: %s", name, with_interval(found["value"], found["ci95"]))
 
     def _measure(self, groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         seed = derive_seed(self.config.seed, "reward", "bootstrap")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of a token without a loss."""
+MOST_UNKNOWN = 0.2
+"""The share of tokens that may be unknown to the base without a warning."""
 LOGGED = {
     "loss": "loss",
     "eval_loss": "validation_loss",
@@ -98,6 +101,7 @@ def train_adapter(config: RunConfig, work: Work) -> None:
     trainer.accelerator.wait_for_everyone()
     tokens = sum(label != IGNORED for item in train for label in item.labels)
     logger.info("sft: %d reflections with %d tokens", len(train), tokens)
+    warn_of_unknown_tokens(train, tokenizer.unk_token_id, config.model.base)
     # A checkpoint holds pickles (optimiser, RNG). They are read only from this stage's own folder, never from files
     # that a user was sent.
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -114,6 +118,18 @@ def read_examples(config: RunConfig, encoder: Encoder) -> tuple[list[Example], l
         good = sft_examples(buffer, section.rating, section.threshold, (Split.VALIDATION,), config.buffer.environments)
         fitting = without_too_long(good, encoder, "reflections on validation tasks")
         return train, [encode(encoder, item) for item in fitting]
+
+
+def warn_of_unknown_tokens(train: Sequence[Example], unknown: int | None, base: str) -> None:
+    """Warn if the base does not have the words of the data: it would learn to write about what it cannot read."""
+    ids = [id for item in train for id in item.input_ids]
+    share = ids.count(unknown) / len(ids) if unknown is not None else 0.0
+    if share > MOST_UNKNOWN:
+        logger.warning(
+            "sft: %.0f %% of the tokens are unknown to the base %s: take a base that has the words of your data",
+            100 * share,
+            base,
+        )
 
 
 def encode(encoder: Encoder, item: RatedReflection) -> Example:

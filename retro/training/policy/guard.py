@@ -21,6 +21,7 @@ from retro.buffer.views import Context
 from retro.config import RunConfig
 from retro.reading import read_json
 from retro.rollout.attempts import Attempt
+from retro.stage import with_interval
 from retro.ties import exceeds, minus
 from retro.training.checkpoints import STATE_FILE
 from retro.training.policy.models import PolicyModels
@@ -211,18 +212,14 @@ def log_best(state: PolicyState) -> None:
     """Log which step is the best."""
     if state.best_step is None or state.best_return is None:
         return
-    shown = _shown(state.best_return, state.best_interval)
+    shown = with_interval(state.best_return, state.best_interval)
     logger.info("ppo: the best is step %d, validation return %s", state.best_step, shown)
 
 
 def log_measured(number: int, measured: Measurement) -> None:
     """Log what the policy after a step reached."""
-    shown = _shown(measured.return_, measured.interval)
+    shown = with_interval(measured.return_, measured.interval)
     logger.info("ppo: validation after step %d: return %s, success %.3f", number, shown, measured.success)
-
-
-def _shown(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{value:.3f}" + (f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _task(context: Context) -> str:

@@ -123,3 +123,11 @@ def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path: Path) -> No
     found = last_whole_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "checkpoint-9"
+
+
+@pytest.mark.parametrize(("unknown", "warns"), [(3, True), (None, False), (7, False)])
+def test_a_base_that_does_not_have_the_words_is_warned_of(
+    caplog: pytest.LogCaptureFixture, unknown: int | None, warns: bool
+) -> None:
+    sft.warn_of_unknown_tokens([sft.Example([1, 3, 3, 2], [-100, -100, -100, 2])], unknown, "some/base")
+    assert ("50 % of the tokens are unknown to the base some/base" in caplog.text) == warns
