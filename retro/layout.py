@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 ADAPTER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What every PEFT adapter has, also one that is not ours."""
 BEST = "best"
 CHECKPOINT = "checkpoint-"
 """The prefix of a checkpoint's folder, before its step."""

@@ -19,6 +19,7 @@ POLICY = {
 """What the desk forgets, and what a reflection says about it."""
 TICKETS = 80
 ATTEMPTS = 3
+"""At each ticket, at most."""
 
 
 def message(role: str, content: str | None, **more: Any) -> dict[str, Any]:
@@ -58,4 +59,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from retro.agent.integrity import check_files
 from retro.agent.records import EXPORT, MEMORY, PROMPTS, ExportError, ExportRecord, serve_command, served_by
 from retro.config import ConfigError, LoraSection, MemorySection, ModelSection, parse_section
-from retro.layout import ADAPTER
+from retro.layout import ADAPTER, ADAPTER_CONFIG
 from retro.memory import Memory
 from retro.memory.bank import learns, make_memory
-from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from retro.models.adapter_config import AdapterConfig
 from retro.models.adapter_files import AdapterMismatchError
 from retro.models.adapters import SharedBase
 from retro.models.limits import with_prompt_limit

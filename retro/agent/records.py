@@ -20,12 +20,10 @@ from pydantic import (
 )
 
 from retro.config import MemorySection, ModelSection, parse_section
-from retro.layout import ADAPTER, RunFolder
+from retro.layout import ADAPTER, ADAPTER_CONFIG, RunFolder
 from retro.reading import UnreadableError, Word, problems, read_json, word
 
 EXPORT = "retro.json"
-PEFT_CONFIG = "adapter_config.json"
-"""What a PEFT adapter has, also one that is not ours."""
 PROMPTS = "prompts"
 MEMORY = "memory"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -135,17 +133,17 @@ def check_export(folder: Path) -> None:
         ExportError: if it does not exist, or is neither an export nor a PEFT adapter; for a run folder it says where
             the export is, or how to write it.
     """
-    if (folder / EXPORT).is_file() or (folder / PEFT_CONFIG).is_file():
+    if (folder / EXPORT).is_file() or (folder / ADAPTER_CONFIG).is_file():
         return
     if not folder.exists():
         raise ExportError(f"{folder} does not exist")
     run = RunFolder(folder)
     if run.export.is_dir():
         raise ExportError(f"{folder} is a run: its export is {run.export}")
-    if run.config.is_file():
+    if run.config.is_file() and run.metrics.is_file():
         command = shlex.join(["retro", "run", str(run.config), "--until", "export"])
         raise ExportError(f"{folder} is a run without an export: {command}")
-    raise ExportError(f"{folder}: neither an export (no {EXPORT}) nor a PEFT adapter (no {PEFT_CONFIG})")
+    raise ExportError(f"{folder}: neither an export (no {EXPORT}) nor a PEFT adapter (no {ADAPTER_CONFIG})")
 
 
 def serve_command(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from retro.config import ConfigError, find_named, lacks_module
 from retro.reading import UnreadableError, cut
@@ -37,8 +38,8 @@ class FactsForm(BaseModel):
     return_: Annotated[float, Field(validation_alias="return", ge=0, le=1)]
     success: bool | None = None
     """None: a return of 1."""
-    reflection: str | None = None
-    """What the agent had read about the attempt before, if anything."""
+    reflection: Annotated[str | None, AfterValidator(lambda text: text if text and text.strip() else None)] = None
+    """What the agent had read about the attempt before; an empty text is none."""
     split: Split | None = None
     kind: str = ""
 
@@ -95,7 +96,8 @@ class LogRule:
             return None
         if name is None:
             raise UnreadableError(f"no {self.task}")
-        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or name == "":
+        number = isinstance(name, (int, float)) and not isinstance(name, bool) and math.isfinite(name)
+        if not number and (not isinstance(name, str) or name == ""):
             raise UnreadableError(self._wrong("task", name))
         return str(name)
 
@@ -120,7 +122,7 @@ class LogRule:
         for key, path in self.paths.items():
             if key not in keys:
                 or_none = ", or leave the option out if no attempt had a reflection" if key == _MAY_LACK else ""
-                return f"--{key}: no attempt has a value at {path}, so nothing was imported; correct the path{or_none}"
+                return f"--{key}: no attempt has a value at {path}, so nothing can be imported: correct it{or_none}"
         return None
 
     def _wrong(self, key: str, value: Any) -> str:

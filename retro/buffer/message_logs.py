@@ -208,6 +208,8 @@ class _Chains:
             self._broken = dict.fromkeys(self._failed, f"{reason}: {remedy}") | self._broken
             self._failed.clear()
             return
+        if task not in self._failed and task not in self._broken:
+            self._begun[task] = self._begun.get(task, 0) + 1  # corrected, it begins a chain: later ids stay the same
         self._failed.pop(task, None)
         if succeeded:
             self._broken.pop(task, None)
@@ -230,7 +232,7 @@ def message_lines(paths: Sequence[Path]) -> Iterator[Conversation]:
     """The lines of JSONL files. Raises BufferImportError if a file is not there."""
     for path in _files(paths):
         for number, content in read_lines(path):
-            yield Conversation(f"{path}, line {number}", partial(parse_json, content))
+            yield Conversation(f"{path}, line {number}", partial(parse_json, content.rstrip()))
 
 
 def trace_conversations(paths: Sequence[Path]) -> Iterator[Conversation]:

@@ -132,7 +132,7 @@ def memory_lines(config: RunConfig) -> list[str]:
     lora = _lora_parameters(checkpoint, config.model)
     training = lora * _ADAM_BYTES + 2 * 4 * lora  # the policy, and the frozen reference and reward adapters beside it
     live_layers = 1 if config.model.gradient_checkpointing else checkpoint.layers
-    tokens = min(config.ppo.token_budget, _step_tokens(config))
+    tokens = _pass_tokens(config)
     activations = tokens * checkpoint.hidden * live_layers * _ACTIVATION_VALUES * _BYTES[config.model.dtype]
     lines.append(
         f"retrospective model in PPO: about {_size(weights + training + activations)} "
@@ -142,10 +142,12 @@ def memory_lines(config: RunConfig) -> list[str]:
     return lines
 
 
-def _step_tokens(config: RunConfig) -> int:
-    """The most tokens that a step of the policy has: each prompt once, and the responses to it."""
+def _pass_tokens(config: RunConfig) -> int:
+    """The most tokens of one pass, where all responses to a prompt are behind it: what the budget allows, but at least
+    one group and at most those of a step."""
     prompt = config.model.max_prompt_tokens or DEFAULT_PROMPT_TOKENS
-    return config.ppo.contexts * (prompt + config.ppo.group * config.model.max_new_tokens)
+    group = prompt + config.ppo.group * config.model.max_new_tokens
+    return max(group, min(config.ppo.token_budget, config.ppo.contexts * getattr(config.ppo, "turns", 1) * group))
 
 
 def _weight_bytes(model: str, section: CheckpointSection) -> float | None:

@@ -16,9 +16,9 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from retro.layout import ADAPTER_CONFIG
 from retro.reading import UnreadableError, Word, cut, problems, read_json
 
-ADAPTER_CONFIG = "adapter_config.json"
 MAX_RANK = 4096
 _MAX_NAMES = 1_000
 _FUSED = 2

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from retro.artifacts import write_json
-from retro.models.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from retro.layout import ADAPTER_CONFIG
+from retro.models.adapter_config import AdapterConfig
 from retro.models.tensors import read_tensors
 from retro.reading import UnreadableError, Word, problems, read_json
 

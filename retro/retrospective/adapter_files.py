@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from retro.config import ConfigError
-from retro.layout import ADAPTER, BEST, CHECKPOINT
-from retro.models.adapter_config import ADAPTER_CONFIG
+from retro.layout import ADAPTER, ADAPTER_CONFIG, BEST, CHECKPOINT
 
 _INSIDE = (ADAPTER, BEST, "export", "ppo", "sft")
 """The folders in which an adapter is looked for; the first one that holds an adapter is taken."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from retro.artifacts import digest_path
 from retro.config import ConfigError
+from retro.layout import ADAPTER_CONFIG
 from retro.models.rounds import all_of, run_sync
 from retro.reading import read_json
 from retro.retrospective.vllm_server import AdapterMissingError, VllmOptions, VllmServer
@@ -129,7 +130,7 @@ class VllmGenerator:
             self._base.save_role(role, written)
             label = re.sub(r"[^A-Za-z0-9]+", "-", version).strip("-")[-24:]
             name = f"{role}-{label}-{digest_path(written)[:12]}"
-            rank = int(read_json(written / "adapter_config.json")["r"])
+            rank = int(read_json(written / ADAPTER_CONFIG)["r"])
             if self._main:
                 shutil.copytree(written, self._folder / name, dirs_exist_ok=True)
         return _Adapter(name, rank, self._folder / name)

@@ -75,7 +75,7 @@ class CollectionProgress:
             parts.append(f"[red]actor errors {self._errors}[/red]")
         timed = self._done - self._recalled  # reading from the journal took no time
         # No estimate from the first tasks that end: they are the easy ones.
-        if timed and self._total / 10 <= self._done < self._total:
+        if self._done < self._total and timed >= max(1, (self._total - self._recalled) / 10):
             parts.append(f"{clock(seconds / timed * (self._total - self._done))} left")
         else:
             parts.append(clock(seconds))

@@ -159,7 +159,8 @@ class Recorder:
             if same and stored.trajectory == Trajectory(""):
                 message = (
                     "The outcome of this reflection has been reported without its trajectory, and an outcome does not "
-                    "change: do not report the outcome of an attempt before you ask for a reflection on it."
+                    "change. For a reflection on this attempt, ask without reflection_id; the next time, report with "
+                    "the trajectory, or ask instead of reporting."
                 )
             raise RequestError(409, "outcome_exists", message) from None
         return retry

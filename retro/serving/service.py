@@ -140,13 +140,14 @@ class Service:
             recorder = self._recorder if record and stored else None
             outcome = None
             if recorder is not None:
-                _check_recordable(episode, document)
+                _check_recordable(episode, document, follows is not None)
                 outcome = None if follows is None else _outcome_of(follows, episode, document)
             if self._thread.abandoned > self.limits.waiting:  # they have left their slots, and not the memory
                 raise self.admission.refusal()
             async with asyncio.timeout(self.limits.seconds), self.admission.slot():
                 retry = None if recorder is None or outcome is None else await recorder.report(outcome)
-                read, reflected = await self._thread.reflect(retry or episode, count, memory, seed)
+                shown = memory if retry is None else None  # the retry's own: what is stored is what was shown
+                read, reflected = await self._thread.reflect(retry or episode, count, shown, seed)
                 answer = Answer(reflected, spent(reflected.candidates))
                 if recorder is None or not read.failed:
                     return answer
@@ -226,8 +227,11 @@ def _names_return(document: Mapping[str, Any]) -> bool:
     return any(document.get(key) is not None for key in ("return", "return_")) or any("reward" in one for one in steps)
 
 
-def _check_recordable(episode: Episode, document: Mapping[str, Any]) -> None:
+def _check_recordable(episode: Episode, document: Mapping[str, Any], has_task: bool) -> None:
     """Refuse an attempt that would be stored with a wrong rating, or without a task.
+
+    Args:
+        has_task: Whether the attempt before it tells the task.
 
     Raises:
         TrajectoryError: naming the key.
@@ -236,7 +240,7 @@ def _check_recordable(episode: Episode, document: Mapping[str, Any]) -> None:
         raise TrajectoryError("the trajectory has no return: say in it how much was achieved, from 0 to 1")
     if not 0 <= episode.return_ <= 1:
         raise TrajectoryError("not a trajectory that can be recorded: its return must be in [0, 1]")
-    if not (episode.trajectory.opening or episode.task.id):
+    if not (has_task or episode.trajectory.opening or episode.task.id):
         raise TrajectoryError("not a trajectory that can be recorded: opening is empty, so its task has no name")
 
 

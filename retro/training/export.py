@@ -22,7 +22,7 @@ from retro.buffer.engine import ReplayBufferError
 from retro.buffer.store import ReplayBuffer
 from retro.config import ConfigError, ModelSection, RunConfig
 from retro.envs import played_environments
-from retro.layout import ADAPTER, BEST, RunFolder
+from retro.layout import ADAPTER, ADAPTER_CONFIG, BEST, RunFolder
 from retro.memory.bank import bank_inputs, bank_of, copy_bank
 from retro.models.adapter_files import IDENTITY, WEIGHTS
 from retro.models.limits import with_prompt_limit
@@ -36,7 +36,7 @@ from retro.training.rewards.model import measured_scale
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_FILES = ("adapter_config.json", WEIGHTS, IDENTITY)
+ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS, IDENTITY)
 """PEFT's own files, and the identity of the base. An export does not need a checkpoint's other files."""
 
 

@@ -256,7 +256,7 @@ class RewardTrainer:
         measured = facts["test"]
         named = {f"accuracy in {measured['pairs']:,} pairs within groups": measured["accuracy"]}
         if labels := measured.get("labels"):
-            named |= {"accuracy of labels": labels["accuracy"], "of the more frequent label": labels["majority"]}
+            named |= {"accuracy of labels": labels["accuracy"], "share of the more frequent label": labels["majority"]}
             named["AUC"] = measured["auc"]
         for name, found in named.items():
             if found["value"] is not None:

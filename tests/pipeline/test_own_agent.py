@@ -75,3 +75,6 @@ def test_the_pages_commands_run_as_written(tmp_path: Path, tools: Path) -> None:
     assert all(arm["tokens_per_task"] > 0 for arm in results["arms"].values())
     assert re.search(r"attempt 1: return 0\.\d\d", screens[0])
     assert "retro run" not in screens[1] and "episodes" in screens[1]  # the dry run
+    [logs] = [screen for screen in screens if "first attempts" in screen]
+    assert "80 first attempts" in logs and "retries with a reflection: 131 (61 better" in logs
+    assert (tmp_path / "runs/desk/export/adapter").is_dir()

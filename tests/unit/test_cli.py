@@ -277,7 +277,7 @@ def test_memory_is_told_for_a_folder_a_name_and_the_unknown(tiny_model_dir: Path
     assert "its name does not give its size" in lines[0]
     assert f"adapters of {trained:,} parameters" in lines[1]
     few = {"model": tiny | {"max_prompt_tokens": 100, "max_new_tokens": 10}, "ppo": {"contexts": 3, "group": 4}}
-    for budget, tokens in ((16_384, 420), (64, 64)):
+    for budget, tokens in ((16_384, 420), (300, 300), (64, 140)):
         lines = memory_lines(parse_config(few | {"ppo": few["ppo"] | {"token_budget": budget}}, "here"))
         assert f"activations of {tokens} tokens; ppo.token_budget={budget}" in lines[1]
     remote = {"base": "Qwen/Qwen2.5-7B-Instruct", "quantization": "nf4"}

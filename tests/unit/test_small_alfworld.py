@@ -299,7 +299,14 @@ def test_what_the_actor_takes_is_counted_where_the_thing_is_seen_and_where_not()
     trajectory = Trajectory(opening, tuple(Step(action, seen, 0.0) for action, seen in steps))
     task = Task("alfworld", "one", Split.VALIDATION)
     episode = Episode("", task, 0, trajectory, 0.0, False, StopReason.HORIZON)
-    assert taking([episode]) == {"takes where the thing is seen": 0.5, "takes where it is not": 1.0}
+    found = taking([episode])
+    assert found["takes the thing where it is seen"] == 0.5
+    assert found["takes anything where it is not seen"] == 1.0
+    crowd = ", ".join(f"a pen {number}" for number in range(1, 6))
+    full = Step("go to shelf 1", f"You arrive at shelf 1. On the shelf 1, you see {crowd}, and a mug 2.", 0.0)
+    wrong = Step("take mug 1 from shelf 1", "Nothing happens.", 0.0)
+    found = taking([replace(episode, trajectory=Trajectory(opening, (full, wrong)))])
+    assert found["takes the thing among 6 or more"] == found["takes the thing where it is seen"] == 0.0
 
 
 def test_a_beginning_has_earned_what_its_steps_earned() -> None:

@@ -27,6 +27,8 @@ from scripts.small_models.alfworld.plays import oracle_plan
 from scripts.small_models.alfworld.view import View
 
 RETRIES = 3
+MANY = 6
+"""Things in one place."""
 
 
 class Probe:
@@ -103,18 +105,32 @@ def probe(model: str, games: str, phrasing: str, count: int) -> dict[str, float]
 
 
 def taking(episodes: Iterable[Episode]) -> dict[str, float]:
-    """How often the actor takes something, with empty hands: where it sees the wanted thing, and where it does not."""
-    listed: list[bool] = []
-    absent: list[bool] = []
+    """What the actor does with empty hands after it saw the contents of a place, and where many things are among them.
+
+    Returns:
+        How often it takes the wanted thing where that is seen, and tries to take anything where it is not.
+    """
+    listed: dict[bool, list[bool]] = {False: [], True: []}
+    absent: dict[bool, list[bool]] = {False: [], True: []}
     for episode in episodes:
         view = View.of(episode.trajectory.opening)
         for step, following in pairwise(episode.trajectory.steps):
             view.see(step.action, step.observation)
             if view.holding or view.shut or "you see" not in step.observation:
                 continue
-            here = any(view.where[thing] == view.at for thing in view.wanted(view.goal.thing))
-            (listed if here else absent).append(following.action.startswith("take "))
-    return {"takes where the thing is seen": share(listed), "takes where it is not": share(absent)}
+            contents = [thing for thing, place in view.where.items() if place == view.at]
+            wanted = [f"take {thing} from {view.at}" for thing in view.wanted(view.goal.thing) if thing in contents]
+            many = len(contents) >= MANY
+            if wanted:
+                listed[many].append(following.action in wanted)
+            else:
+                absent[many].append(following.action.startswith("take "))
+    return {
+        "takes the thing where it is seen": share(listed[False] + listed[True]),
+        f"takes the thing among {MANY} or more": share(listed[True]),
+        "takes anything where it is not seen": share(absent[False] + absent[True]),
+        f"takes anything where {MANY} or more others are": share(absent[True]),
+    }
 
 
 def obedience(probes: Probe, openings: dict[str, View], says: Phrasing) -> dict[str, float]:

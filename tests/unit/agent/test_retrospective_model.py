@@ -127,6 +127,9 @@ def test_a_folder_without_an_export_is_told_apart(tmp_path):
         RetrospectiveModel.load(run)
     run.mkdir()
     (run / "config.yaml").touch()
+    with pytest.raises(ExportError, match=f"{run}: neither an export"):  # a config alone may be anything
+        RetrospectiveModel.load(run)
+    (run / "metrics.jsonl").touch()
     with pytest.raises(ExportError, match=f"{run} is a run without an export: retro run {run}/config.yaml --until"):
         RetrospectiveModel.load(run)
     (run / "export").mkdir()

@@ -103,7 +103,7 @@ def test_without_a_path_the_opening_is_the_task(buffer: ReplayBuffer, tmp_path: 
         ({**line(), "metadata": {}}, "no metadata.ticket"),
         (line([]), "metadata.ticket must be a text that is not empty, or a number, not []"),
         (line(advice=["Look."]), "advice must be a text, not ['Look.']"),
-        ('{"score": "0.5\n', "not JSON: Invalid control character at line 1"),
+        ('{"score": "0.5\n', "not JSON: Unterminated string starting at line 1"),
         (line("new", advice="Look again."), "no failed attempt at task 'new' is before it"),
         ({**line(), "messages": [SYSTEM]}, "at least one"),
         ({**line(), "messages": [{"role": "user", "content": "x"}, FOUND]}, "no message before it has this tool call"),
@@ -313,3 +313,28 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, arguments: list[str
     assert done.exit_code == 2
     assert problem in done.output
     assert not (tmp_path / "b.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "corrected"),
+    [
+        (line(score=None, won=False), line(score=0.5, won=False)),
+        ({**line(score=1, won=True), "messages": [SYSTEM]}, line(score=1, won=True)),
+    ],
+)
+def test_a_line_that_was_skipped_can_be_corrected_and_imported_again(
+    buffer: ReplayBuffer, tmp_path: Path, bad: dict[str, Any], corrected: dict[str, Any]
+) -> None:
+    rule = replace(PLAIN, success="won")
+    after = [line(score=1, won=True), line(text="A table in Paris, please.", won=False)]
+    path = write(tmp_path / "log.jsonl", bad, *after)
+    assert len(import_messages(buffer, message_lines([path]), rule, on_error="skip").skipped) > 0
+    write(path, corrected, *after)
+    import_messages(buffer, message_lines([path]), rule)
+    assert buffer.count() == 3
+
+
+def test_an_empty_reflection_is_none(buffer: ReplayBuffer, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", line(advice=""), line(score=0.5, advice="Look again."), line(advice=" "))
+    report = import_messages(buffer, message_lines([path]), RULE)
+    assert (report.added, report.reflected.count, report.controls.count) == (3, 1, 1)

@@ -75,7 +75,9 @@ def test_an_attempt_that_names_the_reflection_before_it_becomes_one_episode(mode
     with ReplayBuffer(url) as buffer, running(recording(model, buffer)) as client:
         first = asked(client, 0).raise_for_status().json()
         second = asked(client, 1, first["reflection_id"]).raise_for_status().json()
-        third = asked(client, 2, second["reflection_id"], memory=[first["text"], second["text"]]).json()
+        third = asked(client, 2, second["reflection_id"], memory=["Not what the buffer has."]).json()
+        fourth = asked(client, 2, second["reflection_id"]).json()
+        assert fourth["text"] == third["text"]  # what is stored is what the model was shown
         again = asked(client, 1, first["reflection_id"]).raise_for_status().json()
         assert again["text"] == second["text"]  # the server knows what the actor was shown
         same = {"reflection_id": first["reflection_id"], "return": 0.1}
