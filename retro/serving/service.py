@@ -136,12 +136,11 @@ class Service:
         try:
             episode, memory = read_trajectory(trajectory)
             document = trajectory if isinstance(trajectory, Mapping) else {}
-            stored = episode.failed or (follows is not None and not episode.broken)
-            recorder = self._recorder if record and stored else None
+            recorder = self._recorder if record and (episode.failed or follows is not None) else None
             outcome = None
             if recorder is not None:
                 _check_recordable(episode, document, follows is not None)
-                outcome = None if follows is None else _outcome_of(follows, episode, document)
+                outcome = None if follows is None else _attempted(follows, episode, document)
             if self._thread.abandoned > self.limits.waiting:  # they have left their slots, and not the memory
                 raise self.admission.refusal()
             async with asyncio.timeout(self.limits.seconds), self.admission.slot():
@@ -181,7 +180,7 @@ class Service:
         if self._recorder is None:
             raise _no_buffer()
         try:
-            outcome = _outcome(body)
+            outcome = _reported(body)
             async with asyncio.timeout(self.limits.seconds), self._reports.slot():
                 return await self._recorder.report(outcome)
         except TrajectoryError as error:
@@ -244,20 +243,26 @@ def _check_recordable(episode: Episode, document: Mapping[str, Any], has_task: b
         raise TrajectoryError("not a trajectory that can be recorded: opening is empty, so its task has no name")
 
 
-def _outcome_of(reflection: str, episode: Episode, document: Mapping[str, Any]) -> Outcome:
-    """The outcome that an attempt is; what its document leaves out is as in :class:`OutcomeBody`."""
-    return_ = episode.return_ if _names_return(document) else float(episode.success)
-    success = not exceeds(1, return_) if document.get("success") is None else episode.success
-    return Outcome(reflection, return_, success, episode.trajectory)
+def _outcome(reflection: str, return_: float | None, success: bool | None, trajectory: Trajectory | None) -> Outcome:
+    """An outcome of which one of return and success may be left out."""
+    value = float(bool(success)) if return_ is None else return_
+    return Outcome(reflection, value, not exceeds(1, value) if success is None else success, trajectory)
 
 
-def _outcome(body: OutcomeBody) -> Outcome:
-    return_ = float(bool(body.success)) if body.return_ is None else body.return_
-    success = not exceeds(1, return_) if body.success is None else body.success
+def _attempted(reflection: str, episode: Episode, document: Mapping[str, Any]) -> Outcome:
+    """The outcome that an attempt is."""
+    if episode.broken:
+        raise TrajectoryError("an attempt that an error ended is no outcome: send it without reflection_id")
+    return_ = episode.return_ if _names_return(document) else None
+    success = None if document.get("success") is None else episode.success
+    return _outcome(reflection, return_, success, episode.trajectory)
+
+
+def _reported(body: OutcomeBody) -> Outcome:
     trajectory = None
     if body.trajectory is not None:
         keys = body.trajectory.keys() if isinstance(body.trajectory, Mapping) else set()
         if strange := keys - {"opening", "steps", "trajectory", "messages"}:
             raise TrajectoryError(f"trajectory: {', '.join(sorted(map(str, strange)))}: only what was seen and done")
         trajectory = read_trajectory(body.trajectory)[0].trajectory
-    return Outcome(body.reflection_id, return_, success, trajectory)
+    return _outcome(body.reflection_id, body.return_, body.success, trajectory)

@@ -139,3 +139,11 @@ def test_without_a_buffer_outcomes_are_refused(held):
         refused = client.post(OUTCOMES, json={"reflection_id": f"{'0' * 32}-{'0' * 12}", "success": True})
     for answer in (refused, named):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_buffer")
+
+
+def test_an_attempt_that_an_error_ended_is_no_outcome(model, url):
+    with ReplayBuffer(url) as buffer, running(recording(model, buffer)) as client:
+        first = asked(client, 0).json()["reflection_id"]
+        refused = asked(client, 1, first, stop="actor_error")
+        assert refused.status_code == 422 and "send it without reflection_id" in refused.json()["error"]["message"]
+        assert buffer.count() == 1
